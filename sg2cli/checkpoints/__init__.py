@@ -1,0 +1,59 @@
+"""Networks in files: find one, look at it, load it, save it.
+
+Nothing here imports torch until weights are loaded, so that questions about a network and errors
+in the options that depend on it are answered at once.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sg2cli.checkpoints.safetensors_file import Network, save_generator
+from sg2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from sg2cli.generator import Generator
+    from sg2cli.settings import Precision
+
+__all__ = ["DEFAULT_NETWORK", "Network", "bundled", "find_network", "load_generator"]
+__all__ += ["save_generator", "weights_folder"]
+
+DEFAULT_NETWORK = "avatars-64"
+
+
+def weights_folder() -> Path:
+    """Where the bundled networks are: inside the installed package."""
+    return Path(str(files("sg2cli.weights")))
+
+
+def bundled() -> dict[str, Path]:
+    """The generators that come with sg2, by name."""
+    paths = sorted(weights_folder().glob("*.safetensors"))
+    return {path.stem: path for path in paths if not path.stem.startswith("lpips-")}
+
+
+def find_network(name: str | Path = DEFAULT_NETWORK) -> Network:
+    """Open a `.safetensors` file, or a bundled network by its name, and read its configuration.
+
+    UsageError when there is no such file, CheckpointError when it is not one of ours.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        known = bundled()
+        if str(name) not in known:
+            raise UsageError(
+                f"no network {str(name)!r}: give a .safetensors file, or one of {', '.join(known)}"
+            )
+        path = known[str(name)]
+    return Network.open(path)
+
+
+def load_generator(
+    name: str | Path = DEFAULT_NETWORK, device: str = "cpu", precision: Precision = "auto"
+) -> Generator:
+    """`find_network(name).load(device)`, in the given precision."""
+    G = find_network(name).load(device)
+    G.set_precision(precision)
+    return G

@@ -1,0 +1,122 @@
+"""What every format of checkpoint comes down to: canonical names, shapes and a configuration."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sg2cli.errors import CheckpointError
+from sg2cli.settings import ACTIVATIONS, ARCHITECTURES, GeneratorConfig, ResampleFilter
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+MAX_TAPS = 64  # filters seen have 4 to 12; the kernel grows with the square
+FIELDS = {  # of the metadata; the rest of a configuration is read off the tensors
+    *("format_version", "z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "num_layers"),
+    *("lr_multiplier", "architecture", "activation", "conv_clamp", "num_fp16_res"),
+    *("resample_filter", "source"),
+}
+
+
+def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
+    """The configuration of a checkpoint: from its metadata, and where that is silent from shapes.
+
+    CheckpointError for a field that this version does not know or cannot honour, and for tensors
+    that settle too little. That the tensors fit is checked when they are loaded.
+    """
+    if "synthesis.b4.const" not in shapes:
+        raise CheckpointError("no StyleGAN2 generator: it has no tensor synthesis.b4.const")
+    if unknown := sorted(fields.keys() - FIELDS):
+        raise CheckpointError(f"its metadata has a field that this version of sg2 lacks: {unknown[0]!r}")
+    if fields.get("format_version", 1) != 1:
+        raise CheckpointError(
+            f"it has format_version {fields['format_version']!r}, and this sg2 reads 1: upgrade sg2"
+        )
+
+    def number(name: str, default: float, low: float, high: float = math.inf) -> float:
+        value = fields.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"its {name} is {value!r}, not a number")
+        if not low <= value <= high or math.isinf(value):
+            raise CheckpointError(f"its {name} is {value!r}, out of range")
+        return value
+
+    def integer(name: str, default: int, low: int, high: float = math.inf) -> int:
+        value = number(name, default, low, high)
+        if value != int(value):
+            raise CheckpointError(f"its {name} is {value!r}, not a whole number")
+        return int(value)
+
+    def choice(name: str, default: str, known: Sequence[str]) -> Any:
+        value = fields.get(name, default)
+        if value not in known:
+            raise CheckpointError(f"its {name} is {value!r}; known are {', '.join(known)}")
+        return value
+
+    def side(key: str, axis: int) -> int:
+        if len(shapes.get(key, ())) <= axis:
+            raise CheckpointError(f"it has no tensor {key} of {axis + 1} or more dimensions")
+        return shapes[key][axis]
+
+    found = [int(m[1]) for key in shapes if (m := re.fullmatch(r"synthesis\.b(\d{1,9})\..*", key))]
+    img_resolution = integer("img_resolution", max(found), 4)
+    if img_resolution & (img_resolution - 1):
+        raise CheckpointError(f"its img_resolution is {img_resolution}, not a power of two")
+    layers = sum(re.fullmatch(r"mapping\.fc\d+\.weight", key) is not None for key in shapes)
+    embed = side("mapping.embed.weight", 0) if "mapping.embed.weight" in shapes else 0
+    c_dim = integer("c_dim", side("mapping.embed.weight", 1) if embed else 0, 0)
+    if c_dim and not embed:
+        raise CheckpointError(f"it has c_dim {c_dim}, but no tensor mapping.embed.weight")
+    architecture = "orig"
+    if "synthesis.b4.torgb.weight" in shapes:
+        architecture = "skip"
+    elif "synthesis.b8.skip.weight" in shapes:
+        architecture = "resnet"
+    clamp = fields.get("conv_clamp")
+    blocks = img_resolution.bit_length() - 2
+    return GeneratorConfig(
+        z_dim=integer("z_dim", side("mapping.fc0.weight", 1) - embed, 1),
+        c_dim=c_dim,
+        w_dim=integer("w_dim", side("mapping.w_avg", 0), 1),
+        img_resolution=img_resolution,
+        img_channels=integer(
+            "img_channels", side(f"synthesis.b{img_resolution}.torgb.weight", 0), 1, 4
+        ),
+        channels=tuple(side(f"synthesis.b{4 << i}.conv1.weight", 0) for i in range(blocks)),
+        mapping_features=tuple(
+            side(f"mapping.fc{i}.weight", 0) for i in range(integer("num_layers", layers, 1))
+        ),
+        embed_features=embed if c_dim else 0,
+        use_noise=any(".noise_" in key for key in shapes),
+        lr_multiplier=number("lr_multiplier", 0.01, 1e-9),
+        architecture=choice("architecture", architecture, ARCHITECTURES),
+        activation=choice("activation", "lrelu", ACTIVATIONS),
+        conv_clamp=None if clamp is None else number("conv_clamp", 0, 1e-9),
+        num_fp16_res=integer("num_fp16_res", 0, 0),
+        resample_filter=read_filter(fields.get("resample_filter", [1, 3, 3, 1])),
+    )
+
+
+def read_filter(taps: object) -> ResampleFilter:
+    """A filter from JSON: [f] numbers, or [f][f] for one that is no product of rows and columns."""
+    rows = taps if isinstance(taps, list) and taps and isinstance(taps[0], list) else [taps]
+    size = len(rows[0]) if isinstance(rows[0], list) else 0
+    if not 1 <= size <= MAX_TAPS or len(rows) not in (1, size) or (rows[0] is not taps and size < 2):
+        raise CheckpointError(f"its resample_filter is no list of 1 to {MAX_TAPS} numbers, nor square")
+    for row in rows:
+        if not isinstance(row, list) or len(row) != size:
+            raise CheckpointError("its resample_filter has rows of unequal length")
+        for tap in row:
+            if isinstance(tap, bool) or not isinstance(tap, int | float) or not math.isfinite(tap):
+                raise CheckpointError(f"its resample_filter holds {tap!r}, not a number")
+    if abs(sum(map(sum, rows))) < 1e-6:
+        raise CheckpointError("its resample_filter sums to 0, so that it would draw nothing")
+    return tuple(rows[0]) if rows[0] is taps else tuple(tuple(row) for row in rows)
+
+
+def config_fields(config: GeneratorConfig) -> dict[str, Any]:
+    """What `read_config` cannot read off the tensors, for a file's metadata."""
+    names = sorted(FIELDS - {"format_version", "source"})
+    return {"format_version": 1, **{name: getattr(config, name) for name in names}}

@@ -1,0 +1,208 @@
+"""Our own format: safetensors with the canonical names, and the configuration in its metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from sg2cli.checkpoints.base import Shapes, config_fields, read_config
+from sg2cli.errors import CheckpointError, reason
+from sg2cli.files import new_file, sha256
+from sg2cli.settings import GeneratorConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sg2cli.generator import Generator
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+FOREIGN = {  # what a file that is no safetensors starts with, and what to call it
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"RIFF": "a WebP picture or a film",
+    b"GIF8": "a GIF picture",
+    b"\x93NUMPY": "a NumPy array",
+    b"PK\x03\x04": "a zip file, as PyTorch's .pt and NumPy's .npz are",
+    b"\x80": "a pickle, as NVIDIA's networks are",
+}
+CONVERTIBLE = (b"PK\x03\x04", b"\x80")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A generator's file, opened and found to be one; its weights are read by `load`."""
+
+    path: Path
+    config: GeneratorConfig
+    source: Mapping[str, Any]  # where it came from, as its metadata says
+    parameters: int  # numbers in all tensors but noise maps, filters and w_avg
+    dtypes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Network:
+        """Read the header alone. CheckpointError says what is wrong with the file."""
+        with _opened(path, "np") as file:
+            tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118: no dict
+            shapes = {key: tuple(tensor.get_shape()) for key, tensor in tensors.items()}
+            dtypes = {key: tensor.get_dtype() for key, tensor in tensors.items()}
+            fields = _sg2_fields(file.metadata() or {})
+            if odd := [key for key in shapes if dtypes[key] not in FLOATS]:
+                raise CheckpointError(f"its tensor {odd[0]} is {dtypes[odd[0]]}, not floating point")
+            if "resample_filter" not in fields:
+                stored = [key for key in shapes if key.endswith("conv0.resample_filter")]
+                if stored and dtypes[stored[0]] != "BF16":
+                    fields["resample_filter"] = _taps(file.get_tensor(stored[0]).tolist())
+            config = read_config(fields, shapes)
+        not_learned = (".noise_const", ".resample_filter", ".w_avg")
+        counts = [math.prod(shape) for key, shape in shapes.items() if not key.endswith(not_learned)]
+        source = fields.get("source")
+        source = source if isinstance(source, dict) else {}
+        return cls(path, config, source, sum(counts), tuple(sorted(set(dtypes.values()))))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal."""
+        return sha256(self.path)
+
+    def load(self, device: str = "cpu") -> Generator:
+        """The generator with its weights in float32, memory-mapped where they are stored so.
+
+        CheckpointError names the first keys that are missing, left over or of a wrong shape, or
+        that hold a value that is not finite.
+        """
+        import torch
+
+        from sg2cli.generator import Generator
+
+        with torch.device("meta"):
+            G = Generator(self.config)
+        expected = {key: tuple(tensor.shape) for key, tensor in G.state_dict().items()}
+        with _opened(self.path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            filters = {k: tensors.pop(k) for k in list(tensors) if k.endswith(".resample_filter")}
+            _check_keys(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+            _check_filters(self.config, filters)
+            for key, tensor in tensors.items():
+                if not tensor.isfinite().all():
+                    raise CheckpointError(f"its tensor {key} holds NaN or infinity")
+            floats = {key: tensor.to(device, torch.float32) for key, tensor in tensors.items()}
+        G.load_state_dict(floats, assign=True)
+        return G.requires_grad_(False)
+
+
+def save_generator(
+    G: Generator, path: Path, source: Mapping[str, Any], overwrite: bool = False
+) -> None:
+    """Write a checkpoint as `Network` reads it; `source` says where it came from."""
+    from safetensors.torch import save
+
+    metadata = json.dumps(config_fields(G.config) | {"source": dict(source)})
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in G.state_dict().items()}
+    with new_file(path, overwrite) as file:
+        file.write(save(tensors, {"sg2": metadata}))
+
+
+@contextmanager
+def _opened(path: Path, framework: str) -> Iterator[Any]:
+    """The file, memory-mapped. Every error that comes out of the block is told with its name."""
+    try:
+        with path.open("rb") as file:
+            _refuse_foreign(file.read(9), path)
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: damaged, or no safetensors file ({error}): copy or download it again"
+        ) from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _refuse_foreign(start: bytes, path: Path) -> None:
+    """Name a file of another kind by its first bytes, and say what to do with it."""
+    if not start:
+        raise CheckpointError("empty: copy or download it again")
+    if start[8:9] == b"{":  # after the header's length, which may look like anything
+        return
+    for magic, what in FOREIGN.items():
+        if start.startswith(magic):
+            todo = "give a .safetensors file"
+            if magic in CONVERTIBLE:
+                todo = f"run `sg2 convert {path} {path.with_suffix('.safetensors').name}` first"
+            raise CheckpointError(f"{what}, no safetensors file: {todo}")
+
+
+def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        fields = json.loads(metadata.get("sg2", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its sg2 metadata is no JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError("its sg2 metadata is no JSON object")
+    return fields
+
+
+def _check_keys(expected: Shapes, found: Shapes) -> None:
+    wrong = [
+        f"{key} is {list(found[key])}, not {list(expected[key])}"
+        for key in expected
+        if key in found and found[key] != expected[key]
+    ]
+    complaints = {
+        "missing": [key for key in expected if key not in found],
+        "left over": [key for key in found if key not in expected],
+        "of a wrong shape": wrong,
+    }
+    told = [f"{what}: {_first(keys)}" for what, keys in complaints.items() if keys]
+    if told:
+        raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
+
+
+def _first(keys: list[str], count: int = 3) -> str:
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return ", ".join(keys[:count]) + more
+
+
+def _check_filters(config: GeneratorConfig, stored: Mapping[str, Tensor]) -> None:
+    """Stored filters are not needed; those that upsample must be what the configuration says.
+
+    A conv1 has one as well, of which no use is made.
+    """
+    import torch
+
+    from sg2cli.ops.upfirdn2d import filter_kernel
+
+    expected = filter_kernel(config.resample_filter, torch.float64, torch.device("cpu"))
+    for key, f in stored.items():
+        if not re.fullmatch(r"synthesis\.b\d+\.(conv[01]\.|skip\.)?resample_filter", key):
+            raise CheckpointError(f"its tensors do not fit its configuration; left over: {key}")
+        kernel = torch.outer(f, f) if f.ndim == 1 else f
+        fits = kernel.shape == expected.shape and torch.allclose(
+            kernel.double(), expected, rtol=0, atol=1e-3  # as float16 may hold it
+        )
+        if not fits and ".conv1." not in key:
+            raise CheckpointError(f"its {key} is not the resample_filter of its metadata")
+
+
+def _taps(stored: list[Any]) -> list[Any]:
+    """The filter of a stored kernel: [f] numbers where the kernel is their outer product."""
+    if not stored or not isinstance(stored[0], list):
+        return stored
+    rows = [math.fsum(row) for row in stored]  # the taps, as the kernel sums to 1
+    is_product = all(
+        math.isclose(value, a * b, abs_tol=1e-6)
+        for a, row in zip(rows, stored, strict=True)
+        for b, value in zip(rows, row, strict=False)
+    )
+    return rows if is_product else stored

@@ -1,0 +1,29 @@
+"""The errors that users cause or meet, caught once, in `sg2cli.cli.main`.
+
+Sg2Error            1  the work, or a part of it, failed
+├── UsageError      2  an option that does not fit the network, the files or another option
+└── CheckpointError 3  a network file that is unsafe, damaged or in no known format
+"""
+
+
+class Sg2Error(Exception):
+    """Shown as one line, then `exit_code`. Anything else is our bug and keeps its traceback."""
+
+    exit_code = 1
+
+
+class UsageError(Sg2Error):
+    """What was asked for cannot be: says what would be right."""
+
+    exit_code = 2
+
+
+class CheckpointError(Sg2Error):
+    """The weights file is unsafe, damaged or in no known format."""
+
+    exit_code = 3
+
+
+def reason(error: OSError) -> str:
+    """The system's own words, in lower case: 'no space left on device'."""
+    return (error.strerror or str(error)).lower()

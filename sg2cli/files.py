@@ -1,0 +1,73 @@
+"""Files that are whole or not there: written under a temporary name, then linked into place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from sg2cli.errors import Sg2Error, reason
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    """With its parents; an existing one is fine. Sg2Error says why it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Sg2Error(f"cannot make the folder {folder}: {reason(error)}") from error
+
+
+def clash(path: Path) -> Sg2Error:
+    """The answer to a name that is taken."""
+    return Sg2Error(
+        f"{path} exists: --overwrite replaces it, --skip-existing keeps what the same settings made"
+    )
+
+
+@contextmanager
+def new_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A file to write that appears as `path` when the block ends, and not at all if it raises.
+
+    An existing file is replaced only with `overwrite`; else it stays, even if it came meanwhile.
+    """
+    temporary = path.with_name(f".sg2-{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                yield file
+            if overwrite:
+                temporary.replace(path)
+            else:
+                _link(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+    except FileExistsError as error:
+        raise clash(path) from error
+    except OSError as error:
+        raise Sg2Error(f"cannot write {path}: {reason(error)}") from error
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Rename, but fail if `path` exists. Links do that in one step where the disk has them."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT and some network disks
+        if path.exists():
+            raise FileExistsError(path) from None
+        temporary.rename(path)

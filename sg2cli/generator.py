@@ -1,0 +1,286 @@
+"""The StyleGAN2 generator (Karras et al. 2019, arXiv:1912.04958), top to bottom.
+
+Attributes are named as the keys of a checkpoint: `synthesis.b64.conv1.affine.weight`. Weights take
+no gradient; ws and noise maps do. N is the batch, C channels, H = W the resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sg2cli.ops.bias_act import bias_act
+from sg2cli.ops.modulated_conv2d import modulated_conv2d
+from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
+from sg2cli.settings import Activation, GeneratorConfig, Precision
+
+# Slope of the negative half, and the gain that keeps the variance (He et al. 2015).
+ACTIVATION: dict[Activation, tuple[float, float]] = {
+    "lrelu": (0.2, math.sqrt(2)),
+    "relu": (0.0, math.sqrt(2)),
+    "linear": (1.0, 1.0),
+}
+HALF: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+# The checkpoint's own noise maps, or none, or these, by the name of their buffer
+# ('synthesis.b64.conv1.noise_const'), each [H,W], [N,H,W] or [N,1,H,W].
+Noise = Mapping[str, Tensor] | Literal["const", "none"]
+
+
+def normalize_2nd_moment(x: Tensor) -> Tensor:
+    """Scale each row to mean square 1: x [N,C] -> [N,C] (StyleGAN's pixel norm of latents)."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+class FullyConnected(nn.Module):
+    """x [N,I] -> [N,O]. Weights are stored at unit variance / lr_multiplier (equalised learning rate)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, lr_multiplier: float = 1, activation: Activation = "linear"
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.weight_gain = lr_multiplier / math.sqrt(inputs)
+        self.bias_gain = lr_multiplier
+        self.slope, self.gain = ACTIVATION[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight * self.weight_gain)
+        return bias_act(y, self.bias * self.bias_gain, self.slope, self.gain)
+
+
+class MappingNetwork(nn.Module):
+    """z [N,z_dim], c [N,c_dim] -> w [N,w_dim] (StyleGAN section 2, StyleGAN2 section 2)."""
+
+    w_avg: Tensor  # [w_dim]
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        inputs = config.z_dim
+        if config.c_dim:
+            self.embed = FullyConnected(config.c_dim, config.embed_features)
+            inputs += config.embed_features
+        for i, outputs in enumerate(config.mapping_features):
+            fc = FullyConnected(inputs, outputs, config.lr_multiplier, config.activation)
+            self.add_module(f"fc{i}", fc)
+            inputs = outputs
+        self.num_layers = config.num_layers
+        self.register_buffer("w_avg", torch.empty(config.w_dim))
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        x = normalize_2nd_moment(z)
+        if c is not None:
+            x = torch.cat([x, normalize_2nd_moment(self.embed(c))], dim=1)
+        for i in range(self.num_layers):
+            x = self.get_submodule(f"fc{i}")(x)
+        return x
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, activation (StyleGAN2 fig. 2c).
+
+    x [N,I,H,W], w [N,w_dim] -> [N,O,H,W], or [N,O,2H,2W] where it upsamples.
+    """
+
+    noise_const: Tensor  # [H,W] of the result
+
+    def __init__(
+        self, name: str, inputs: int, outputs: int, config: GeneratorConfig, resolution: int
+    ) -> None:
+        super().__init__()
+        self.affine = FullyConnected(config.w_dim, inputs)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.noise_name = f"{name}.noise_const"
+        self.use_noise = config.use_noise
+        if self.use_noise:
+            self.noise_strength = nn.Parameter(torch.empty([]))
+            self.register_buffer("noise_const", torch.empty(resolution, resolution))
+        self.taps = config.resample_filter if name.endswith("conv0") else None
+        self.slope, self.gain = ACTIVATION[config.activation]
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor, noise: Noise, gain: float = 1) -> Tensor:
+        """`gain` comes on top of the activation's own, and moves the clamp with it."""
+        f = filter_kernel(self.taps, x.dtype, x.device) if self.taps else None
+        x = modulated_conv2d(x, self.weight, self.affine(w), f)
+        if self.use_noise and noise != "none":
+            noise_map = self.noise_const if noise == "const" else self._own_map(noise)
+            x = x + (noise_map * self.noise_strength).to(x.dtype)
+        clamp = None if self.clamp is None else self.clamp * gain
+        return bias_act(x, self.bias, self.slope, self.gain * gain, clamp)
+
+    def _own_map(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """This layer's of the maps, [N,1,H,W], or [1,1,H,W] for all; the checkpoint's if left out."""
+        noise_map = maps.get(self.noise_name, self.noise_const)
+        return noise_map.reshape(-1, 1, *noise_map.shape[-2:])
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to the picture's channels, not demodulated: [N,I,H,W] -> [N,C,H,W]."""
+
+    def __init__(self, inputs: int, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.affine = FullyConnected(config.w_dim, inputs)
+        self.weight = nn.Parameter(torch.empty(config.img_channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.empty(config.img_channels))
+        self.weight_gain = 1 / math.sqrt(inputs)
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        styles = self.affine(w) * self.weight_gain
+        y = modulated_conv2d(x, self.weight, styles, demodulate=False)
+        return bias_act(y, self.bias, clamp=self.clamp)
+
+
+class Skip(nn.Module):
+    """The residual path: an unmodulated 1x1 convolution that upsamples, [N,I,H,W] -> [N,O,2H,2W]."""
+
+    def __init__(self, inputs: int, outputs: int, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 1, 1))
+        self.weight_gain = 1 / math.sqrt(inputs)
+        self.taps = config.resample_filter
+
+    def forward(self, x: Tensor, gain: float) -> Tensor:
+        weight = self.weight * (self.weight_gain * gain)
+        f = filter_kernel(self.taps, x.dtype, x.device)
+        return upsample2d(F.conv2d(x, weight.to(x.dtype)), f)
+
+
+class SynthesisBlock(nn.Module):
+    """The layers of one resolution (StyleGAN2 fig. 7): skip, resnet or orig."""
+
+    def __init__(self, index: int, config: GeneratorConfig) -> None:
+        super().__init__()
+        resolution, outputs = config.resolutions[index], config.channels[index]
+        name = f"synthesis.b{resolution}"
+        self.is_first = index == 0
+        self.is_resnet = config.architecture == "resnet" and not self.is_first
+        self.has_torgb = config.architecture == "skip" or resolution == config.img_resolution
+        if self.is_first:
+            self.const = nn.Parameter(torch.empty(outputs, 4, 4))
+        else:
+            inputs = config.channels[index - 1]
+            self.conv0 = SynthesisLayer(f"{name}.conv0", inputs, outputs, config, resolution)
+        self.conv1 = SynthesisLayer(f"{name}.conv1", outputs, outputs, config, resolution)
+        if self.is_resnet:
+            self.skip = Skip(inputs, outputs, config)
+        if self.has_torgb:
+            self.torgb = ToRGB(outputs, config)
+        self.taps = config.resample_filter
+        self.dtype: torch.dtype | None = None  # of the activations; None: that of the weights
+
+    def forward(
+        self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise: Noise
+    ) -> tuple[Tensor, Tensor | None]:
+        """One block on: x [N,I,H/2,W/2], img [N,C,H/2,W/2], ws [N,2|3,w_dim] -> x, img [N,.,H,W].
+
+        ToRGB reads the w of the next block's first convolution. The picture is summed up in the
+        precision of the weights.
+        """
+        full = self.conv1.weight.dtype
+        *ws_conv, w_torgb = ws.unbind(dim=1)
+        if self.is_first:
+            x = self.const.to(self.dtype or full).expand(ws.shape[0], -1, -1, -1)
+            x = self.conv1(x, ws_conv[0], noise)
+        else:
+            assert x is not None
+            x = x.to(self.dtype or full)
+            gain = math.sqrt(0.5) if self.is_resnet else 1  # two paths' sum keeps the variance
+            residual = self.skip(x, gain) if self.is_resnet else None
+            x = self.conv0(x, ws_conv[0], noise)
+            x = self.conv1(x, ws_conv[1], noise, gain)
+            x = x if residual is None else residual + x
+        if img is not None:
+            img = upsample2d(img, filter_kernel(self.taps, img.dtype, img.device))
+        if self.has_torgb:
+            rgb = self.torgb(x, w_torgb).to(full)
+            img = rgb if img is None else img + rgb
+        return x, img
+
+
+class SynthesisNetwork(nn.Module):
+    """ws [N,num_ws,w_dim] -> img [N,C,H,W], of which -1..1 is shown (StyleGAN2 section 2 and 4)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.resolutions = config.resolutions
+        for index, resolution in enumerate(config.resolutions):
+            self.add_module(f"b{resolution}", SynthesisBlock(index, config))
+
+    @property
+    def blocks(self) -> list[SynthesisBlock]:
+        return [cast(SynthesisBlock, self.get_submodule(f"b{r}")) for r in self.resolutions]
+
+    @property
+    def layers(self) -> list[SynthesisLayer]:
+        """The convolutions with noise, in the order of the network."""
+        return [m for m in self.modules() if isinstance(m, SynthesisLayer)]
+
+    def forward(self, ws: Tensor, noise: Noise = "const") -> Tensor:
+        x = img = None
+        row = 0
+        for block in self.blocks:
+            convs = 1 if block.is_first else 2
+            x, img = block(x, img, ws[:, row : row + convs + 1], noise)
+            row += convs
+        assert img is not None
+        return img
+
+
+class Generator(nn.Module):
+    """The mapping and the synthesis network. Built with no values: `checkpoints` fills them in."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mapping = MappingNetwork(config)
+        self.synthesis = SynthesisNetwork(config)
+        self.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mapping.w_avg.device
+
+    def set_precision(self, precision: Precision) -> str:
+        """Choose what the activations are computed in; says which: 'fp32', 'fp16', 'bf16', 'fp16x4'.
+
+        'auto' takes fp16 on CUDA in the highest resolutions, as many as the checkpoint was trained
+        with (4 for 'fp16x4'), and fp32 everywhere else. ws, styles and the picture stay float32.
+        """
+        blocks = self.synthesis.blocks
+        count = len(blocks)
+        if precision == "auto":
+            count = min(self.config.num_fp16_res, count - 1) if self.device.type == "cuda" else 0
+        half = HALF.get("fp16" if precision == "auto" else precision)
+        for i, block in enumerate(blocks):
+            block.dtype = half if i >= len(blocks) - count else None
+        if not half or not count:
+            return "fp32"
+        return f"fp16x{count}" if precision == "auto" else precision
+
+    def random_noise(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """A map [N,1,H,W] a layer, a picture's drawn from its own seed on the CPU.
+
+        So a picture is the same in any batch and on any device.
+        """
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        maps = {}
+        for layer in self.synthesis.layers:
+            if layer.use_noise:
+                shape = (1, *layer.noise_const.shape)
+                drawn = [torch.randn(shape, generator=g) for g in generators]
+                maps[layer.noise_name] = torch.stack(drawn).to(layer.noise_const)
+        return maps
+
+    def forward(self, z: Tensor, c: Tensor | None = None, noise: Noise = "const") -> Tensor:
+        """z [N,z_dim], c [N,c_dim] one-hot -> img [N,C,H,W]. For truncation see `latents`."""
+        w = self.mapping(z, c)
+        return self.synthesis(w[:, None].expand(-1, self.config.num_ws, -1), noise)

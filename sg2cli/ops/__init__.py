@@ -1,0 +1,1 @@
+"""The tensor operations of the synthesis network."""

@@ -1,0 +1,58 @@
+"""The modulated convolution, plain and upsampling."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sg2cli.ops.upfirdn2d import upfirdn2d
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+) -> Tensor:
+    """Convolve each sample with weights scaled by its own style (StyleGAN2 section 2.2, eq. 1-3).
+
+    x [N,I,H,W], weight [O,I,k,k], styles [N,I] -> [N,O,H,W], or [N,O,2H,2W] with a filter [f,f].
+
+    Scales activations, not weights: same result, one dense convolution instead of N groups,
+    and no weight gradient when only the styles are optimised.
+
+    In half precision the convolution sees styles of at most 1 and weights small enough that no
+    sum overflows; what that takes away comes back, in float32, with the demodulation.
+    """
+    scale = None  # [N,O] or [N,1]
+    if demodulate:
+        energy = styles.square() @ weight.square().sum(dim=(2, 3)).T  # [N,O], eq. 2 squared
+        scale = (energy + 1e-8).rsqrt()
+    if x.dtype in HALF:
+        fan_in = weight[0].numel()
+        style_max = styles.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)  # [N,1]
+        weight_max = weight.abs().amax().clamp_min(1e-8) * fan_in**0.5
+        styles, weight = styles / style_max, weight / weight_max
+        restore = style_max * weight_max
+        scale = restore if scale is None else scale * restore
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    y = _convolve(x, weight.to(x.dtype), resample_filter)
+    return y if scale is None else y * scale.to(y.dtype)[:, :, None, None]
+
+
+def _convolve(x: Tensor, weight: Tensor, resample_filter: Tensor | None) -> Tensor:
+    k = weight.shape[-1]
+    if resample_filter is None:
+        return F.conv2d(x, weight, padding=k // 2)
+    # Insert zeros, convolve, filter. A 1x1 kernel commutes with the zeros, so that it can work on
+    # the small picture; a 3x3 one does so as a transposed convolution, which leaves 2H + 1 rows.
+    taps = resample_filter.shape[-1]
+    if k == 1:
+        padding = ((taps + 1) // 2, (taps - 2) // 2)
+        return upfirdn2d(F.conv2d(x, weight), resample_filter, 2, padding, gain=4)
+    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    return upfirdn2d(x, resample_filter, 1, ((taps + 1) // 2 - 1, (taps - 2) // 2), gain=4)
