@@ -26,4 +26,4 @@ class CheckpointError(Sg2Error):
 
 def reason(error: OSError) -> str:
     """The system's own words, in lower case: 'no space left on device'."""
-    return (error.strerror or str(error)).lower()
+    return error.strerror.lower() if error.strerror else str(error)

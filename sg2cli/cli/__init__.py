@@ -1,0 +1,1 @@
+"""The command line: the only folder that knows Click, tqdm, stdout and exit codes."""

@@ -1,0 +1,70 @@
+"""What a command says: results on stdout, notes and a bar on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from sg2cli.errors import Sg2Error, reason
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised where the main thread is, as KeyboardInterrupt is for SIGINT."""
+
+
+class Console:
+    """The two streams of one run of a command."""
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def wrote(self, path: Path, made_by: Mapping[str, Any]) -> None:
+        """A file is complete: its path, or with --json an object of what made it."""
+        self.result(json.dumps({"path": str(path), **made_by}) if self.as_json else str(path))
+
+    def result(self, line: str) -> None:
+        """A line on stdout, at once; above the bar where both are on one terminal."""
+        try:
+            if sys.stdout.isatty():
+                tqdm.write(line)
+                sys.stdout.flush()
+            else:
+                click.echo(line)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Sg2Error(f"cannot write to stdout: {reason(error)}") from error
+
+    def picture(self, content: bytes) -> None:
+        """The bytes of a picture on stdout."""
+        if sys.stdout.isatty():
+            raise Sg2Error("a picture is no text for a terminal: redirect stdout, or give --out FILE")
+        try:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Sg2Error(f"cannot write to stdout: {reason(error)}") from error
+
+    def note(self, text: str) -> None:
+        """A line on stderr that -q silences."""
+        if not self.quiet:
+            tqdm.write(f"sg2: {text}", file=sys.stderr)
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[tqdm[Any]]:
+        """A bar with rate and ETA, if the work takes over a second and stderr is a terminal."""
+        disable = True if self.quiet else None
+        with tqdm(
+            total=total, desc=label, unit=f" {unit}", disable=disable, delay=1, leave=False
+        ) as bar:
+            yield bar

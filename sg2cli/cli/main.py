@@ -1,0 +1,124 @@
+"""The group `sg2`, its commands, and what becomes of errors: one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from sg2cli import __version__
+from sg2cli.cli.console import Terminated
+from sg2cli.errors import Sg2Error
+
+COMMANDS = ("generate", "info", "doctor")
+SHELLS = ("bash", "zsh", "fish")
+DEBUG = os.environ.get("SG2_DEBUG") == "1"
+COMPLETION = "_SG2_COMPLETE"  # Click's variable: set by the completion scripts
+
+
+class Commands(click.Group):
+    """The explicit list of commands; a module is imported when its command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"sg2cli.cli.commands.{name}")
+        command = getattr(module, name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+def show_completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
+    """Print the script that teaches a shell to complete sg2."""
+    if not shell or ctx.resilient_parsing:
+        return
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    assert complete is not None
+    # Not .source(), which runs bash only to ask for its version.
+    click.echo(complete.source_template % complete(cli, {}, "sg2", COMPLETION).source_vars())
+    ctx.exit()
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, "-V", "--version", message="sg2 %(version)s")
+@click.option(
+    "--show-completion",
+    type=click.Choice(SHELLS),
+    expose_value=False,
+    is_eager=True,
+    callback=show_completion,
+    help="Print the completion script of a shell, to be sourced in its start-up file.",
+)
+def cli() -> None:
+    """Sample StyleGAN2 networks, mix and truncate their styles, find the latents of photos.
+
+    Paths of the files written go to stdout, everything else to stderr. SG2_NETWORK, SG2_DEVICE and
+    SG2_PRECISION stand in for the options of those names.
+    """
+
+
+def main() -> NoReturn:
+    """The entry point `sg2`."""
+    if COMPLETION in os.environ:
+        cli.main(prog_name="sg2", complete_var=COMPLETION)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a command line; returns its exit code, after one line on stderr if it failed."""
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        with cli.make_context("sg2", list(args)) as ctx:
+            cli.invoke(ctx)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        ctx_of = getattr(error, "ctx", None)
+        command = ctx_of.command_path if ctx_of else "sg2"
+        return _fail(f"{error.format_message()} (see {command} --help)", error.exit_code)
+    except Sg2Error as error:
+        if DEBUG:
+            raise
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader has what it wanted. Without this, Python complains again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # our bug, or a machine that gives way
+        if DEBUG:
+            raise
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            return _fail("out of memory: a smaller --batch needs less", 1)
+        told = f"{type(error).__name__}: {error}"
+        return _fail(f"unexpected error, SG2_DEBUG=1 shows where: {told}", 1)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Terminated:
+        return 128 + signal.SIGTERM
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"sg2: {' '.join(message.split())}", err=True)
+    return code
+

@@ -1,0 +1,178 @@
+"""What can stand behind an option, and the options that several commands share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from sg2cli import checkpoints, latents
+from sg2cli.settings import NOISE_MODES, PRECISIONS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class ParsedType(click.ParamType):
+    """An option whose text a function of the library parses; its ValueError is told to the user."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any], complete: str = "plain") -> None:
+        self.name = name
+        self.parse = parse
+        self.complete = complete
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [] if self.complete == "plain" else [CompletionItem(incomplete, type="file")]
+
+
+class NetworkType(click.ParamType):
+    """A checkpoint; completes to the bundled ones and to files."""
+
+    name = "network"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        names = [name for name in checkpoints.bundled() if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", text):
+        raise ValueError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return text
+
+
+def _psi(text: str) -> float:
+    try:
+        psi = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
+    if not math.isfinite(psi):
+        raise ValueError(f"{text} is no psi to draw with: 0 is the mean picture, 1 the whole way")
+    return psi
+
+
+def _grid(text: str) -> tuple[int, int] | str:
+    if text == "auto":
+        return text
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII)
+    if not match or not int(match[1]) * int(match[2]):
+        raise ValueError(f"{text!r} is no shape: give columns x rows, as in --grid=8x4")
+    return int(match[1]), int(match[2])
+
+
+def _latents_file(text: str) -> Path:
+    if not text.endswith(latents.SUFFIXES):
+        raise ValueError(f"{text!r}: latents are saved as {', '.join(latents.SUFFIXES)}")
+    return Path(text).expanduser()
+
+
+SEEDS = ParsedType("seeds", latents.parse_seeds)
+LATENTS = ParsedType("latents", latents.parse_latents, complete="file")
+DEVICE = ParsedType("device", _device)
+PSI = ParsedType("psi", _psi)
+LATENTS_FILE = ParsedType("file", _latents_file, complete="file")
+GRID = ParsedType("wxh", _grid)
+
+network_option = click.option(
+    "-n",
+    "--network",
+    type=NetworkType(),
+    default=checkpoints.DEFAULT_NETWORK,
+    envvar="SG2_NETWORK",
+    show_default=True,
+    help="A .safetensors checkpoint, or the name of a bundled one.",
+)
+device_option = click.option(
+    "--device",
+    type=DEVICE,
+    default="auto",
+    envvar="SG2_DEVICE",
+    show_default=True,
+    help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.",
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    envvar="SG2_PRECISION",
+    show_default=True,
+    help="Of the synthesis; auto: fp32 on CPU, on CUDA as the checkpoint was trained.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print results as JSON objects, one a line."
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar, no notes.")
+
+
+def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order of the help."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+network_options = together(network_option, device_option, precision_option)
+drawing_options = together(
+    click.option(
+        "--trunc",
+        "psi",
+        type=PSI,
+        help="Truncation psi. [default: 1; latents from files as they are]",
+    ),
+    click.option(
+        "--trunc-cutoff",
+        "cutoff",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Truncate only the first N rows of ws.",
+    ),
+    click.option(
+        "--class",
+        "class_index",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Class to draw, of a network that has classes.",
+    ),
+    click.option(
+        "--noise-mode",
+        type=click.Choice(NOISE_MODES),
+        default="const",
+        show_default=True,
+        help="The checkpoint's noise, noise of the picture's own seed, or none.",
+    ),
+)
+output_options = together(
+    click.option(
+        "--overwrite", is_flag=True, help="Replace existing files, which are otherwise an error."
+    ),
+    click.option(
+        "--skip-existing",
+        is_flag=True,
+        help="Keep existing pictures that the same settings made: continues a run.",
+    ),
+    json_option,
+    quiet_option,
+)
+

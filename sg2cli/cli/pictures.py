@@ -1,0 +1,104 @@
+"""Where the pictures of a command go: into a folder, a file or stdout; what is there already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.cli.console import Console, Terminated
+from sg2cli.errors import UsageError
+from sg2cli.files import clash, make_folder
+from sg2cli.images import FORMATS, ImageWriter, encode, is_kept
+
+if TYPE_CHECKING:
+    from sg2cli.images import Image
+
+FOREIGN = {".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".ppm", ".pdf", ".svg"}
+LOOK_AHEAD = 10_000  # names checked before the first picture is drawn
+
+
+class Pictures:
+    """The destination that `--out`, `--format`, `--overwrite` and `--skip-existing` describe."""
+
+    def __init__(
+        self,
+        out: str,
+        format: str | None,
+        overwrite: bool,
+        skip_existing: bool,
+        console: Console,
+    ) -> None:
+        """UsageError for options that contradict one another."""
+        if overwrite and skip_existing:
+            raise UsageError("--overwrite and --skip-existing contradict one another: give one")
+        self.to_stdout = out == "-"
+        path = Path(out).expanduser()
+        suffix = path.suffix.lower()
+        if suffix in FOREIGN and not path.is_dir():
+            raise UsageError(f"{path}: pictures are written as png, jpg or webp")
+        self.file = path if suffix in FORMATS and not path.is_dir() else None
+        self.folder = path.parent if self.file else path
+        self.format = format or (FORMATS[suffix] if self.file else "png")
+        if self.file and FORMATS[suffix] != self.format:
+            raise UsageError(f"--format {format} contradicts the name {self.file}")
+        if self.to_stdout and console.as_json:
+            raise UsageError("--json has no place where --out - gives the picture itself")
+        self.overwrite = overwrite
+        self.skip_existing = skip_existing
+        self.console = console
+        self.kept = self.written = 0
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether there is room for a single picture only."""
+        return self.to_stdout or self.file is not None
+
+    def path(self, name: str) -> Path:
+        """Of the picture of this name."""
+        return self.file or self.folder / f"{name}.{self.format}"
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make the folder, and find out before any work whether a name is taken."""
+        if self.to_stdout:
+            return
+        make_folder(self.folder)
+        if self.overwrite or self.skip_existing or not any(os.scandir(self.folder)):
+            return
+        for name in islice(names, LOOK_AHEAD):  # the others are found as they come
+            if self.path(name).exists():
+                raise clash(self.path(name))
+
+    def keeps(self, name: str, made_by: Mapping[str, Any]) -> bool:
+        """Whether --skip-existing spares the work on this picture."""
+        kept = self.skip_existing and not self.to_stdout and is_kept(self.path(name), made_by)
+        self.kept += kept
+        return kept
+
+    def __enter__(self) -> Pictures:
+        self._writer = ImageWriter(self._wrote, self.overwrite)
+        return self
+
+    def _wrote(self, path: Path, made_by: Mapping[str, Any]) -> None:
+        self.written += 1
+        self.console.wrote(path, made_by)
+
+    def put(self, name: str, image: Image, made_by: Mapping[str, Any]) -> None:
+        """Take a picture to be encoded and written beside the network; see ImageWriter."""
+        if self.to_stdout:
+            self.console.picture(encode(image, self.format, made_by))
+        else:
+            self._writer.put(self.path(name), image, made_by)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, at)
+        if isinstance(error, KeyboardInterrupt | Terminated):
+            self.console.note(
+                f"stopped: {self.written} written, {self.kept} kept; "
+                "the same command with --skip-existing goes on from here"
+            )

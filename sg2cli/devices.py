@@ -1,0 +1,31 @@
+"""Where to compute. The only place that sets torch's global switches."""
+
+from __future__ import annotations
+
+from sg2cli.errors import Sg2Error
+
+
+def resolve(name: str) -> str:
+    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there; Sg2Error if it is not.
+
+    On CUDA, float32 is float32 (no TF32), and the same call gives the same result.
+    """
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if cuda else 0
+        if int(name.partition(":")[2] or 0) >= count:
+            raise Sg2Error(
+                f"no device {name}: torch {torch.__version__} finds {count or 'no'} CUDA device"
+                f"{'' if count == 1 else 's'}; --device cpu works everywhere, sg2 doctor says more"
+            )
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    if name == "mps" and not mps:
+        raise Sg2Error("no device mps: this torch finds no Apple GPU; --device cpu works everywhere")
+    return name

@@ -1,0 +1,227 @@
+"""Pictures: pixels to files and back, with what made them; sheets of many.
+
+An image is an array [H,W,C] of uint8 with 1 to 4 channels: grey, grey and alpha, RGB, RGBA.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.files import new_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Image = np.ndarray[Any, np.dtype[np.uint8]]
+
+FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
+DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, for formats without text chunks
+MAX_SHEET = 1 << 30  # bytes of pixels
+IN_FLIGHT = 64 << 20  # bytes of pixels that wait for an encoder
+
+
+def to_images(pictures: Tensor) -> Image:
+    """[N,C,H,W], of which -1..1 is shown -> [N,H,W,C] uint8, rounded as NVIDIA's scripts do.
+
+    Sg2Error when a value is not finite: no picture is better than a wrong one.
+    """
+    import torch
+
+    if not pictures.isfinite().all():
+        raise Sg2Error("the network drew NaN or infinity: try --precision fp32")
+    pixels = (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def encode(image: Image, format: str, made_by: Mapping[str, Any]) -> bytes:
+    """The bytes of a picture file, format png, jpg or webp, with what made it inside.
+
+    A PNG has it as JSON in the text chunk `sg2`, the others in the EXIF field ImageDescription.
+    """
+    import PIL.Image
+    from PIL.PngImagePlugin import PngInfo
+
+    picture = PIL.Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    described = json.dumps(made_by)
+    file = io.BytesIO()
+    if format == "png":
+        info = PngInfo()
+        info.add_text("sg2", described)
+        picture.save(file, "png", compress_level=1, pnginfo=info)
+        return file.getvalue()
+    exif = PIL.Image.Exif()
+    exif[DESCRIPTION] = described
+    if format == "jpg":
+        picture.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
+    else:
+        picture.save(file, "webp", quality=95, exif=exif)
+    return file.getvalue()
+
+
+def check_format(format: str, channels: int, width: int, height: int) -> None:
+    """UsageError when pictures of this kind have no such files."""
+    if format == "jpg" and channels in (2, 4):
+        raise UsageError("this network draws an alpha channel, which jpg lacks: use png or webp")
+    if max(width, height) > LIMITS[format]:
+        raise UsageError(f"{width}x{height} pixels are beyond what {format} holds: use png")
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """What made a picture, as `encode` wrote it; None where nothing says so.
+
+    Sg2Error when the file is no picture.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as picture:
+            text = picture.info.get("sg2") or picture.getexif().get(DESCRIPTION)
+    except OSError as error:
+        raise Sg2Error(f"{path} is no picture that can be read: {reason(error)}") from error
+    except (ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise Sg2Error(f"{path} is a damaged picture: {error}") from error
+    try:
+        fields = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> Image:
+    """The pixels of a picture that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
+    import numpy as np
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as picture:
+            if picture.size == (shape[1], shape[0]):
+                mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]]
+                return np.asarray(picture.convert(mode)).reshape(shape)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
+    raise Sg2Error(f"{path} is {picture.size[0]}x{picture.size[1]} pixels: remove it")
+
+
+def is_kept(path: Path, made_by: Mapping[str, Any]) -> bool:
+    """Whether the picture exists as the same settings make it, whatever version of sg2 did.
+
+    Sg2Error when something else has its name.
+    """
+    if not path.exists():
+        return False
+    found = read_metadata(path)
+    if found is not None and same_recipe(found, made_by):
+        return True
+    raise Sg2Error(
+        f"{path} was made with other settings: --overwrite replaces it, another --out spares it"
+    )
+
+
+def same_recipe(found: Mapping[str, Any], made_by: Mapping[str, Any]) -> bool:
+    """Whether two accounts of what made a file agree in all but the version of sg2."""
+    as_read = json.loads(json.dumps(made_by))
+    return {**found, "version": None} == {**as_read, "version": None}
+
+
+class Sheet:
+    """A grid of pictures of one size, filled one by one; what stays empty is white."""
+
+    def __init__(self, columns: int, rows: int, shape: tuple[int, ...]) -> None:
+        """`shape` [H,W,C] is a picture's. Sg2Error for a sheet too large to hold in memory."""
+        import numpy as np
+
+        height, width, channels = shape
+        if rows * height * columns * width * channels > MAX_SHEET:
+            raise UsageError(
+                f"a sheet of {columns}x{rows} pictures is {columns * width}x{rows * height} pixels: "
+                "draw fewer, or no sheet"
+            )
+        self.columns = columns
+        self.shape = shape
+        self.image: Image = np.full((rows * height, columns * width, channels), 255, np.uint8)
+
+    def paste(self, index: int, image: Image) -> None:
+        """Put a picture into a cell, counted from the top left along the rows."""
+        height, width, _ = self.shape
+        top, left = index // self.columns * height, index % self.columns * width
+        self.image[top : top + height, left : left + width] = image
+
+
+class ImageWriter:
+    """Encodes and writes pictures beside the network, in the order in which they were put.
+
+    `on_written(path, made_by)` is called for each, in order, as soon as it and those before it are
+    complete. The first error comes out of the next `put`, or of the end of the block. When the
+    block ends by an exception, what has begun is finished, and the rest dropped.
+    """
+
+    def __init__(
+        self, on_written: Callable[[Path, Mapping[str, Any]], None], overwrite: bool = False
+    ) -> None:
+        self.on_written = on_written
+        self.overwrite = overwrite
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="write")
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting: dict[int, tuple[Path, Mapping[str, Any]]] = {}  # written, not yet told of
+        self._put = self._finished = self._told = 0
+        self._error: BaseException | None = None
+
+    def put(self, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
+        """Take a picture; waits while too many are under way."""
+        limit = max(4, min(64, IN_FLIGHT // image.nbytes))
+        with self._changed:
+            while self._put - self._finished >= limit and not self._error:
+                self._changed.wait()
+            self._raise()
+            index = self._put
+            self._put += 1
+        self._pool.submit(self._write, index, path, image, made_by)
+
+    def __enter__(self) -> ImageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            self._raise()
+        elif not self._error:
+            for index in sorted(self._waiting):  # those behind one that was dropped
+                self.on_written(*self._waiting[index])
+
+    def _raise(self) -> None:
+        if self._error:
+            raise self._error
+
+    def _write(self, index: int, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
+        error: BaseException | None = None
+        try:
+            content = encode(image, FORMATS[path.suffix.lower()], made_by)
+            with new_file(path, self.overwrite) as file:
+                file.write(content)
+        except BaseException as raised:  # told by `put` or at the end
+            error = raised
+        with self._changed:
+            self._finished += 1
+            if error is None:
+                self._waiting[index] = (path, made_by)
+            try:
+                while not self._error and self._told in self._waiting:
+                    self.on_written(*self._waiting.pop(self._told))
+                    self._told += 1
+            except BaseException as raised:  # a closed pipe
+                error = raised
+            self._error = self._error or error
+            self._changed.notify_all()

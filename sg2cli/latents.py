@@ -1,0 +1,505 @@
+"""Latents in one notation: seeds, files and the mean; from z to w to ws.
+
+    z [N,z_dim] -> mapping -> w [N,w_dim] -> one row a layer -> ws [N,num_ws,w_dim]
+
+Parsing needs neither torch nor the network; `open_latents` checks files against the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError
+
+from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.files import new_file, sha256
+from sg2cli.settings import GeneratorConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from sg2cli.generator import Generator
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
+SUFFIXES = (".safetensors", ".npz", ".npy")
+UNNAMED = ""  # the array of an .npy
+MAX_NPZ = 1 << 32  # bytes: these are unpacked into memory
+BAD_ARRAYS = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
+NOTATION = "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
+
+
+@dataclass(frozen=True)
+class SeedRange:
+    """The seeds from first to last, both included."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class LatentFile:
+    """Rows of a file of latents; path '-' is stdin. `holds_z` says so of an .npy."""
+
+    path: Path
+    first: int | None = None  # None: all rows
+    last: int | None = None
+    holds_z: bool = False
+
+
+@dataclass(frozen=True)
+class MeanLatent:
+    """`avg`: the network's w_avg."""
+
+
+LatentSource = SeedRange | LatentFile | MeanLatent
+
+
+def parse_seeds(text: str) -> tuple[SeedRange, ...]:
+    """'0-99', '85,100-105' -> ranges. ValueError says what is wrong with it."""
+    return tuple(_seed_range(part.strip()) for part in text.split(","))
+
+
+def parse_latents(text: str) -> tuple[LatentSource, ...]:
+    """A comma-separated list in the notation of the module. ValueError says what is wrong."""
+    if Path(text).is_file():  # also one with a comma in its name
+        return (_latent_file(text),)
+    return tuple(_latent_source(part.strip()) for part in text.split(","))
+
+
+def _seed_range(text: str) -> SeedRange:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
+    if not match:
+        raise ValueError(f"{text!r} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105")
+    if max(len(digits or "") for digits in match.groups()) > 10:
+        raise ValueError(f"{text!r} goes beyond the largest seed, {MAX_SEED}")
+    first = int(match[1])
+    last = int(match[2] or first)
+    if last < first:
+        raise ValueError(f"the range {text} falls: write {last}-{first}")
+    if last > MAX_SEED:
+        raise ValueError(f"{last} is beyond the largest seed, {MAX_SEED}")
+    return SeedRange(first, last)
+
+
+def _latent_source(text: str) -> LatentSource:
+    if text == "avg":
+        return MeanLatent()
+    if re.fullmatch(r"\d+(-\d+)?", text, re.ASCII):
+        return _seed_range(text)
+    return _latent_file(text)
+
+
+def _latent_file(text: str) -> LatentFile:
+    path, first, last, holds_z = Path(text), None, None, False
+    if not path.is_file():
+        match = re.fullmatch(r"(.+?)(:z)?(?:\[(\d{1,9})(?:-(\d{1,9}))?\])?", text, re.ASCII)
+        if not match or (match[1] != "-" and not match[1].endswith(SUFFIXES)):
+            raise ValueError(f"{text!r} is no latent: give {NOTATION}")
+        path, holds_z = Path(match[1]).expanduser(), match[2] is not None
+        if holds_z and path.suffix != ".npy":
+            raise ValueError(f"{text!r}: only the array of an .npy has no name and needs ':z'")
+        if match[3]:
+            first, last = int(match[3]), int(match[4] or match[3])
+            if last < first:
+                raise ValueError(f"the rows of {text!r} fall: write [{last}-{first}]")
+        if str(path) != "-" and not path.is_file():
+            raise ValueError(f"no file {path}")
+    return LatentFile(path, first, last, holds_z)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """One latent, and what is known of it.
+
+    `values` are z [z_dim], w [w_dim] or ws [num_ws,w_dim], by `space`; a seed and avg have none.
+    """
+
+    name: str  # of its picture: seed0085
+    space: Literal["seed", "z", "w", "avg"]
+    values: Array | None
+    made_of: Mapping[str, Any]  # {"seed": 85}; for the picture's metadata
+    seed: int  # of z, and of random noise
+    noise: Mapping[str, Array] = field(default_factory=dict)  # maps [H,W] that belong to it
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a file of latents."""
+
+    stem: str
+    space: Literal["z", "w"]
+    array: _Array  # [N,z_dim], [N,w_dim] or [N,num_ws,w_dim]
+    rows: range
+    noise: Mapping[str, Array]  # each [H,W] or [N,H,W]
+    sha256: str
+    checkpoint: str | None  # hash of the network it was made with, if it says so
+
+    def latent(self, row: int, name: str) -> Latent:
+        import numpy as np
+
+        values = self.array.row(row)
+        if not np.isfinite(values).all():
+            raise Sg2Error(f"row {row} of {self.stem} holds NaN or infinity: nothing to draw")
+        noise = {key: maps[row] if maps.ndim == 3 else maps for key, maps in self.noise.items()}
+        made_of = {"file": self.stem, "row": row, "sha256": self.sha256}
+        return Latent(name, self.space, values, made_of, seed=row, noise=noise)
+
+
+class LatentList:
+    """Latents in order, each with a name of its own; made one at a time, so any number fits."""
+
+    def __init__(
+        self, parts: Sequence[SeedRange | MeanLatent | _Rows], reserved: Iterable[str] = ()
+    ) -> None:
+        """`reserved` names are given to none."""
+        self.parts = parts
+        self.reserved = frozenset(reserved)
+
+    def __len__(self) -> int:
+        return sum(_length(part) for part in self.parts)
+
+    @property
+    def need_mapping(self) -> bool:
+        """Whether the mapping network is needed, and so a class, if it has classes."""
+        return any(isinstance(p, SeedRange) or (isinstance(p, _Rows) and p.space == "z") for p in self.parts)
+
+    def warnings(self, checkpoint: str) -> list[str]:
+        """Files that say they were made with another network than the one of this hash."""
+        rows = [part for part in self.parts if isinstance(part, _Rows)]
+        return [
+            f"{part.stem} was made with another network ({part.checkpoint[:12]}): its pictures differ"
+            for part in rows
+            if part.checkpoint and part.checkpoint != checkpoint
+        ]
+
+    @property
+    def noise_names(self) -> list[str]:
+        """Of the noise maps that come with any of them."""
+        rows = [part for part in self.parts if isinstance(part, _Rows)]
+        return sorted({name for part in rows for name in part.noise})
+
+    def describe(self) -> list[Any]:
+        """For the metadata of a sheet: what was asked for."""
+        return [
+            f"{part.first}-{part.last}"
+            if isinstance(part, SeedRange)
+            else "avg"
+            if isinstance(part, MeanLatent)
+            else {"file": part.stem, "rows": [*part.rows[:1], *part.rows[-1:]], "sha256": part.sha256}
+            for part in self.parts
+        ]
+
+    def __iter__(self) -> Iterator[Latent]:
+        taken = set(self.reserved)  # and names of files' rows; those of seeds are counted, not kept
+        for i, part in enumerate(self.parts):
+            if isinstance(part, SeedRange):
+                before = [p for p in self.parts[:i] if isinstance(p, SeedRange)]
+                before = [p for p in before if p.first <= part.last and part.first <= p.last]
+                for seed in range(part.first, part.last + 1):
+                    repeats = sum(p.first <= seed <= p.last for p in before)
+                    name = f"seed{seed:04d}" + (f"-{repeats + 1}" if repeats else "")
+                    yield Latent(name, "seed", None, {"seed": seed}, seed)
+            elif isinstance(part, MeanLatent):
+                name = self._free("avg", taken)
+                yield Latent(name, "avg", None, {"latent": "avg"}, seed=0)
+            else:
+                for row in part.rows:
+                    name = part.stem if part.array.shape[0] == 1 else f"{part.stem}-{row:04d}"
+                    yield part.latent(row, self._free(name, taken))
+
+    def _free(self, name: str, taken: set[str]) -> str:
+        number, candidate = 1, name
+        while candidate in taken or self._is_seed_name(candidate):
+            number += 1
+            candidate = f"{name}-{number}"
+        taken.add(candidate)
+        return candidate
+
+    def _is_seed_name(self, name: str) -> bool:
+        match = re.fullmatch(r"seed(\d{4,10})(-\d+)?", name, re.ASCII)
+        ranges = [part for part in self.parts if isinstance(part, SeedRange)]
+        return match is not None and any(r.first <= int(match[1]) <= r.last for r in ranges)
+
+
+def _length(part: SeedRange | MeanLatent | _Rows) -> int:
+    if isinstance(part, SeedRange):
+        return part.last - part.first + 1
+    return len(part.rows) if isinstance(part, _Rows) else 1
+
+
+def open_latents(
+    sources: Iterable[LatentSource], config: GeneratorConfig, reserved: Iterable[str] = ()
+) -> LatentList:
+    """Open the files among the sources, and check that they fit the network.
+
+    UsageError for latents of another network, with both sizes, or rows that are not there;
+    Sg2Error for a file that is damaged or holds no latents.
+    """
+    parts: list[SeedRange | MeanLatent | _Rows] = []
+    for source in sources:
+        parts.append(_open_rows(source, config) if isinstance(source, LatentFile) else source)
+    return LatentList(parts, reserved)
+
+
+def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
+    content = sys.stdin.buffer.read() if str(source.path) == "-" else None
+    name = str(source.path) if content is None else "stdin"
+    try:
+        arrays, metadata = _read_arrays(source.path if content is None else io.BytesIO(content))
+        digest = sha256(source.path) if content is None else hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
+    except BAD_ARRAYS as error:
+        raise Sg2Error(f"{name} is damaged or holds no latents ({error}); give {NOTATION}") from error
+    key = next((key for key in ("ws", "w", "z", UNNAMED) if key in arrays), None)
+    if key is None:
+        raise Sg2Error(f"{name} holds no array named z, w or ws: no latents")
+    space: Literal["z", "w"] = "z" if key == "z" or source.holds_z else "w"
+    array = _fit(arrays[key], space, key == "ws", name, config)
+    count = array.shape[0]
+    first = 0 if source.first is None else source.first
+    last = count - 1 if source.last is None else source.last
+    if last >= count:
+        raise UsageError(f"{name} has {count} rows, 0 to {count - 1}: there is no row {last}")
+    noise = {k: _fit_noise(k, v, count, name, config) for k, v in arrays.items() if "noise" in k}
+    stem = source.path.stem if content is None else "stdin"
+    made_with = metadata.get("checkpoint")
+    return _Rows(stem, space, array, range(first, last + 1), noise, digest, made_with)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array in a file, of which single rows can be had."""
+
+    shape: tuple[int, ...]
+    rows: Callable[[slice], Array]
+
+    def row(self, index: int) -> Array:
+        import numpy as np
+
+        return np.asarray(self.rows(slice(index, index + 1)), np.float32)[0]
+
+
+def _read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[str, Any]]:
+    """The real-valued arrays of an .npy, .npz or .safetensors, told apart by content; metadata."""
+    import numpy as np
+
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            start = opened.read(6)
+    else:
+        start = file.getvalue()[:6]
+    if start == b"\x93NUMPY":
+        mapped = isinstance(file, Path)
+        found = {UNNAMED: np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)}
+    elif start.startswith(b"PK"):
+        with zipfile.ZipFile(file) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > MAX_NPZ:
+            raise ValueError(f"it unpacks to {size >> 20} MiB")
+        with np.load(file, allow_pickle=False) as npz:
+            found = {key: npz[key] for key in npz.files}
+    else:
+        return _read_safetensors(file)
+    arrays = {key: _Array(array.shape, array.__getitem__) for key, array in found.items()}
+    if odd := [key for key, array in found.items() if array.dtype.kind != "f"]:
+        raise ValueError(f"its array {odd[0]} is {found[odd[0]].dtype}, not floating point")
+    return arrays, {}
+
+
+def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[str, Any]]:
+    from safetensors import safe_open
+    from safetensors.numpy import load
+
+    if isinstance(file, io.BytesIO):
+        found = load(file.getvalue())
+        return {key: _Array(array.shape, array.__getitem__) for key, array in found.items()}, {}
+    stored = safe_open(file, framework="np")  # stays open, and mapped, as long as its slices
+    slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118: no dict
+    metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"))
+    arrays = {k: _Array(tuple(s.get_shape()), s.__getitem__) for k, s in slices.items()}
+    return arrays, metadata if isinstance(metadata, dict) else {}
+
+
+def _fit(
+    array: _Array, space: Literal["z", "w"], is_ws: bool, name: str, config: GeneratorConfig
+) -> _Array:
+    """The array as [N,...], if its rows are latents of the network; UsageError with both sizes."""
+    import numpy as np
+
+    shape = array.shape
+    if len(shape) == (2 if is_ws else 1):  # one latent, without the N
+        whole = np.asarray(array.rows(slice(None)))[None]
+        array, shape = _Array(whole.shape, whole.__getitem__), whole.shape
+    dim = config.z_dim if space == "z" else config.w_dim
+    if not 2 <= len(shape) <= (2 if space == "z" else 3) or not shape[0]:
+        raise Sg2Error(f"{name} has an array of shape {list(shape)}: no latents")
+    if shape[-1] != dim:
+        raise UsageError(f"{name} has {space} of {shape[-1]} numbers, this network has {dim}")
+    if len(shape) == 3 and shape[1] != config.num_ws:
+        raise UsageError(f"{name} has ws of {shape[1]} rows, this network has {config.num_ws}")
+    return array
+
+
+def _fit_noise(
+    key: str, array: _Array, count: int, name: str, config: GeneratorConfig
+) -> Array:
+    """Noise maps as [N,H,W], or [H,W] where all rows share one."""
+    import numpy as np
+
+    match = re.fullmatch(r"synthesis\.b(\d{1,7})\.conv([01])\.noise_const", key)
+    resolution = int(match[1]) if match else 0
+    if not match or resolution not in config.resolutions or (resolution == 4 and match[2] == "0"):
+        raise UsageError(f"{name} has a noise map {key}, for which this network has no layer")
+    size = (resolution, resolution)
+    if array.shape not in (size, (1, *size), (1, 1, *size), (count, *size), (count, 1, *size)):
+        raise UsageError(f"{name} has a noise map {key} of {list(array.shape)}, not {list(size)}")
+    maps = np.asarray(array.rows(slice(None)), np.float32)
+    if not np.isfinite(maps).all():
+        raise Sg2Error(f"{name} has NaN or infinity in its noise map {key}")
+    return maps.reshape(size if maps.size == resolution**2 else (count, *size))
+
+
+def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+    """Move the first `cutoff` rows towards the mean (StyleGAN2 appendix B): psi 1 keeps, 0 is w_avg.
+
+    ws [N,num_ws,w_dim], w_avg [w_dim] -> [N,num_ws,w_dim]
+    """
+    import torch
+
+    reached = w_avg.lerp(ws[:, :cutoff], psi)
+    return reached if cutoff is None else torch.cat([reached, ws[:, cutoff:]], dim=1)
+
+
+def seed_to_z(seed: int, z_dim: int) -> Array:
+    """The z [z_dim] of a seed, float32: the one that NVIDIA's scripts draw."""
+    import numpy as np
+
+    return np.random.RandomState(seed).randn(1, z_dim)[0].astype(np.float32)
+
+
+def to_ws(
+    G: Generator,
+    latents: Sequence[Latent],
+    psi: float | None = None,
+    cutoff: int | None = None,
+    class_index: int | None = None,
+) -> Tensor:
+    """Map and truncate: -> ws [N,num_ws,w_dim] on the device of the network.
+
+    Without a psi, latents from seeds and z are taken as they are, which is psi 1. With one, w and
+    ws from files are truncated, too. A class is needed for z of a conditional network.
+    """
+    import numpy as np
+    import torch
+
+    config = G.config
+    rows: list[Tensor] = []
+    # All go through the mapping network, so that its batch, and so its rounding, is the same
+    # whatever the latents are.
+    zs = [
+        latent.values if latent.space == "z" else seed_to_z(latent.seed, config.z_dim)
+        for latent in latents
+    ]
+    c = None
+    if config.c_dim:
+        c = torch.zeros(len(zs), config.c_dim, device=G.device)
+        c[:, class_index or 0] = 1
+    mapped = G.mapping(torch.from_numpy(np.stack(zs)).to(G.device), c)
+    for latent, w in zip(latents, mapped, strict=True):
+        if latent.space == "avg":
+            w = G.mapping.w_avg
+        elif latent.space == "w":
+            w = torch.from_numpy(np.asarray(latent.values)).to(G.device)
+        rows.append(w.expand(config.num_ws, -1))
+    ws = torch.stack(rows)
+    return ws if psi is None else truncate(ws, G.mapping.w_avg, psi, cutoff)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An array whose rows are made as they are written: shape [N,...], and N rows."""
+
+    shape: tuple[int, ...]
+    rows: Iterable[Array]
+
+    def write(self, file: IO[bytes]) -> None:
+        for row in self.rows:
+            file.write(row.astype("<f4").tobytes())
+
+
+def save_latents(
+    path: Path,
+    arrays: Mapping[str, Stream],
+    made_by: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write arrays, `ws` and noise maps, row by row, so that any number fits in memory.
+
+    A .safetensors has, in its metadata, what made them; an .npz has `ws` under NVIDIA's name `w`;
+    an .npy has `ws` alone. UsageError for another extension, or for noise in an .npy.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: latents are saved as {', '.join(SUFFIXES)}")
+    if path.suffix == ".npy" and len(arrays) > 1:
+        raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
+    with new_file(path, overwrite) as file:
+        if path.suffix == ".safetensors":
+            file.write(_safetensors_header(arrays, made_by))
+            for array in arrays.values():
+                array.write(file)
+        elif path.suffix == ".npy":
+            file.write(_npy_header(arrays["ws"].shape))
+            arrays["ws"].write(file)
+        else:
+            with zipfile.ZipFile(file, "w") as members:
+                for name, array in arrays.items():
+                    member_name = "w.npy" if name == "ws" else f"{name}.npy"
+                    with members.open(member_name, "w", force_zip64=True) as member:
+                        member.write(_npy_header(array.shape))
+                        array.write(member)
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    import numpy as np
+
+    header = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def _safetensors_header(arrays: Mapping[str, Stream], made_by: Mapping[str, Any]) -> bytes:
+    """The library writes whole tensors only; the format is a length and JSON before the data."""
+    fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(made_by)}}
+    start = 0
+    for name, array in arrays.items():
+        end = start + 4 * math.prod(array.shape)
+        fields[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
+        start = end
+    header = json.dumps(fields).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What made a file of latents; empty where it does not say so, as .npz and .npy cannot."""
+    try:
+        return _read_arrays(path)[1]
+    except (OSError, *BAD_ARRAYS) as error:
+        raise Sg2Error(f"{path} is damaged or holds no latents: {error}") from error
