@@ -76,8 +76,8 @@ def check_format(format: str, channels: int, width: int, height: int) -> None:
         raise UsageError(f"{width}x{height} pixels are beyond what {format} holds: use png")
 
 
-def read_metadata(path: Path) -> dict[str, Any] | None:
-    """What made a picture, as `encode` wrote it; None where nothing says so.
+def inspect(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
+    """Width and height, mode, and what made it, as `encode` wrote it, or None; no pixel is read.
 
     Sg2Error when the file is no picture.
     """
@@ -86,6 +86,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     try:
         with PIL.Image.open(path) as picture:
             text = picture.info.get("sg2") or picture.getexif().get(DESCRIPTION)
+            size, mode = picture.size, picture.mode
     except OSError as error:
         raise Sg2Error(f"{path} is no picture that can be read: {reason(error)}") from error
     except (ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
@@ -93,8 +94,8 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     try:
         fields = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) else None
+        fields = None
+    return size, mode, fields if isinstance(fields, dict) else None
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Image:
@@ -119,7 +120,7 @@ def is_kept(path: Path, made_by: Mapping[str, Any]) -> bool:
     """
     if not path.exists():
         return False
-    found = read_metadata(path)
+    _, _, found = inspect(path)
     if found is not None and same_recipe(found, made_by):
         return True
     raise Sg2Error(

@@ -497,9 +497,23 @@ def _safetensors_header(arrays: Mapping[str, Stream], made_by: Mapping[str, Any]
     return struct.pack("<Q", len(header)) + header
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """What made a file of latents; empty where it does not say so, as .npz and .npy cannot."""
+def inspect(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """The shapes of a file's arrays, and what made it, where a .safetensors says so."""
     try:
-        return _read_arrays(path)[1]
-    except (OSError, *BAD_ARRAYS) as error:
+        arrays, metadata = _read_arrays(path)
+    except OSError as error:
+        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
+    except BAD_ARRAYS as error:
         raise Sg2Error(f"{path} is damaged or holds no latents: {error}") from error
+    return {name or "unnamed": array.shape for name, array in arrays.items()}, metadata
+
+
+def is_latents(path: Path) -> bool:
+    """Whether a file looks like one of latents: an .npy, an .npz, or a .safetensors with z, w or ws."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as members:
+                return all(name.endswith(".npy") for name in members.namelist())
+        return bool({UNNAMED, "z", "w", "ws"} & _read_arrays(path)[0].keys())
+    except (OSError, *BAD_ARRAYS):
+        return False

@@ -75,16 +75,20 @@ def draw(
 
 
 def made_by(
-    checkpoint: str, precision: str, settings: DrawSettings, made_of: Mapping[str, Any]
+    checkpoint: str,
+    precision: str,
+    settings: DrawSettings,
+    made_of: Mapping[str, Any],
+    mapped: bool,
 ) -> dict[str, Any]:
-    """What a picture remembers: the network's hash, the latent (`made_of`), and how it was drawn."""
-    psi = settings.psi
-    if psi is None and "seed" in made_of:
-        psi = 1.0
+    """What a picture remembers: the network's hash, the latent (`made_of`), and how it was drawn.
+
+    `mapped`: whether the latent went through the mapping network, so that no psi means 1.
+    """
     return {
         "checkpoint": checkpoint,
         **made_of,
-        "psi": psi,
+        "psi": 1.0 if settings.psi is None and mapped else settings.psi,
         "cutoff": settings.cutoff,
         "class": settings.class_index,
         "noise_mode": settings.noise_mode,

@@ -24,7 +24,7 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
     """The configuration of a checkpoint: from its metadata, and where that is silent from shapes.
 
     CheckpointError for a field that this version does not know or cannot honour, and for tensors
-    that settle too little. That the tensors fit is checked when they are loaded.
+    that settle too little. For whether they fit, see `check_shapes`.
     """
     if "synthesis.b4.const" not in shapes:
         raise CheckpointError("no StyleGAN2 generator: it has no tensor synthesis.b4.const")
@@ -97,6 +97,67 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
         num_fp16_res=integer("num_fp16_res", 0, 0),
         resample_filter=read_filter(fields.get("resample_filter", [1, 3, 3, 1])),
     )
+
+
+def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a generator by its canonical name. Filters are not among them."""
+    shapes: dict[str, tuple[int, ...]] = {"mapping.w_avg": (config.w_dim,)}
+
+    def fully_connected(name: str, inputs: int, outputs: int) -> None:
+        shapes[f"{name}.weight"] = (outputs, inputs)
+        shapes[f"{name}.bias"] = (outputs,)
+
+    def convolution(name: str, inputs: int, outputs: int, resolution: int, size: int = 3) -> None:
+        fully_connected(f"{name}.affine", config.w_dim, inputs)
+        shapes[f"{name}.weight"] = (outputs, inputs, size, size)
+        shapes[f"{name}.bias"] = (outputs,)
+        if config.use_noise and size == 3:
+            shapes[f"{name}.noise_const"] = (resolution, resolution)
+            shapes[f"{name}.noise_strength"] = ()
+
+    inputs = config.z_dim
+    if config.c_dim:
+        fully_connected("mapping.embed", config.c_dim, config.embed_features)
+        inputs += config.embed_features
+    for i, outputs in enumerate(config.mapping_features):
+        fully_connected(f"mapping.fc{i}", inputs, outputs)
+        inputs = outputs
+    below = config.channels[0]
+    for resolution, channels in zip(config.resolutions, config.channels, strict=True):
+        block = f"synthesis.b{resolution}"
+        if resolution == 4:
+            shapes[f"{block}.const"] = (channels, 4, 4)
+        else:
+            convolution(f"{block}.conv0", below, channels, resolution)
+            if config.architecture == "resnet":
+                shapes[f"{block}.skip.weight"] = (channels, below, 1, 1)
+        convolution(f"{block}.conv1", channels, channels, resolution)
+        if config.architecture == "skip" or resolution == config.img_resolution:
+            convolution(f"{block}.torgb", channels, config.img_channels, resolution, size=1)
+        below = channels
+    return shapes
+
+
+def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
+    """CheckpointError with the first tensors that are missing, left over or of a wrong shape."""
+    expected = expected_shapes(config)
+    complaints = {
+        "missing": [key for key in expected if key not in found],
+        "left over": [key for key in found if key not in expected],
+        "of a wrong shape": [
+            f"{key} is {list(found[key])}, not {list(shape)}"
+            for key, shape in expected.items()
+            if key in found and found[key] != shape
+        ],
+    }
+    told = [f"{what}: {_first(keys)}" for what, keys in complaints.items() if keys]
+    if told:
+        raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
+
+
+def _first(keys: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return ", ".join(keys[:count]) + more
 
 
 def read_filter(taps: object) -> ResampleFilter:

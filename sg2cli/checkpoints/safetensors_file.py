@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from sg2cli.checkpoints.base import Shapes, config_fields, read_config
+from sg2cli.checkpoints.base import check_shapes, config_fields, read_config
 from sg2cli.errors import CheckpointError, reason
 from sg2cli.files import new_file, sha256
 from sg2cli.settings import GeneratorConfig
@@ -34,6 +34,8 @@ FOREIGN = {  # what a file that is no safetensors starts with, and what to call 
     b"PK\x03\x04": "a zip file, as PyTorch's .pt and NumPy's .npz are",
     b"\x80": "a pickle, as NVIDIA's networks are",
 }
+NOT_LEARNED = (".noise_const", ".w_avg")
+FILTER = re.compile(r"synthesis\.b\d+\.((conv[01]|skip)\.)?resample_filter")
 CONVERTIBLE = (b"PK\x03\x04", b"\x80")
 
 
@@ -49,7 +51,7 @@ class Network:
 
     @classmethod
     def open(cls, path: Path) -> Network:
-        """Read the header alone. CheckpointError says what is wrong with the file."""
+        """Read the header, and check it. CheckpointError says what is wrong with the file."""
         with _opened(path, "np") as file:
             tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118: no dict
             shapes = {key: tuple(tensor.get_shape()) for key, tensor in tensors.items()}
@@ -57,16 +59,18 @@ class Network:
             fields = _sg2_fields(file.metadata() or {})
             if odd := [key for key in shapes if dtypes[key] not in FLOATS]:
                 raise CheckpointError(f"its tensor {odd[0]} is {dtypes[odd[0]]}, not floating point")
-            if "resample_filter" not in fields:
-                stored = [key for key in shapes if key.endswith("conv0.resample_filter")]
-                if stored and dtypes[stored[0]] != "BF16":
-                    fields["resample_filter"] = _taps(file.get_tensor(stored[0]).tolist())
+            filters = [key for key in shapes if FILTER.fullmatch(key)]
+            used = [key for key in filters if key.endswith("conv0.resample_filter")]
+            if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
+                fields["resample_filter"] = _taps(file.get_tensor(used[0]).tolist())
             config = read_config(fields, shapes)
-        not_learned = (".noise_const", ".resample_filter", ".w_avg")
-        counts = [math.prod(shape) for key, shape in shapes.items() if not key.endswith(not_learned)]
+            weights = {key: shape for key, shape in shapes.items() if key not in filters}
+            check_shapes(config, weights)
+        learned = [shape for key, shape in weights.items() if not key.endswith(NOT_LEARNED)]
         source = fields.get("source")
         source = source if isinstance(source, dict) else {}
-        return cls(path, config, source, sum(counts), tuple(sorted(set(dtypes.values()))))
+        dtypes_used = tuple(sorted({dtypes[key] for key in weights}))
+        return cls(path, config, source, sum(map(math.prod, learned)), dtypes_used)
 
     @cached_property
     def sha256(self) -> str:
@@ -76,8 +80,8 @@ class Network:
     def load(self, device: str = "cpu") -> Generator:
         """The generator with its weights in float32, memory-mapped where they are stored so.
 
-        CheckpointError names the first keys that are missing, left over or of a wrong shape, or
-        that hold a value that is not finite.
+        CheckpointError names a tensor that holds a value that is not finite, or a stored filter
+        that contradicts the configuration.
         """
         import torch
 
@@ -85,17 +89,17 @@ class Network:
 
         with torch.device("meta"):
             G = Generator(self.config)
-        expected = {key: tuple(tensor.shape) for key, tensor in G.state_dict().items()}
+        tensors = {}
         with _opened(self.path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            filters = {k: tensors.pop(k) for k in list(tensors) if k.endswith(".resample_filter")}
-            _check_keys(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-            _check_filters(self.config, filters)
-            for key, tensor in tensors.items():
+            for key in file.keys():  # noqa: SIM118: no dict
+                tensor = file.get_tensor(key)
                 if not tensor.isfinite().all():
                     raise CheckpointError(f"its tensor {key} holds NaN or infinity")
-            floats = {key: tensor.to(device, torch.float32) for key, tensor in tensors.items()}
-        G.load_state_dict(floats, assign=True)
+                if FILTER.fullmatch(key):
+                    _check_filter(self.config, key, tensor)
+                else:
+                    tensors[key] = tensor.to(device, torch.float32)
+        G.load_state_dict(tensors, assign=True)
         return G.requires_grad_(False)
 
 
@@ -153,29 +157,8 @@ def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
     return fields
 
 
-def _check_keys(expected: Shapes, found: Shapes) -> None:
-    wrong = [
-        f"{key} is {list(found[key])}, not {list(expected[key])}"
-        for key in expected
-        if key in found and found[key] != expected[key]
-    ]
-    complaints = {
-        "missing": [key for key in expected if key not in found],
-        "left over": [key for key in found if key not in expected],
-        "of a wrong shape": wrong,
-    }
-    told = [f"{what}: {_first(keys)}" for what, keys in complaints.items() if keys]
-    if told:
-        raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
-
-
-def _first(keys: list[str], count: int = 3) -> str:
-    more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return ", ".join(keys[:count]) + more
-
-
-def _check_filters(config: GeneratorConfig, stored: Mapping[str, Tensor]) -> None:
-    """Stored filters are not needed; those that upsample must be what the configuration says.
+def _check_filter(config: GeneratorConfig, key: str, f: Tensor) -> None:
+    """A stored filter is not needed; one that upsamples must be what the configuration says.
 
     A conv1 has one as well, of which no use is made.
     """
@@ -184,15 +167,15 @@ def _check_filters(config: GeneratorConfig, stored: Mapping[str, Tensor]) -> Non
     from sg2cli.ops.upfirdn2d import filter_kernel
 
     expected = filter_kernel(config.resample_filter, torch.float64, torch.device("cpu"))
-    for key, f in stored.items():
-        if not re.fullmatch(r"synthesis\.b\d+\.(conv[01]\.|skip\.)?resample_filter", key):
-            raise CheckpointError(f"its tensors do not fit its configuration; left over: {key}")
-        kernel = torch.outer(f, f) if f.ndim == 1 else f
-        fits = kernel.shape == expected.shape and torch.allclose(
-            kernel.double(), expected, rtol=0, atol=1e-3  # as float16 may hold it
-        )
-        if not fits and ".conv1." not in key:
-            raise CheckpointError(f"its {key} is not the resample_filter of its metadata")
+    kernel = torch.outer(f, f) if f.ndim == 1 else f
+    fits = kernel.shape == expected.shape and torch.allclose(
+        kernel.double(),
+        expected,
+        rtol=0,
+        atol=1e-3,  # as float16 may hold it
+    )
+    if not fits and ".conv1." not in key:
+        raise CheckpointError(f"its {key} is not the resample_filter of its metadata")
 
 
 def _taps(stored: list[Any]) -> list[Any]:

@@ -25,7 +25,7 @@ from sg2cli.cli.pictures import Pictures
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.files import clash
 from sg2cli.images import same_recipe
-from sg2cli.latents import read_metadata, save_latents
+from sg2cli.latents import inspect, save_latents
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:
@@ -128,12 +128,17 @@ def generate(
     G = opened.load(devices.resolve(device))
     used = G.set_precision(precision)
 
-    def made_by(made_of: Mapping[str, Any]) -> dict[str, Any]:
-        return sampling.made_by(opened.sha256, used, drawing, made_of)
+    def made_by(latent: Latent) -> dict[str, Any]:
+        mapped = latent.space in ("seed", "z")
+        return sampling.made_by(opened.sha256, used, drawing, latent.made_of, mapped)
+
+    def all_made_by(**more: str) -> dict[str, Any]:
+        made_of = {"latents": todo.describe(), **more}
+        return sampling.made_by(opened.sha256, used, drawing, made_of, todo.need_mapping)
 
     if save_to:
-        _save(save_to, G, todo, drawing, made_by({"latents": todo.describe()}), pictures)
-    sheet_made_by = made_by({"latents": todo.describe(), "grid": f"{columns}x{rows}"})
+        _save(save_to, G, todo, drawing, all_made_by(), pictures)
+    sheet_made_by = all_made_by(grid=f"{columns}x{rows}")
     if sheet and pictures.keeps("grid", sheet_made_by):
         sheet = None
     with console.progress("Drawing", len(todo), "picture") as bar, pictures:
@@ -142,7 +147,7 @@ def generate(
         def remaining() -> Iterator[Latent]:
             """Those to draw; what is kept goes onto the sheet as it is."""
             for index, latent in enumerate(todo):
-                if singles and pictures.keeps(latent.name, made_by(latent.made_of)):
+                if singles and pictures.keeps(latent.name, made_by(latent)):
                     if sheet:
                         kept = pictures.path(latent.name)
                         sheet.paste(index, images.read_image(kept, sheet.shape))
@@ -153,7 +158,7 @@ def generate(
 
         for sample in sampling.draw(G, remaining(), drawing):
             if singles:
-                pictures.put(sample.latent.name, sample.image, made_by(sample.latent.made_of))
+                pictures.put(sample.latent.name, sample.image, made_by(sample.latent))
             if sheet:
                 sheet.paste(cells.popleft(), sample.image)
             bar.update()
@@ -187,7 +192,7 @@ def _save(
     if path.exists() and not pictures.overwrite:
         if not pictures.skip_existing:
             raise clash(path)
-        if not same_recipe(read_metadata(path), made_by):
+        if not same_recipe(inspect(path)[1], made_by):
             raise Sg2Error(
                 f"{path} does not say that these settings made it: "
                 "--overwrite replaces it, another name spares it"

@@ -1,0 +1,158 @@
+"""`sg2 doctor`: whether everything a user needs works here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from sg2cli import __version__, checkpoints, devices
+from sg2cli.cli.console import Console
+from sg2cli.cli.options import device_option, json_option
+from sg2cli.errors import Sg2Error
+from sg2cli.files import sha256
+
+
+@click.command()
+@device_option
+@json_option
+def doctor(device: str, as_json: bool) -> None:
+    """Check the installation: device, weights, memory, threads; draw a picture.
+
+    Ends with exit code 1 when something a user needs is broken.
+    """
+    console = Console()
+    broken = 0
+    for name, check in CHECKS.items():
+        try:
+            state, told = "ok", check(device)
+        except (Sg2Error, ImportError, OSError, RuntimeError) as error:
+            state, told = "BROKEN", " ".join(f"{error}".split())
+            broken += 1
+        if as_json:
+            console.result(json.dumps({"check": name, "ok": state == "ok", "says": told}))
+        else:
+            console.result(f"{state:6}  {name:8}  {told}")
+    if broken:
+        raise Sg2Error(f"{broken} of {len(CHECKS)} checks failed: see above")
+
+
+def _versions(device: str) -> str:
+    import numpy
+    import PIL
+    import torch
+
+    return (
+        f"sg2 {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {numpy.__version__}, Pillow {PIL.__version__}, {platform.system()} "
+        f"{platform.machine()}"
+    )
+
+
+def _device(device: str) -> str:
+    import torch
+
+    used = devices.resolve(device)
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found = ", ".join(cuda) or f"no CUDA ({_why_no_cuda()})"
+    return f"{used} is used; there is {found}; {'' if _has_mps() else 'no '}MPS"
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    return "torch sees no GPU or driver" if torch.version.cuda else "torch was built without it"
+
+
+def _has_mps() -> bool:
+    import torch
+
+    return bool(torch.backends.mps.is_available())
+
+
+def _ops(device: str) -> str:
+    return "torch's own convolutions and elementwise steps; this version has no fused ops"
+
+
+def _weights(device: str) -> str:
+    """The files that weights/README.md lists, by their hashes."""
+    folder = checkpoints.weights_folder()
+    listed = dict(_listed(folder / "README.md"))
+    if not listed:
+        raise Sg2Error(f"{folder / 'README.md'} lists no files: install sg2 again")
+    for name, digest in listed.items():
+        if not (folder / name).is_file():
+            raise Sg2Error(f"{folder / name} is missing: install sg2 again")
+        if sha256(folder / name) != digest:
+            raise Sg2Error(f"{folder / name} is not what was published: install sg2 again")
+    return f"{', '.join(listed)} in {folder}, as published"
+
+
+def _listed(readme: Path) -> Iterator[tuple[str, str]]:
+    """Name and SHA-256 of each file in the table."""
+    for line in readme.read_text("utf-8").splitlines():
+        if match := re.match(r"\| `([\w.-]+\.safetensors)` \|.*`([0-9a-f]{64})`", line):
+            yield match[1], match[2]
+
+
+def _lpips(device: str) -> str:
+    missing = [name for name in ("lpips", "torchvision") if not importlib.util.find_spec(name)]
+    if missing:
+        raise Sg2Error(f"no package {' nor '.join(missing)}: pip install {' '.join(missing)}")
+    return "the packages lpips and torchvision are there"
+
+
+def _memory(device: str) -> str:
+    import torch
+
+    told = [f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 20} MiB of main memory"]
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        told.append(f"cuda:{i} {free >> 20} of {total >> 20} MiB free")
+    return ", ".join(told)
+
+
+def _threads(device: str) -> str:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    variables = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
+    told = ", ".join(variables) or "none of " + ", ".join(THREAD_VARIABLES) + " is set"
+    return f"torch uses {torch.get_num_threads()} on {cores} cores; {told}"
+
+
+def _drawing(device: str) -> str:
+    """Draws the default network, and holds the picture against the one it drew when published."""
+    from sg2cli import sampling
+    from sg2cli.latents import open_latents, parse_seeds
+
+    G = checkpoints.load_generator(device=devices.resolve(device))
+    start = time.perf_counter()
+    (sample,) = sampling.draw(G, open_latents(parse_seeds("0"), G.config))
+    elapsed = time.perf_counter() - start
+    means = sample.image.reshape(2, 32, 2, 32, 3).mean(axis=(1, 3, 4)).ravel()
+    if max(abs(means - SEED_0_MEANS)) > 1:
+        raise Sg2Error(f"seed 0 is drawn wrongly: brightness {means.round(1).tolist()}")
+    return f"seed 0 is drawn as it should be, in {elapsed * 1000:.0f} ms"
+
+
+# Of the quarters of the default network's seed 0, as the float64 reference draws it.
+SEED_0_MEANS = (0.0, 0.0, 0.0, 0.0)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+CHECKS: dict[str, Callable[[str], str]] = {
+    "versions": _versions,
+    "device": _device,
+    "ops": _ops,
+    "weights": _weights,
+    "lpips": _lpips,
+    "memory": _memory,
+    "threads": _threads,
+    "drawing": _drawing,
+}

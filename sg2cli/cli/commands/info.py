@@ -1,0 +1,111 @@
+"""`sg2 info`: what a file is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sg2cli import checkpoints, images, latents
+from sg2cli.cli.console import Console
+from sg2cli.cli.options import NetworkType, json_option
+from sg2cli.errors import Sg2Error, UsageError, reason
+
+
+@click.command()
+@click.argument(
+    "file", type=NetworkType(), default=checkpoints.DEFAULT_NETWORK, envvar="SG2_NETWORK"
+)
+@json_option
+def info(file: str, as_json: bool) -> None:
+    """Say what a checkpoint, a picture or a file of latents is, and what made it.
+
+    FILE is a path, the name of a bundled checkpoint, or - for stdin.
+    """
+    with _on_disk(file) as path:
+        fields = {"file": "stdin" if file == "-" else str(path), **describe(path)}
+    console = Console()
+    if as_json:
+        console.result(json.dumps(fields))
+        return
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        console.result(f"{name:{width}}  {text}")
+
+
+@contextmanager
+def _on_disk(name: str) -> Iterator[Path]:
+    """The file of that name; stdin as a temporary one; a bundled checkpoint where it lies."""
+    if name == "-":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "stdin"
+            path.write_bytes(sys.stdin.buffer.read())
+            yield path
+        return
+    path = Path(name).expanduser()
+    bundled = checkpoints.bundled()
+    if not path.exists() and name not in bundled:
+        raise UsageError(f"no file {name!r}, nor a bundled network: {', '.join(bundled)}")
+    yield path if path.exists() else bundled[name]
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The facts of a file by its content; CheckpointError when it is of no kind that sg2 knows."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
+    if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
+        return _picture(path)
+    if latents.is_latents(path):
+        return _latents(path)
+    return _checkpoint(checkpoints.find_network(path))
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    size, mode, made_by = images.inspect(path)
+    fields: dict[str, Any] = {"kind": "picture", "size": f"{size[0]}x{size[1]}", "mode": mode}
+    return fields | (made_by or {"made by": "unknown: no word of sg2 in it"})
+
+
+def _latents(path: Path) -> dict[str, Any]:
+    arrays, made_by = latents.inspect(path)
+    listed = {name: "x".join(map(str, shape)) for name, shape in arrays.items()}
+    return {"kind": "latents", "arrays": listed, **made_by}
+
+
+def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
+    config = network.config
+    channels = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGBA"}[config.img_channels]
+    filters = config.resample_filter
+    return {
+        "kind": "StyleGAN2 generator",
+        "resolution": f"{config.img_resolution}x{config.img_resolution}",
+        "picture channels": f"{config.img_channels} ({channels})",
+        "architecture": config.architecture,
+        "classes": config.c_dim or "none",
+        "z_dim, w_dim": [config.z_dim, config.w_dim],
+        "num_ws": config.num_ws,
+        "mapping layers": config.num_layers,
+        "feature maps": dict(zip(map(str, config.resolutions), config.channels, strict=True)),
+        "conv_clamp": config.conv_clamp or "none",
+        "num_fp16_res": config.num_fp16_res,
+        "resample_filter": list(filters),
+        "noise": "yes" if config.use_noise else "no",
+        "parameters": network.parameters,
+        "stored as": ", ".join(network.dtypes),
+        "sha256": network.sha256,
+        **_flat("source", network.source),
+    }
+
+
+def _flat(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}: {key}": value for key, value in fields.items()} or {name: "unknown"}
