@@ -24,7 +24,7 @@ from sg2cli.errors import Sg2Error, UsageError, reason
 )
 @json_option
 def info(file: str, as_json: bool) -> None:
-    """Say what a checkpoint, a picture or a file of latents is, and what made it.
+    """Say what a checkpoint, picture or file of latents is.
 
     FILE is a path, the name of a bundled checkpoint, or - for stdin.
     """
