@@ -14,6 +14,7 @@ import math
 import re
 import struct
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -231,9 +232,12 @@ class LatentList:
         return candidate
 
     def _is_seed_name(self, name: str) -> bool:
-        match = re.fullmatch(r"seed(\d{4,10})(-\d+)?", name, re.ASCII)
+        match = re.fullmatch(r"seed(\d{4,10})(?:-(\d{1,9}))?", name, re.ASCII)
+        if not match:
+            return False
         ranges = [part for part in self.parts if isinstance(part, SeedRange)]
-        return match is not None and any(r.first <= int(match[1]) <= r.last for r in ranges)
+        times = sum(r.first <= int(match[1]) <= r.last for r in ranges)
+        return int(match[2] or 1) <= times
 
 
 def _length(part: SeedRange | MeanLatent | _Rows) -> int:
@@ -276,7 +280,7 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
     last = count - 1 if source.last is None else source.last
     if last >= count:
         raise UsageError(f"{name} has {count} rows, 0 to {count - 1}: there is no row {last}")
-    noise = {k: _fit_noise(k, v, count, name, config) for k, v in arrays.items() if "noise" in k}
+    noise = {k: _fit_noise(k, v, count, name, config) for k, v in arrays.items() if k.endswith("noise_const")}
     stem = source.path.stem if content is None else "stdin"
     made_with = metadata.get("checkpoint")
     return _Rows(stem, space, array, range(first, last + 1), noise, digest, made_with)
@@ -292,11 +296,15 @@ class _Array:
     def row(self, index: int) -> Array:
         import numpy as np
 
-        return np.asarray(self.rows(slice(index, index + 1)), np.float32)[0]
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found to be infinite
+            return np.array(self.rows(slice(index, index + 1)), np.float32)[0]
 
 
 def _read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[str, Any]]:
-    """The real-valued arrays of an .npy, .npz or .safetensors, told apart by content; metadata."""
+    """The latents and noise maps of an .npy, .npz or .safetensors, told apart by content; metadata.
+
+    Arrays of other names are left alone.
+    """
     import numpy as np
 
     if isinstance(file, Path):
@@ -313,27 +321,38 @@ def _read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[str, 
         if size > MAX_NPZ:
             raise ValueError(f"it unpacks to {size >> 20} MiB")
         with np.load(file, allow_pickle=False) as npz:
-            found = {key: npz[key] for key in npz.files}
+            found = {name: npz[name] for name in npz.files if _is_ours(name)}
     else:
         return _read_safetensors(file)
-    arrays = {key: _Array(array.shape, array.__getitem__) for key, array in found.items()}
-    if odd := [key for key, array in found.items() if array.dtype.kind != "f"]:
-        raise ValueError(f"its array {odd[0]} is {found[odd[0]].dtype}, not floating point")
-    return arrays, {}
+    for name, array in found.items():
+        _check_dtype(name, array.dtype.str[1:])
+    return {name: _Array(array.shape, array.__getitem__) for name, array in found.items()}, {}
 
 
 def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[str, Any]]:
     from safetensors import safe_open
-    from safetensors.numpy import load
 
     if isinstance(file, io.BytesIO):
-        found = load(file.getvalue())
-        return {key: _Array(array.shape, array.__getitem__) for key, array in found.items()}, {}
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as spooled:
+            spooled.write(file.getvalue())
+            spooled.flush()
+            return _read_safetensors(Path(spooled.name))
     stored = safe_open(file, framework="np")  # stays open, and mapped, as long as its slices
-    slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118: no dict
+    slices = {name: stored.get_slice(name) for name in stored.keys() if _is_ours(name)}  # noqa: SIM118
+    for name, tensor in slices.items():
+        _check_dtype(name, tensor.get_dtype())
     metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"))
-    arrays = {k: _Array(tuple(s.get_shape()), s.__getitem__) for k, s in slices.items()}
+    arrays = {name: _Array(tuple(s.get_shape()), s.__getitem__) for name, s in slices.items()}
     return arrays, metadata if isinstance(metadata, dict) else {}
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("z", "w", "ws") or name.endswith(".noise_const")
+
+
+def _check_dtype(name: str, dtype: str) -> None:
+    if dtype not in ("f2", "f4", "f8", "F16", "F32", "F64"):
+        raise ValueError(f"its array {name or 'of latents'} is {dtype}, not float16, 32 or 64")
 
 
 def _fit(
@@ -425,7 +444,7 @@ def to_ws(
         if latent.space == "avg":
             w = G.mapping.w_avg
         elif latent.space == "w":
-            w = torch.from_numpy(np.asarray(latent.values)).to(G.device)
+            w = torch.from_numpy(latent.values).to(G.device)
         rows.append(w.expand(config.num_ws, -1))
     ws = torch.stack(rows)
     return ws if psi is None else truncate(ws, G.mapping.w_avg, psi, cutoff)
