@@ -139,9 +139,9 @@ def noise_of(G: Generator, latents: Sequence[Latent], settings: DrawSettings) ->
         return settings.noise_mode
     maps: dict[str, Tensor] = {}
     for layer in G.synthesis.layers:
-        if layer.use_noise:
-            name, own = layer.noise_name, layer.noise_const
-            drawn = [torch.from_numpy(np.array(lat.noise[name])) if name in lat.noise else own
-                     for lat in latents]
-            maps[name] = torch.stack([noise_map.to(own) for noise_map in drawn])
+        name = layer.noise_name
+        if any(name in latent.noise for latent in latents):
+            own = [latent.noise.get(name) for latent in latents]
+            drawn = [layer.noise_const if n is None else torch.from_numpy(np.array(n)) for n in own]
+            maps[name] = torch.stack([noise_map.to(layer.noise_const) for noise_map in drawn])
     return maps

@@ -1,0 +1,217 @@
+"""Pictures in files, sheets, and the writer beside the network."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from sg2cli import images
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.files import new_file
+
+RNG = np.random.RandomState(0)
+MADE_BY = {"checkpoint": "ab", "seed": 5, "psi": 1.0, "class": None, "note": "ü", "version": "1"}
+
+
+def noise(channels: int, size: int = 8) -> Any:
+    return RNG.randint(0, 256, (size, size, channels)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_png_gives_pixels_and_account_back(tmp_path: Path, channels: int) -> None:
+    path, image = tmp_path / "a.png", noise(channels)
+    path.write_bytes(images.encode(image, "png", MADE_BY))
+    np.testing.assert_array_equal(images.read_image(path, image.shape), image)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    assert images.inspect(path) == ((8, 8), mode, MADE_BY)
+
+
+@pytest.mark.parametrize(("format", "pillow"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_every_format_is_what_it_says_and_tells_its_account(
+    tmp_path: Path, format: str, pillow: str
+) -> None:
+    path = tmp_path / "misnamed"
+    smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    path.write_bytes(images.encode(smooth, format, MADE_BY))
+    with PIL.Image.open(path) as picture:
+        assert picture.format == pillow
+        found = np.asarray(picture.convert("RGB")).astype(int)
+    assert abs(found - smooth).mean() < 3
+    assert images.inspect(path)[2] == MADE_BY
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_webp_takes_all_channels(channels: int) -> None:
+    content = images.encode(noise(channels), "webp", {})
+    assert PIL.Image.open(io.BytesIO(content)).size == (8, 8)
+
+
+def test_rounding_is_that_of_the_field() -> None:
+    """(img * 127.5 + 128), cut off at 0 and 255, truncated."""
+    values = torch.tensor([-9.0, -1.0, -0.999, 0.0, 0.0039, 0.0040, 0.996, 1.0, 9.0])
+    found = images.to_images(values.reshape(1, 1, 3, 3)).ravel().tolist()
+    assert found == [0, 0, 0, 128, 128, 128, 254, 255, 255]
+    assert images.to_images(torch.zeros(2, 3, 4, 5)).shape == (2, 4, 5, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(Sg2Error, match="--precision fp32"):
+        images.to_images(torch.full((1, 3, 2, 2), value))
+
+
+def test_formats_that_cannot_hold_a_picture_are_refused() -> None:
+    with pytest.raises(UsageError, match="alpha"):
+        images.check_format("jpg", 4, 64, 64)
+    with pytest.raises(UsageError, match="beyond"):
+        images.check_format("webp", 3, 16384, 64)
+    images.check_format("jpg", 1, 65535, 64)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"\x89PNG\r\n\x1a\n", images.encode(noise(3), "png", {})[:40]]
+)
+def test_what_is_no_picture_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    for call in (images.inspect, lambda p: images.read_image(p, (8, 8, 3))):
+        with pytest.raises(Sg2Error, match=r"a\.png"):
+            call(path)
+
+
+@pytest.mark.parametrize("text", ["no json", "[1]", "[" * 100_000])
+def test_an_account_that_is_not_ours_is_none(tmp_path: Path, text: str) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("sg2", text)
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+    assert images.inspect(tmp_path / "a.png")[2] is None
+
+
+def test_kept_is_what_the_same_settings_made(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    assert not images.is_kept(path, MADE_BY)
+    path.write_bytes(images.encode(noise(3), "png", MADE_BY))
+    assert images.is_kept(path, MADE_BY)
+    assert images.is_kept(path, {**MADE_BY, "version": "2"})
+    with pytest.raises(Sg2Error, match="other settings"):
+        images.is_kept(path, {**MADE_BY, "psi": 0.5})
+
+
+def test_a_sheet_has_its_pictures_in_reading_order() -> None:
+    sheet = images.Sheet(3, 2, (4, 4, 3))
+    cells = [noise(3, 4) for _ in range(5)]
+    for index, cell in enumerate(cells):
+        sheet.paste(index, cell)
+    np.testing.assert_array_equal(sheet.image[0:4, 8:12], cells[2])
+    np.testing.assert_array_equal(sheet.image[4:8, 0:4], cells[3])
+    assert (sheet.image[4:8, 8:12] == 255).all()
+    with pytest.raises(UsageError, match="draw fewer"):
+        images.Sheet(10_000, 10_000, (64, 64, 3))
+
+
+def test_files_appear_in_order_and_whole(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def on_written(path: Path, made_by: Any) -> None:
+        images.read_image(path, (8, 8, 3))
+        told.append(path.name)
+
+    with images.ImageWriter(on_written) as writer:
+        for i in range(300):
+            writer.put(tmp_path / f"{i}.png", noise(3), {"i": i})
+    assert told == [f"{i}.png" for i in range(300)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(told)
+
+
+def test_waiting_pictures_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk stands still, `put` waits instead of taking more pictures into memory."""
+    gate, encoded = threading.Event(), images.encode
+
+    def slow(*args: Any) -> bytes:
+        gate.wait(10)
+        return encoded(*args)
+
+    monkeypatch.setattr(images, "encode", slow)
+    monkeypatch.setattr(images, "IN_FLIGHT", 10 * 8 * 8 * 3)
+    with images.ImageWriter(lambda path, made_by: None) as writer:
+        putting = threading.Thread(
+            target=lambda: [writer.put(tmp_path / f"{i}.png", noise(3), {}) for i in range(20)]
+        )
+        putting.start()
+        putting.join(0.3)
+        assert putting.is_alive()
+        gate.set()
+        putting.join(10)
+        assert not putting.is_alive()
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
+    told: list[str] = []
+    (tmp_path / "3.png").write_bytes(b"mine")
+    with pytest.raises(Sg2Error, match=r"3\.png exists"):  # noqa: SIM117: the order matters
+        with images.ImageWriter(lambda path, made_by: told.append(path.name)) as writer:
+            for i in range(1000):
+                writer.put(tmp_path / f"{i}.png", noise(3), {})
+    assert told[:3] == ["0.png", "1.png", "2.png"]
+    assert "3.png" not in told
+    assert (tmp_path / "3.png").read_bytes() == b"mine"
+    assert not list(tmp_path.glob(".sg2-*"))
+
+
+def test_an_interrupted_block_tells_of_every_whole_file(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117: the order matters
+        with images.ImageWriter(lambda path, made_by: told.append(path.name)) as writer:
+            for i in range(50):
+                writer.put(tmp_path / f"{i}.png", noise(3), {})
+            raise KeyboardInterrupt
+    assert sorted(told) == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with pytest.raises(ZeroDivisionError), new_file(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with new_file(path) as file:
+        file.write(b"one")
+        assert not path.exists()
+    with pytest.raises(Sg2Error, match="exists"), new_file(path) as file:
+        file.write(b"two")
+    assert path.read_bytes() == b"one"
+    with new_file(path, overwrite=True) as file:
+        file.write(b"three")
+    assert path.read_bytes() == b"three"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_disks_without_links_do_not_lose_files_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    with new_file(tmp_path / "a") as file:
+        file.write(b"one")
+    with pytest.raises(Sg2Error, match="exists"), new_file(tmp_path / "a") as file:
+        file.write(b"two")
+    assert (tmp_path / "a").read_bytes() == b"one"
+
+
+def test_new_files_have_the_users_permissions(tmp_path: Path) -> None:
+    with new_file(tmp_path / "a") as file:
+        file.write(b"one")
+    (tmp_path / "b").write_bytes(b"two")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
