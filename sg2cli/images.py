@@ -162,8 +162,8 @@ class ImageWriter:
     """Encodes and writes pictures beside the network, in the order in which they were put.
 
     `on_written(path, made_by)` is called for each, in order, as soon as it and those before it are
-    complete. The first error comes out of the next `put`, or of the end of the block. When the
-    block ends by an exception, what has begun is finished, and the rest dropped.
+    complete. The first error comes out of the next `put`, or of the end of the block. A block that
+    ends by an exception finishes what has begun, and drops the rest.
     """
 
     def __init__(
@@ -172,21 +172,22 @@ class ImageWriter:
         self.on_written = on_written
         self.overwrite = overwrite
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="write")
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._waiting: dict[int, tuple[Path, Mapping[str, Any]]] = {}  # written, not yet told of
-        self._put = self._finished = self._told = 0
+        self._changed = threading.Condition()
+        self._put = self._told = 0  # pictures taken, and those of them that are done with, in order
+        self._under_way = 0
+        self._done: dict[int, tuple[Path, Mapping[str, Any]] | None] = {}  # None: failed
         self._error: BaseException | None = None
+        self._deaf = False  # on_written failed: a closed pipe
 
     def put(self, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
         """Take a picture; waits while too many are under way."""
         limit = max(4, min(64, IN_FLIGHT // image.nbytes))
         with self._changed:
-            while self._put - self._finished >= limit and not self._error:
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._under_way < limit or self._error)
             self._raise()
             index = self._put
             self._put += 1
+            self._under_way += 1
         self._pool.submit(self._write, index, path, image, made_by)
 
     def __enter__(self) -> ImageWriter:
@@ -196,33 +197,37 @@ class ImageWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        for index in range(self._told, self._put):  # those behind one that was dropped
+            self._tell(index)
         if error is None:
             self._raise()
-        elif not self._error:
-            for index in sorted(self._waiting):  # those behind one that was dropped
-                self.on_written(*self._waiting[index])
 
     def _raise(self) -> None:
         if self._error:
             raise self._error
 
     def _write(self, index: int, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
-        error: BaseException | None = None
+        done = None
         try:
             content = encode(image, FORMATS[path.suffix.lower()], made_by)
             with new_file(path, self.overwrite) as file:
                 file.write(content)
-        except BaseException as raised:  # told by `put` or at the end
-            error = raised
-        with self._changed:
-            self._finished += 1
-            if error is None:
-                self._waiting[index] = (path, made_by)
-            try:
-                while not self._error and self._told in self._waiting:
-                    self.on_written(*self._waiting.pop(self._told))
-                    self._told += 1
-            except BaseException as raised:  # a closed pipe
-                error = raised
+            done = (path, made_by)
+        except BaseException as error:  # raised again by `put` or at the end
             self._error = self._error or error
+        with self._changed:
+            self._under_way -= 1
+            self._done[index] = done
+            while self._told in self._done:
+                self._tell(self._told)
+                self._told += 1
             self._changed.notify_all()
+
+    def _tell(self, index: int) -> None:
+        done = self._done.pop(index, None)
+        if done and not self._deaf:
+            try:
+                self.on_written(*done)
+            except BaseException as error:
+                self._deaf = True
+                self._error = self._error or error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -66,7 +65,7 @@ class Pictures:
         if self.to_stdout:
             return
         make_folder(self.folder)
-        if self.overwrite or self.skip_existing or not any(os.scandir(self.folder)):
+        if self.overwrite or self.skip_existing or not any(self.folder.iterdir()):
             return
         for name in islice(names, LOOK_AHEAD):  # the others are found as they come
             if self.path(name).exists():

@@ -1,0 +1,70 @@
+"""`sg2 doctor`: silent about what works, loud about what does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sg2cli import checkpoints
+from sg2cli.cli.commands.doctor import CHECKS
+
+
+def test_all_is_well(sg2: Any) -> None:
+    result = sg2("doctor")
+    assert result.code == 0, result.out
+    assert len(result.lines) == len(CHECKS)
+    assert all(line.startswith("ok ") for line in result.lines)
+
+
+def test_json(sg2: Any) -> None:
+    checks = [json.loads(line) for line in sg2("doctor", "--json").lines]
+    assert [check["check"] for check in checks] == list(CHECKS)
+    assert all(check["ok"] for check in checks)
+
+
+@pytest.fixture
+def weights(sg2: Any, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the installed weights, to be damaged."""
+    folder = in_tmp / "weights"
+    folder.mkdir()
+    for path in checkpoints.weights_folder().iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(checkpoints, "weights_folder", lambda: folder)
+    return folder
+
+
+def broken(result: Any) -> list[str]:
+    assert result.code == 1
+    assert "checks failed" in result.err
+    return [line.split()[1] for line in result.lines if line.startswith("BROKEN")]
+
+
+def test_missing_weights(sg2: Any, weights: Path) -> None:
+    (weights / "lpips-alex.safetensors").unlink()
+    assert broken(sg2("doctor")) == ["weights"]
+
+
+def test_changed_weights(sg2: Any, weights: Path) -> None:
+    path = weights / "avatars-64.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-40_000:] = bytes(40_000)
+    path.write_bytes(content)
+    assert broken(sg2("doctor")) == ["weights", "drawing"]
+
+
+def test_a_table_of_weights_that_is_empty(sg2: Any, weights: Path) -> None:
+    (weights / "README.md").write_text("nothing")
+    assert broken(sg2("doctor")) == ["weights"]
+
+
+def test_a_device_that_is_not_there(sg2: Any) -> None:
+    assert broken(sg2("doctor", "--device", "cuda:99")) == ["device", "drawing"]
+
+
+def test_a_missing_package(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert broken(sg2("doctor")) == ["lpips"]

@@ -1,0 +1,369 @@
+"""`sg2 generate` as users call it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import SG2, one_line
+from networks import GOLDEN, golden, random_generator
+from safetensors.numpy import load_file
+
+from sg2cli import checkpoints, images
+
+HASH = checkpoints.find_network().sha256
+
+
+def pixels(path: str | Path) -> Any:
+    with PIL.Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+@pytest.fixture
+def classes(in_tmp: Path) -> str:
+    G = random_generator(c_dim=3, embed_features=4)
+    checkpoints.save_generator(G, Path("classes.safetensors"), {})
+    return "classes.safetensors"
+
+
+def test_paths_go_to_stdout_in_order(sg2: Any) -> None:
+    result = sg2("generate", "--seeds", "5,0-2")
+    assert result.code == 0
+    assert result.lines == [f"out/seed000{seed}.png" for seed in (5, 0, 1, 2)]
+    assert result.err == ""
+    assert pixels("out/seed0005.png").shape == (64, 64, 3)
+    assert len(list(Path("out").iterdir())) == 4
+
+
+def test_a_golden_picture_comes_out(sg2: Any) -> None:
+    """From the file to the pixels: class, psi and cutoff reach the network."""
+    _, expected, config = golden("cond-32")
+    network = GOLDEN / "cond-32.weights.safetensors"
+    for i, (seed, index) in enumerate(zip(config["seeds"], config["classes"], strict=True)):
+        args = ["--seeds", seed, "--class", index, "--trunc", 0.7, "--trunc-cutoff", 4]
+        assert sg2("generate", "-n", network, *args, "--noise-mode", "none").code == 0
+        picture = images.to_images(expected["image_psi0.7_cutoff4_none"][[i]])[0]
+        assert abs(pixels(f"out/seed{seed:04d}.png").astype(int) - picture).max() <= 1
+
+
+def test_the_account_of_a_picture(sg2: Any) -> None:
+    (line,) = sg2("generate", "--seeds", "7", "--trunc", "0.5", "--json").lines
+    account = json.loads(line)
+    assert account.pop("path") == "out/seed0007.png"
+    assert account == {
+        "checkpoint": HASH,
+        "seed": 7,
+        "psi": 0.5,
+        "cutoff": None,
+        "class": None,
+        "noise_mode": "const",
+        "precision": "fp32",
+        "version": "0.1.0",
+    }
+    assert images.inspect(Path("out/seed0007.png"))[2] == account
+
+
+@pytest.mark.parametrize(
+    ("args", "size"),
+    [(["--grid"], (4, 2)), (["--grid=3x5"], (3, 5)), (["--grid", "8x1"], (8, 1))],
+)
+def test_a_grid_in_a_folder_comes_with_its_pictures(sg2: Any, args: Any, size: Any) -> None:
+    result = sg2("generate", "--seeds", "0-7", *args)
+    assert result.lines[-1] == "out/grid.png"
+    assert len(result.lines) == 9
+    grid = pixels("out/grid.png")
+    assert grid.shape == (64 * size[1], 64 * size[0], 3)
+    x, y = 5 % size[0] * 64, 5 // size[0] * 64
+    np.testing.assert_array_equal(grid[y : y + 64, x : x + 64], pixels("out/seed0005.png"))
+
+
+@pytest.mark.parametrize(
+    ("count", "shape"), [(1, (1, 1)), (2, (2, 1)), (7, (3, 3)), (12, (4, 3)), (32, (8, 4))]
+)
+def test_grid_alone_is_nearly_square(count: int, shape: tuple[int, int]) -> None:
+    from sg2cli.cli.commands.generate import _grid_shape
+
+    assert _grid_shape("auto", count) == shape
+
+
+def test_a_grid_in_a_file_comes_alone(sg2: Any) -> None:
+    assert sg2("generate", "--seeds", "0-3", "--grid", "--out", "a/b.png").lines == ["a/b.png"]
+    assert [path.name for path in Path("a").iterdir()] == ["b.png"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.jpeg", "a.webp"])
+def test_a_file_takes_its_format_from_its_name(sg2: Any, name: str) -> None:
+    assert sg2("generate", "--seeds", "3", "--out", name).lines == [name]
+    with PIL.Image.open(name) as picture:
+        assert picture.format in ("PNG", "JPEG", "WEBP")
+        assert (picture.format == "PNG") == name.endswith("png")
+    assert images.inspect(Path(name))[2]["seed"] == 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "webp"])
+def test_formats(sg2: Any, format: str) -> None:
+    assert sg2("generate", "--seeds", "3", "--format", format).lines == [f"out/seed0003.{format}"]
+
+
+def test_an_existing_file_is_kept_unless_told(sg2: Any) -> None:
+    assert sg2("generate", "--seeds", "0-2").code == 0
+    before = Path("out/seed0002.png").stat().st_mtime_ns
+    clash = sg2("generate", "--seeds", "2-3")
+    assert clash.code == 1
+    told = one_line(clash.err)
+    assert "out/seed0002.png" in told and "--overwrite" in told and "--skip-existing" in told
+    assert clash.out == ""
+    assert not Path("out/seed0003.png").exists()
+    assert Path("out/seed0002.png").stat().st_mtime_ns == before
+    assert sg2("generate", "--seeds", "2", "--overwrite").lines == ["out/seed0002.png"]
+    assert Path("out/seed0002.png").stat().st_mtime_ns > before
+
+
+def test_skip_existing_goes_on(sg2: Any) -> None:
+    sg2("generate", "--seeds", "0-4", "--batch", "2")
+    expected = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    os.remove("out/seed0001.png")
+    os.remove("out/seed0003.png")
+    result = sg2("generate", "--seeds", "0-4", "--batch", "2", "--skip-existing")
+    assert result.lines == ["out/seed0001.png", "out/seed0003.png"]
+    assert "2 written, 3 kept" in result.err
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == expected
+    other = sg2("generate", "--seeds", "0-4", "--skip-existing", "--trunc", "0.5")
+    assert other.code == 1
+    assert "other settings" in one_line(other.err)
+
+
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_skip_existing_completes_a_grid_from_what_is_there(sg2: Any, format: str) -> None:
+    args = ["generate", "--seeds", "0-4", "--grid", "--format", format, "--skip-existing"]
+    assert len(sg2(*args).lines) == 6
+    grid = pixels(f"out/grid.{format}").astype(int)
+    assert sg2(*args).lines == []
+    os.remove(f"out/grid.{format}")
+    os.remove(f"out/seed0003.{format}")
+    assert sg2(*args).lines == [f"out/seed0003.{format}", f"out/grid.{format}"]
+    assert abs(pixels(f"out/grid.{format}") - grid).mean() < (0.01 if format == "png" else 2)
+
+
+def test_saved_latents_draw_the_same_picture(sg2: Any) -> None:
+    for suffix in ("safetensors", "npz", "npy"):
+        save = ["--save-latents", f"l.{suffix}"]
+        result = sg2("generate", "--seeds", "0-2", "--trunc", "0.6", "--overwrite", *save)
+        assert result.lines[0] == f"l.{suffix}"
+        again = sg2("generate", "--latents", f"l.{suffix}[1]", "--out", suffix)
+        assert again.lines == [f"{suffix}/l-0001.png"]
+        np.testing.assert_allclose(
+            pixels(f"{suffix}/l-0001.png").astype(int), pixels("out/seed0001.png"), atol=1
+        )
+    assert load_file("l.safetensors")["ws"].shape == (3, 10, 128)
+    assert np.load("l.npz")["w"].shape == (3, 10, 128)
+
+
+def test_latents_remember_their_network(sg2: Any) -> None:
+    sg2("generate", "--seeds", "0", "--save-latents", "l.safetensors")
+    other = random_generator(
+        img_resolution=64, channels=(4, 4, 4, 4, 4), w_dim=128, mapping_features=(128,)
+    )
+    checkpoints.save_generator(other, Path("other.safetensors"), {})
+    result = sg2("generate", "-n", "other.safetensors", "--latents", "l.safetensors", "--out", "o")
+    assert result.code == 0
+    assert "warning: l was made with another network" in result.err
+    assert sg2("generate", "--latents", "l.safetensors", "--out", "p").err == ""
+
+
+def test_skip_existing_and_saved_latents(sg2: Any) -> None:
+    args = ["generate", "--seeds", "0", "--save-latents", "l.safetensors", "--skip-existing"]
+    assert sg2(*args).lines == ["l.safetensors", "out/seed0000.png"]
+    assert sg2(*args).lines == []
+    assert "l.safetensors does not say" in sg2(*args, "--trunc", "0.5", "--out", "o").err
+    assert "--overwrite" in sg2(*args[:-1], "--out", "o").err
+
+
+def test_noise_of_latents_is_saved_with_them(sg2: Any) -> None:
+    from safetensors.numpy import save_file
+
+    noise = np.random.RandomState(0).randn(64, 64).astype("f4")
+    name = "synthesis.b64.conv1.noise_const"
+    save_file({"ws": np.zeros((1, 10, 128), "f4"), name: noise}, "a.safetensors")
+    args = ["generate", "--latents", "a.safetensors,avg", "--save-latents", "b.safetensors"]
+    assert sg2(*args).code == 0
+    saved = load_file("b.safetensors")
+    np.testing.assert_array_equal(saved[name][0], noise)
+    assert not np.array_equal(saved[name][1], noise)
+    assert sg2("generate", "--latents", "b.safetensors").lines[0] == "out/b-0000.png"
+    np.testing.assert_array_equal(pixels("out/b-0000.png"), pixels("out/a.png"))
+
+
+def test_options_of_nvidias_scripts_are_known(sg2: Any) -> None:
+    sg2("generate", "--seeds", "1", "--save-latents", "projected_w.npz")
+    args = ["--outdir", "o", "--trunc", "1", "--noise-mode", "const"]
+    assert sg2("generate", "--projected-w", "projected_w.npz", *args).lines == ["o/projected_w.png"]
+
+
+def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SG2_NETWORK", "no-such")
+    assert "no network 'no-such'" in sg2("generate", "--seeds", "0").err
+    assert sg2("generate", "--seeds", "0", "-n", "avatars-64").code == 0
+    monkeypatch.setenv("SG2_NETWORK", "avatars-64")
+    monkeypatch.setenv("SG2_PRECISION", "bf16")
+    result = sg2("generate", "--seeds", "0", "--json", "--overwrite")
+    assert json.loads(result.out)["precision"] == "bf16"
+    monkeypatch.setenv("SG2_DEVICE", "cuda:99")
+    assert "no device cuda:99" in sg2("generate", "--seeds", "0", "--overwrite").err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (["--seeds", "7-3"], 2, "write 3-7"),
+        (["--seeds", "x"], 2, "'x' is no seed"),
+        (["--seeds", ""], 2, "'' is no seed"),
+        ([], 2, "give --seeds or --latents"),
+        (["--seeds", "1", "--trunc", "half"], 2, "'half' is no number"),
+        (["--seeds", "1", "--trunc", "nan"], 2, "nan is no psi"),
+        (["--seeds", "1", "--trunc-cutoff", "11"], 2, "beyond this network's 10 rows"),
+        (["--seeds", "1", "--trunc-cutoff", "-1"], 2, "--trunc-cutoff"),
+        (["--seeds", "1", "--class", "0"], 2, "no classes"),
+        (["--seeds", "1", "-n", "classes.safetensors"], 2, "3 classes: give --class 0 to 2"),
+        (["--seeds", "1", "-n", "classes.safetensors", "--class", "3"], 2, "class 3 is none of"),
+        (["--seeds", "1", "-n", "missing.safetensors"], 2, "no network 'missing.safetensors'"),
+        (["--seeds", "1", "-n", "empty.safetensors"], 3, "empty.safetensors: empty"),
+        (["--seeds", "1", "-n", "net.pkl"], 3, "sg2 convert net.pkl net.safetensors"),
+        (["--seeds", "1", "-n", "a.png"], 3, "a.png: a PNG picture"),
+        (["--seeds", "1", "--noise-mode", "loud"], 2, "'loud' is not one of"),
+        (["--seeds", "1", "--device", "tpu"], 2, "'tpu' is none of auto, cpu, cuda"),
+        (["--seeds", "1", "--grid=0x3"], 2, "--grid=8x4"),
+        (["--seeds", "0-8", "--grid=2x4"], 2, "no room for 9 pictures"),
+        (["--seeds", "0-9999999", "--grid"], 2, "draw fewer"),
+        (["--seeds", "0-1", "--out", "-"], 2, "2 pictures do not go into one"),
+        (["--seeds", "0-1", "--out", "b.png"], 2, "2 pictures do not go into one"),
+        (["--seeds", "0", "--out", "b.gif"], 2, "png, jpg or webp"),
+        (["--seeds", "0", "--out", "b.png", "--format", "jpg"], 2, "contradicts"),
+        (["--seeds", "0", "--out", "-", "--json"], 2, "--json"),
+        (["--seeds", "0", "--overwrite", "--skip-existing"], 2, "contradict"),
+        (["--seeds", "0", "--save-latents", "l.txt"], 2, ".safetensors, .npz, .npy"),
+        (["--seeds", "0", "--out", "a.png/sub"], 1, "cannot make the folder"),
+        (["--seeds", "0", "--out", "empty.safetensors"], 1, "cannot make the folder"),
+        (["--seeds", "0", "--batch", "0"], 2, "--batch"),
+        (["--latents", "missing.npy"], 2, "no file missing.npy"),
+        (["--latents", "a.png"], 1, "holds no latents"),
+        (["--frobnicate"], 2, "No such option"),
+        (["--seeds", "1", "extra"], 2, "unexpected extra argument"),
+    ],
+)
+def test_bad_input(sg2: Any, classes: str, args: list[str], code: int, told: str) -> None:
+    Path("empty.safetensors").touch()
+    Path("net.pkl").write_bytes(b"\x80\x04\x95" + bytes(20))
+    PIL.Image.new("RGB", (8, 8)).save("a.png")
+    before = sorted(Path().rglob("*"))
+    result = sg2("generate", *args)
+    assert result.code == code
+    assert told in one_line(result.err)
+    assert result.out == ""
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written(shell: Any) -> None:
+    Path("out").mkdir(mode=0o555)
+    if os.access("out", os.W_OK):  # root may write anywhere but here
+        result = shell("generate", "--seeds", "0", "--out", "/proc/out")
+    else:
+        result = shell("generate", "--seeds", "0")
+    assert result.returncode == 1
+    assert "cannot" in one_line(result.stderr.decode())
+
+
+def test_a_full_disk(shell: Any) -> None:
+    """A limit on file sizes stands in for it: what is whole stays, and nothing else."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    result = shell("generate", "--seeds", "0-7", "--grid", preexec_fn=limit)
+    assert result.returncode == 1
+    assert "cannot write out/grid.png: file too large" in one_line(result.stderr.decode())
+    assert len(result.stdout.splitlines()) == 8
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        f"seed000{seed}.png" for seed in range(8)
+    ]
+
+
+def test_stdout_that_is_full(shell: Any) -> None:
+    with Path("/dev/full").open("w") as full:
+        for args in (["--out", "-"], ["--out", "out"]):
+            command = [*SG2, "generate", "--seeds", "0", *args]
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+            assert result.returncode == 1
+            assert "cannot write to stdout: no space left" in one_line(result.stderr.decode())
+
+
+def test_a_picture_on_stdout(shell: Any) -> None:
+    result = shell("generate", "--seeds", "5", "--out", "-")
+    assert result.returncode == 0
+    assert result.stderr == b""
+    with PIL.Image.open(io.BytesIO(result.stdout)) as picture:
+        assert picture.size == (64, 64)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_closed_pipe_ends_quietly(in_tmp: Path) -> None:
+    command = f"{' '.join(SG2)} generate --seeds 0-99 --batch 4 | head -1"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False, timeout=120
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"out/seed0000.png\n", b"")
+    assert len(list(Path("out").iterdir())) < 100
+    for path in Path("out").iterdir():
+        assert pixels(path).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_whole_files(in_tmp: Path, kind: int, code: int) -> None:
+    command = [*SG2, "generate", "--seeds", "0-9999999", "--batch", "4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        lines = [process.stdout.readline() for _ in range(20)]
+        process.send_signal(kind)
+        lines += process.stdout.readlines()
+        stderr = process.stderr.read().decode()
+    assert process.returncode == code
+    assert "--skip-existing" in one_line(stderr)
+    assert f"{len(lines)} written" in stderr
+    listed = sorted(line.decode().strip() for line in lines)
+    assert listed == sorted(map(str, Path("out").iterdir()))
+    assert all(pixels(path).shape == (64, 64, 3) for path in listed)
+
+
+def test_ten_million_seeds_start_at_once_and_stay_small(in_tmp: Path) -> None:
+    """Resident size does not grow between the 200th and the 1,000th of 10,000,000 pictures."""
+    command = [*SG2, "generate", "--seeds", "0-9999999"]
+    start = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert time.monotonic() - start < 60  # parsing ten million seeds would take minutes
+        sizes = []
+        for count in (200, 800):
+            for _ in range(count):
+                process.stdout.readline()
+            status = Path(f"/proc/{process.pid}/statm").read_text()
+            sizes.append(int(status.split()[1]) * resource.getpagesize())
+        process.terminate()
+        process.stdout.read()
+    assert sizes[1] < sizes[0] * 1.05
+
+
+def test_quiet_says_nothing(sg2: Any) -> None:
+    sg2("generate", "--seeds", "0-2")
+    result = sg2("generate", "--seeds", "0-2", "--skip-existing", "-q")
+    assert (result.code, result.out, result.err) == (0, "", "")

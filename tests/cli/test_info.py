@@ -1,0 +1,110 @@
+"""`sg2 info`: checkpoints, pictures, latents, and what is none of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import SG2, one_line
+from networks import GOLDEN, random_generator
+
+from sg2cli import checkpoints
+
+
+def facts(sg2: Any, *args: object) -> dict[str, Any]:
+    result = sg2("info", *args, "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_bundled_network(sg2: Any) -> None:
+    found = facts(sg2)
+    assert found["resolution"] == "64x64"
+    assert found["parameters"] == 748_440
+    assert found["sha256"] == checkpoints.find_network().sha256
+    assert found["source: format"] == "trained for this project"
+    assert facts(sg2, "avatars-64") == found
+
+
+def test_a_checkpoint_of_ones_own(sg2: Any) -> None:
+    found = facts(sg2, GOLDEN / "clamp-resnet-32.weights.safetensors")
+    assert found["architecture"] == "resnet"
+    assert found["conv_clamp"] == 0.5
+    assert found["resample_filter"] == [1, 2, 4, 1]
+    assert found["classes"] == "none"
+    assert facts(sg2, GOLDEN / "cond-32.weights.safetensors")["classes"] == 10
+
+
+def test_a_picture(sg2: Any) -> None:
+    for format in ("png", "jpg", "webp"):
+        sg2("generate", "--seeds", "3", "--trunc", "0.5", "--format", format)
+        found = facts(sg2, f"out/seed0003.{format}")
+        assert (found["kind"], found["size"]) == ("picture", "64x64")
+        assert (found["seed"], found["psi"]) == (3, 0.5)
+    PIL.Image.new("L", (5, 7)).save("other.png")
+    found = facts(sg2, "other.png")
+    assert (found["size"], found["mode"]) == ("5x7", "L")
+    assert "unknown" in found["made by"]
+
+
+def test_latents(sg2: Any) -> None:
+    for suffix, name in (("safetensors", "ws"), ("npz", "w"), ("npy", "unnamed")):
+        sg2("generate", "--seeds", "0-2", "--save-latents", f"l.{suffix}", "--out", suffix)
+        found = facts(sg2, f"l.{suffix}")
+        assert (found["kind"], found["arrays"]) == ("latents", {name: "3x10x128"})
+    assert facts(sg2, "l.safetensors")["latents"] == ["0-2"]
+
+
+def test_it_reads_stdin(sg2: Any) -> None:
+    sg2("generate", "--seeds", "3")
+    with Path("out/seed0003.png").open("rb") as file:
+        result = subprocess.run([*SG2, "info", "-"], stdin=file, capture_output=True, check=True)
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.decode().splitlines())
+    assert (lines["file"], lines["seed"]) == ("stdin", "3")
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        (b"", 3, "empty"),
+        (b"some text in a file", 3, "damaged, or no safetensors"),
+        (b"\x80\x04\x95" + bytes(50), 3, "sg2 convert"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), 1, "no picture"),
+        (b"\x93NUMPY\x01\x00\xff\xff", 1, "no latents|safetensors"),
+        (b"PK\x03\x04" + bytes(50), 3, "zip file"),
+    ],
+)
+def test_what_is_unknown_or_damaged(sg2: Any, content: bytes, code: int, told: str) -> None:
+    Path("file").write_bytes(content)
+    result = sg2("info", "file")
+    assert result.code in (code, 3)
+    assert any(part in one_line(result.err) for part in told.split("|"))
+
+
+def test_a_checkpoint_that_lacks_a_tensor(sg2: Any) -> None:
+    from safetensors.torch import save_file
+
+    tensors = random_generator().state_dict()
+    del tensors["synthesis.b8.conv1.bias"]
+    save_file(tensors, "net.safetensors")
+    result = sg2("info", "net.safetensors")
+    assert result.code == 3
+    assert "missing: synthesis.b8.conv1.bias" in one_line(result.err)
+
+
+def test_a_file_that_is_not_there(sg2: Any) -> None:
+    result = sg2("info", "nothing")
+    assert result.code == 2
+    assert "avatars-64" in one_line(result.err)
+
+
+def test_other_arrays_are_named(sg2: Any) -> None:
+    np.savez("other.npz", other=np.zeros(3))
+    assert facts(sg2, "other.npz")["arrays"] == {}
