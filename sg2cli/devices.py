@@ -27,5 +27,7 @@ def resolve(name: str) -> str:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     if name == "mps" and not mps:
-        raise Sg2Error("no device mps: this torch finds no Apple GPU; --device cpu works everywhere")
+        raise Sg2Error(
+            "no device mps: this torch finds no Apple GPU; --device cpu works everywhere"
+        )
     return name

@@ -38,7 +38,7 @@ def normalize_2nd_moment(x: Tensor) -> Tensor:
 
 
 class FullyConnected(nn.Module):
-    """x [N,I] -> [N,O]. Weights are stored at unit variance / lr_multiplier (equalised learning rate)."""
+    """x [N,I] -> [N,O]; weights are stored with variance 1 / lr_multiplier^2, and scaled in use."""
 
     def __init__(
         self, inputs: int, outputs: int, lr_multiplier: float = 1, activation: Activation = "linear"
@@ -117,13 +117,13 @@ class SynthesisLayer(nn.Module):
         return bias_act(x, self.bias, self.slope, self.gain * gain, clamp)
 
     def _own_map(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """This layer's of the maps, [N,1,H,W], or [1,1,H,W] for all; the checkpoint's if left out."""
+        """This layer's map, [N,1,H,W] or [1,1,H,W]; the checkpoint's if it is left out."""
         noise_map = maps.get(self.noise_name, self.noise_const)
         return noise_map.reshape(-1, 1, *noise_map.shape[-2:])
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to the picture's channels, not demodulated: [N,I,H,W] -> [N,C,H,W]."""
+    """Modulated, not demodulated 1x1 convolution to pixels: [N,I,H,W] -> [N,C,H,W]."""
 
     def __init__(self, inputs: int, config: GeneratorConfig) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class ToRGB(nn.Module):
 
 
 class Skip(nn.Module):
-    """The residual path: an unmodulated 1x1 convolution that upsamples, [N,I,H,W] -> [N,O,2H,2W]."""
+    """The residual path: an upsampling 1x1 convolution, [N,I,H,W] -> [N,O,2H,2W]."""
 
     def __init__(self, inputs: int, outputs: int, config: GeneratorConfig) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class Generator(nn.Module):
         return self.mapping.w_avg.device
 
     def set_precision(self, precision: Precision) -> str:
-        """Choose what the activations are computed in; says which: 'fp32', 'fp16', 'bf16', 'fp16x4'.
+        """Choose what activations are computed in; returns which: 'fp32', 'fp16', 'fp16x4'...
 
         'auto' takes fp16 on CUDA in the highest resolutions, as many as the checkpoint was trained
         with (4 for 'fp16x4'), and fp32 everywhere else. ws, styles and the picture stay float32.

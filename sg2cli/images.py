@@ -144,8 +144,8 @@ class Sheet:
         height, width, channels = shape
         if rows * height * columns * width * channels > MAX_SHEET:
             raise UsageError(
-                f"a sheet of {columns}x{rows} pictures is {columns * width}x{rows * height} pixels: "
-                "draw fewer, or no sheet"
+                f"a sheet of {columns}x{rows} pictures has {columns * width}x{rows * height} "
+                "pixels: draw fewer, or no sheet"
             )
         self.columns = columns
         self.shape = shape
@@ -194,7 +194,10 @@ class ImageWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
         for index in range(self._told, self._put):  # those behind one that was dropped

@@ -41,7 +41,9 @@ SUFFIXES = (".safetensors", ".npz", ".npy")
 UNNAMED = ""  # the array of an .npy
 MAX_NPZ = 1 << 32  # bytes: these are unpacked into memory
 BAD_ARRAYS = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
-NOTATION = "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
+NOTATION = (
+    "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def parse_latents(text: str) -> tuple[LatentSource, ...]:
 def _seed_range(text: str) -> SeedRange:
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
     if not match:
-        raise ValueError(f"{text!r} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105")
+        raise ValueError(
+            f"{text!r} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105"
+        )
     if max(len(digits or "") for digits in match.groups()) > 10:
         raise ValueError(f"{text!r} goes beyond the largest seed, {MAX_SEED}")
     first = int(match[1])
@@ -177,13 +181,16 @@ class LatentList:
     @property
     def need_mapping(self) -> bool:
         """Whether the mapping network is needed, and so a class, if it has classes."""
-        return any(isinstance(p, SeedRange) or (isinstance(p, _Rows) and p.space == "z") for p in self.parts)
+        return any(
+            isinstance(p, SeedRange) or (isinstance(p, _Rows) and p.space == "z")
+            for p in self.parts
+        )
 
     def warnings(self, checkpoint: str) -> list[str]:
         """Files that say they were made with another network than the one of this hash."""
         rows = [part for part in self.parts if isinstance(part, _Rows)]
         return [
-            f"{part.stem} was made with another network ({part.checkpoint[:12]}): its pictures differ"
+            f"{part.stem} was made with another network, {part.checkpoint[:12]}: it looks different"
             for part in rows
             if part.checkpoint and part.checkpoint != checkpoint
         ]
@@ -201,7 +208,11 @@ class LatentList:
             if isinstance(part, SeedRange)
             else "avg"
             if isinstance(part, MeanLatent)
-            else {"file": part.stem, "rows": [*part.rows[:1], *part.rows[-1:]], "sha256": part.sha256}
+            else {
+                "file": part.stem,
+                "rows": [*part.rows[:1], *part.rows[-1:]],
+                "sha256": part.sha256,
+            }
             for part in self.parts
         ]
 
@@ -269,7 +280,9 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
     except OSError as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
     except BAD_ARRAYS as error:
-        raise Sg2Error(f"{name} is damaged or holds no latents ({error}); give {NOTATION}") from error
+        raise Sg2Error(
+            f"{name} is damaged or holds no latents ({error}); give {NOTATION}"
+        ) from error
     key = next((key for key in ("ws", "w", "z", UNNAMED) if key in arrays), None)
     if key is None:
         raise Sg2Error(f"{name} holds no array named z, w or ws: no latents")
@@ -280,7 +293,11 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
     last = count - 1 if source.last is None else source.last
     if last >= count:
         raise UsageError(f"{name} has {count} rows, 0 to {count - 1}: there is no row {last}")
-    noise = {k: _fit_noise(k, v, count, name, config) for k, v in arrays.items() if k.endswith("noise_const")}
+    noise = {
+        k: _fit_noise(k, v, count, name, config)
+        for k, v in arrays.items()
+        if k.endswith("noise_const")
+    }
     stem = source.path.stem if content is None else "stdin"
     made_with = metadata.get("checkpoint")
     return _Rows(stem, space, array, range(first, last + 1), noise, digest, made_with)
@@ -337,7 +354,7 @@ def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[
             spooled.write(file.getvalue())
             spooled.flush()
             return _read_safetensors(Path(spooled.name))
-    stored = safe_open(file, framework="np")  # stays open, and mapped, as long as its slices
+    stored: Any = safe_open(file, framework="np")  # stays open, and mapped, as long as its slices
     slices = {name: stored.get_slice(name) for name in stored.keys() if _is_ours(name)}  # noqa: SIM118
     for name, tensor in slices.items():
         _check_dtype(name, tensor.get_dtype())
@@ -375,9 +392,7 @@ def _fit(
     return array
 
 
-def _fit_noise(
-    key: str, array: _Array, count: int, name: str, config: GeneratorConfig
-) -> Array:
+def _fit_noise(key: str, array: _Array, count: int, name: str, config: GeneratorConfig) -> Array:
     """Noise maps as [N,H,W], or [H,W] where all rows share one."""
     import numpy as np
 
@@ -395,7 +410,7 @@ def _fit_noise(
 
 
 def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-    """Move the first `cutoff` rows towards the mean (StyleGAN2 appendix B): psi 1 keeps, 0 is w_avg.
+    """Move the first `cutoff` rows to the mean (StyleGAN appendix B): psi 1 keeps, 0 is w_avg.
 
     ws [N,num_ws,w_dim], w_avg [w_dim] -> [N,num_ws,w_dim]
     """
@@ -431,7 +446,7 @@ def to_ws(
     rows: list[Tensor] = []
     # All go through the mapping network, so that its batch, and so its rounding, is the same
     # whatever the latents are.
-    zs = [
+    zs: list[Any] = [
         latent.values if latent.space == "z" else seed_to_z(latent.seed, config.z_dim)
         for latent in latents
     ]
@@ -528,7 +543,7 @@ def inspect(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
 
 
 def is_latents(path: Path) -> bool:
-    """Whether a file looks like one of latents: an .npy, an .npz, or a .safetensors with z, w or ws."""
+    """Whether a file looks like latents: an .npy, an .npz, a .safetensors with z, w or ws."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as members:

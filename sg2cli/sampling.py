@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sg2cli.latents import Array
 
 
+PLAIN = DrawSettings()
+
+
 @dataclass(frozen=True)
 class Sample:
     """A picture [H,W,C] uint8 and its latent."""
@@ -49,7 +52,7 @@ def check_settings(config: GeneratorConfig, settings: DrawSettings, needs_class:
 
 
 def draw(
-    G: Generator, latents: Iterable[Latent], settings: DrawSettings = DrawSettings()
+    G: Generator, latents: Iterable[Latent], settings: DrawSettings = PLAIN
 ) -> Iterator[Sample]:
     """Draw each latent. Only a batch of them is in memory, so that `latents` may be endless.
 
@@ -97,9 +100,7 @@ def made_by(
     }
 
 
-def ws_streams(
-    G: Generator, latents: LatentList, settings: DrawSettings
-) -> dict[str, Stream]:
+def ws_streams(G: Generator, latents: LatentList, settings: DrawSettings) -> dict[str, Stream]:
     """The ws as drawn, and the noise maps that come with latents, for `latents.save_latents`."""
     count, config = len(latents), G.config
 

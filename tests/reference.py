@@ -116,7 +116,7 @@ class Reference:
         return self.blur(insert_zeros(x), before=(taps + 1) // 2)
 
     def blur(self, x: Tensor, before: int, size: int | None = None) -> Tensor:
-        """Convolve with the filter, times 4 for the zeros: y(i) = sum over a of f(a) x(i - a + ...).
+        """Convolve with the filter, times 4 for the zeros that were inserted.
 
         `before` rows of zeros stand above and left of x, and as many behind as `size` needs.
         """

@@ -158,7 +158,7 @@ def test_waiting_pictures_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
     told: list[str] = []
     (tmp_path / "3.png").write_bytes(b"mine")
-    with pytest.raises(Sg2Error, match=r"3\.png exists"):  # noqa: SIM117: the order matters
+    with pytest.raises(Sg2Error, match=r"3\.png exists"):  # noqa: SIM117
         with images.ImageWriter(lambda path, made_by: told.append(path.name)) as writer:
             for i in range(1000):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
@@ -170,7 +170,7 @@ def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
 
 def test_an_interrupted_block_tells_of_every_whole_file(tmp_path: Path) -> None:
     told: list[str] = []
-    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117: the order matters
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
         with images.ImageWriter(lambda path, made_by: told.append(path.name)) as writer:
             for i in range(50):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})

@@ -1,1 +1,1 @@
-"""The bundled networks, data only: installed as `sg2cli.weights`. See README.md beside this file."""
+"""The bundled networks, installed as `sg2cli.weights`: data only, see README.md."""

@@ -29,7 +29,9 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
     if "synthesis.b4.const" not in shapes:
         raise CheckpointError("no StyleGAN2 generator: it has no tensor synthesis.b4.const")
     if unknown := sorted(fields.keys() - FIELDS):
-        raise CheckpointError(f"its metadata has a field that this version of sg2 lacks: {unknown[0]!r}")
+        raise CheckpointError(
+            f"its metadata has a field that this version of sg2 lacks: {unknown[0]!r}"
+        )
     if fields.get("format_version", 1) != 1:
         raise CheckpointError(
             f"it has format_version {fields['format_version']!r}, and this sg2 reads 1: upgrade sg2"
@@ -160,21 +162,21 @@ def _first(keys: Sequence[str], count: int = 3) -> str:
     return ", ".join(keys[:count]) + more
 
 
-def read_filter(taps: object) -> ResampleFilter:
+def read_filter(taps: Any) -> ResampleFilter:
     """A filter from JSON: [f] numbers, or [f][f] for one that is no product of rows and columns."""
-    rows = taps if isinstance(taps, list) and taps and isinstance(taps[0], list) else [taps]
-    size = len(rows[0]) if isinstance(rows[0], list) else 0
-    if not 1 <= size <= MAX_TAPS or len(rows) not in (1, size) or (rows[0] is not taps and size < 2):
-        raise CheckpointError(f"its resample_filter is no list of 1 to {MAX_TAPS} numbers, nor square")
+    if not isinstance(taps, list) or not 1 <= len(taps) <= MAX_TAPS:
+        raise CheckpointError(f"its resample_filter is no list of 1 to {MAX_TAPS} numbers")
+    nested = isinstance(taps[0], list)
+    rows = taps if nested else [taps]
     for row in rows:
-        if not isinstance(row, list) or len(row) != size:
-            raise CheckpointError("its resample_filter has rows of unequal length")
+        if not isinstance(row, list) or len(row) != len(taps):
+            raise CheckpointError("its resample_filter has rows, but is not square")
         for tap in row:
             if isinstance(tap, bool) or not isinstance(tap, int | float) or not math.isfinite(tap):
                 raise CheckpointError(f"its resample_filter holds {tap!r}, not a number")
     if abs(sum(map(sum, rows))) < 1e-6:
         raise CheckpointError("its resample_filter sums to 0, so that it would draw nothing")
-    return tuple(rows[0]) if rows[0] is taps else tuple(tuple(row) for row in rows)
+    return tuple(map(tuple, rows)) if nested else tuple(taps)
 
 
 def config_fields(config: GeneratorConfig) -> dict[str, Any]:

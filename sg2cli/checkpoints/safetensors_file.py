@@ -53,12 +53,14 @@ class Network:
     def open(cls, path: Path) -> Network:
         """Read the header, and check it. CheckpointError says what is wrong with the file."""
         with _opened(path, "np") as file:
-            tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118: no dict
+            tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             shapes = {key: tuple(tensor.get_shape()) for key, tensor in tensors.items()}
             dtypes = {key: tensor.get_dtype() for key, tensor in tensors.items()}
             fields = _sg2_fields(file.metadata() or {})
             if odd := [key for key in shapes if dtypes[key] not in FLOATS]:
-                raise CheckpointError(f"its tensor {odd[0]} is {dtypes[odd[0]]}, not floating point")
+                raise CheckpointError(
+                    f"its tensor {odd[0]} is {dtypes[odd[0]]}, not floating point"
+                )
             filters = [key for key in shapes if FILTER.fullmatch(key)]
             used = [key for key in filters if key.endswith("conv0.resample_filter")]
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
@@ -91,7 +93,7 @@ class Network:
             G = Generator(self.config)
         tensors = {}
         with _opened(self.path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118: no dict
+            for key in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(key)
                 if not tensor.isfinite().all():
                     raise CheckpointError(f"its tensor {key} holds NaN or infinity")

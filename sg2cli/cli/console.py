@@ -46,7 +46,9 @@ class Console:
     def picture(self, content: bytes) -> None:
         """The bytes of a picture on stdout."""
         if sys.stdout.isatty():
-            raise Sg2Error("a picture is no text for a terminal: redirect stdout, or give --out FILE")
+            raise Sg2Error(
+                "a picture is no text for a terminal: redirect stdout, or give --out FILE"
+            )
         try:
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()

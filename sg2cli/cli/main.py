@@ -79,6 +79,7 @@ def main() -> NoReturn:
 
 def run(args: Sequence[str]) -> int:
     """Run a command line; returns its exit code, after one line on stderr if it failed."""
+
     def terminate(signum: int, frame: FrameType | None) -> None:
         raise Terminated
 
@@ -121,4 +122,3 @@ def run(args: Sequence[str]) -> int:
 def _fail(message: str, code: int) -> int:
     click.echo(f"sg2: {' '.join(message.split())}", err=True)
     return code
-

@@ -17,7 +17,7 @@ from sg2cli.settings import NOISE_MODES, PRECISIONS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class ParsedType(click.ParamType):
+class ParsedType(click.ParamType):  # type: ignore[type-arg]
     """An option whose text a function of the library parses; its ValueError is told to the user."""
 
     def __init__(self, name: str, parse: Callable[[str], Any], complete: str = "plain") -> None:
@@ -25,9 +25,7 @@ class ParsedType(click.ParamType):
         self.parse = parse
         self.complete = complete
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
         try:
@@ -41,7 +39,7 @@ class ParsedType(click.ParamType):
         return [] if self.complete == "plain" else [CompletionItem(incomplete, type="file")]
 
 
-class NetworkType(click.ParamType):
+class NetworkType(click.ParamType):  # type: ignore[type-arg]
     """A checkpoint; completes to the bundled ones and to files."""
 
     name = "network"
@@ -175,4 +173,3 @@ output_options = together(
     json_option,
     quiet_option,
 )
-

@@ -93,7 +93,10 @@ class Pictures:
             self._writer.put(self.path(name), image, made_by)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._writer.__exit__(kind, error, at)
         if isinstance(error, KeyboardInterrupt | Terminated):

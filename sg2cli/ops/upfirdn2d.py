@@ -1,4 +1,4 @@
-"""Zero insertion, padding and a FIR filter: the resampling of StyleGAN2 (section 4.1 and appendix B).
+"""Zero insertion, padding and a FIR filter: the resampling of StyleGAN2 (appendix B).
 
 A filter is a tensor [f,f] that sums to 1. It is convolved in the mathematical sense, that is
 flipped against `torch.nn.functional.conv2d`, which matters for asymmetric ones.

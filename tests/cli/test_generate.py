@@ -132,8 +132,8 @@ def test_an_existing_file_is_kept_unless_told(sg2: Any) -> None:
 def test_skip_existing_goes_on(sg2: Any) -> None:
     sg2("generate", "--seeds", "0-4", "--batch", "2")
     expected = {path.name: path.read_bytes() for path in Path("out").iterdir()}
-    os.remove("out/seed0001.png")
-    os.remove("out/seed0003.png")
+    Path("out/seed0001.png").unlink()
+    Path("out/seed0003.png").unlink()
     result = sg2("generate", "--seeds", "0-4", "--batch", "2", "--skip-existing")
     assert result.lines == ["out/seed0001.png", "out/seed0003.png"]
     assert "2 written, 3 kept" in result.err
@@ -149,8 +149,8 @@ def test_skip_existing_completes_a_grid_from_what_is_there(sg2: Any, format: str
     assert len(sg2(*args).lines) == 6
     grid = pixels(f"out/grid.{format}").astype(int)
     assert sg2(*args).lines == []
-    os.remove(f"out/grid.{format}")
-    os.remove(f"out/seed0003.{format}")
+    Path(f"out/grid.{format}").unlink()
+    Path(f"out/seed0003.{format}").unlink()
     assert sg2(*args).lines == [f"out/seed0003.{format}", f"out/grid.{format}"]
     assert abs(pixels(f"out/grid.{format}") - grid).mean() < (0.01 if format == "png" else 2)
 

@@ -47,9 +47,7 @@ print("LOADED", *loaded, "CODE", code, file=sys.stderr)
         (["frobnicate"], 2),
     ],
 )
-def test_help_and_usage_errors_do_not_load_torch(
-    in_tmp: Path, args: list[str], code: int
-) -> None:
+def test_help_and_usage_errors_do_not_load_torch(in_tmp: Path, args: list[str], code: int) -> None:
     command = [sys.executable, "-c", WATCHED, *args]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stderr.splitlines()[-1] == f"LOADED CODE {code}", result.stderr
@@ -87,7 +85,11 @@ def test_completion_completes() -> None:
     assert complete("sg2 generate --network av", 3) == ["plain,avatars-64"]
     assert complete("sg2 generate --network x", 3) == ["file,x"]
     assert complete("sg2 generate --latents x", 3) == ["file,x"]
-    assert complete("sg2 generate --noise-mode ", 3) == ["plain,const", "plain,random", "plain,none"]
+    assert complete("sg2 generate --noise-mode ", 3) == [
+        "plain,const",
+        "plain,random",
+        "plain,none",
+    ]
 
 
 def test_bash_takes_the_completion_script(sg2: Any) -> None:

@@ -169,7 +169,7 @@ def generate(
 
 
 def _grid_shape(grid: tuple[int, int] | str, count: int) -> tuple[int, int]:
-    """Columns and rows: as asked, or nearly square, and full if that needs no longer side than 2:1."""
+    """Columns and rows: as asked, or nearly square, and full where 2:1 allows that."""
     if not isinstance(grid, str):
         if count > grid[0] * grid[1]:
             raise UsageError(f"--grid={grid[0]}x{grid[1]} has no room for {count} pictures")
