@@ -1,0 +1,44 @@
+# The first two commands of the README are `make demo` and `make test`.
+# Everything happens in a virtual environment of its own, .venv, made when it is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check lint docs bench clean
+
+demo: .venv/installed  ## 32 pictures and a sheet of them in out/
+	$(BIN)/sg2 generate --seeds 0-31 --grid --skip-existing --out out
+
+test: .venv/installed-dev  ## all tests
+	$(BIN)/pytest
+
+check: lint test  ## what has to pass before a change lands
+
+lint: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/cog --check docs/commands.md
+
+docs: .venv/installed-dev  ## write the help of every command into docs/commands.md
+	$(BIN)/cog -r docs/commands.md
+
+bench: .venv/installed-dev  ## what drawing and starting costs, as tables
+	PYTHONPATH=tests $(BIN)/python benchmarks/pipeline.py
+
+clean:
+	rm -rf .venv out build dist *.egg-info
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+# Installed in place, so that changes to the code count at once; again when requirements change.
+.venv/installed: setup.cfg pyproject.toml | .venv/bin/pip
+	$(PIP) install --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) install --editable '.[dev]'
+	touch $@

@@ -1,0 +1,59 @@
+"""What the README says to type works as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+SG2_COMMANDS = [line for line in COMMANDS if line.startswith("sg2 ")]
+
+
+def test_the_shell_commands_work(in_tmp: Path) -> None:
+    """In the order in which they stand, in one folder, as later ones use what earlier ones made."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "\n".join(["set -euo pipefail", *SG2_COMMANDS])
+    environment = {**os.environ, "PATH": path}
+    subprocess.run(["bash", "-c", script], check=True, env=environment, capture_output=True)
+    assert len(list(Path("faces").iterdir())) == 200
+    made = ["five.png", "85.webp", "three.png", "ten.safetensors", "out/grid.png"]
+    assert all(Path(name).stat().st_size > 1000 for name in made)
+
+
+def test_the_python_example_works(in_tmp: Path) -> None:
+    (example,) = blocks("python")
+    subprocess.run([sys.executable, "-W", "error", "-c", example], check=True)
+    names = sorted(path.name for path in Path().iterdir())
+    assert names == ["avg.png", "seed0085.png", *(f"seed010{i}.png" for i in range(6))]
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if not line.startswith("sg2 ")])
+def test_the_other_commands_are_run_by_ci(command: str) -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    standing_in = {"pip install .": 'install --quiet "$work"/sg2cli-*.whl'}
+    assert standing_in.get(command, command) in script
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_weight_is_in_the_package() -> None:
+    from sg2cli import checkpoints
+
+    names = {path.name for path in (ROOT / "weights").glob("*.safetensors")}
+    assert names == {path.name for path in checkpoints.weights_folder().glob("*.safetensors")}
