@@ -51,7 +51,9 @@ def show_completion(ctx: click.Context, param: click.Parameter, shell: str | Non
 
 
 @click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, "-V", "--version", message="sg2 %(version)s")
 @click.option(
@@ -62,12 +64,16 @@ def show_completion(ctx: click.Context, param: click.Parameter, shell: str | Non
     callback=show_completion,
     help="Print the completion script of a shell, to be sourced in its start-up file.",
 )
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Sample StyleGAN2 networks, mix and truncate their styles, find the latents of photos.
 
     Paths of the files written go to stdout, everything else to stderr. SG2_NETWORK, SG2_DEVICE and
     SG2_PRECISION stand in for the options of those names.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def main() -> NoReturn:
@@ -91,9 +97,6 @@ def run(args: Sequence[str]) -> int:
         return 0
     except click.exceptions.Exit as exit:
         return exit.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
     except click.ClickException as error:
         ctx_of = getattr(error, "ctx", None)
         command = ctx_of.command_path if ctx_of else "sg2"
