@@ -57,6 +57,8 @@ def new_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
                 temporary.unlink()
     except FileExistsError as error:
         raise clash(path) from error
+    except BrokenPipeError:  # stdout's, while this file was open
+        raise
     except OSError as error:
         raise Sg2Error(f"cannot write {path}: {reason(error)}") from error
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.files import new_file
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, for formats without text chunks
-MAX_SHEET = 1 << 30  # bytes of pixels
+MAX_SHEET = 1 << 30  # bytes of pixels of a sheet that is held in memory
 IN_FLIGHT = 64 << 20  # bytes of pixels that wait for an encoder
 
 
@@ -135,27 +137,96 @@ def same_recipe(found: Mapping[str, Any], made_by: Mapping[str, Any]) -> bool:
 
 
 class Sheet:
-    """A grid of pictures of one size, filled one by one; what stays empty is white."""
+    """A grid of pictures of one size, which are appended along the rows; what is left out is white.
 
-    def __init__(self, columns: int, rows: int, shape: tuple[int, ...]) -> None:
-        """`shape` [H,W,C] is a picture's. Sg2Error for a sheet too large to hold in memory."""
+    A PNG is written while the sheet fills, so that one row of pictures is in memory. jpg and webp
+    have to be held whole.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        format: str,
+        columns: int,
+        rows: int,
+        shape: tuple[int, ...],
+        made_by: Mapping[str, Any],
+        header: Image | None = None,
+    ) -> None:
+        """`shape` [H,W,C] is a picture's; a header [h,columns*W,C] stands above all."""
         import numpy as np
 
         height, width, channels = shape
-        if rows * height * columns * width * channels > MAX_SHEET:
-            raise UsageError(
-                f"a sheet of {columns}x{rows} pictures has {columns * width}x{rows * height} "
-                "pixels: draw fewer, or no sheet"
-            )
-        self.columns = columns
-        self.shape = shape
-        self.image: Image = np.full((rows * height, columns * width, channels), 255, np.uint8)
+        self.columns, self.rows, self.shape = columns, rows, shape
+        self.size = (columns * width, rows * height + (0 if header is None else len(header)))
+        check_format(format, channels, *self.size)
+        self._row: Image = np.full((height, columns * width, channels), 255, np.uint8)
+        self._count = 0
+        self._take: Callable[[Image], None]
+        self._finish: Callable[[], None]
+        if format == "png":
+            stream = PngStream(file, self.size, channels, made_by)
+            self._take, self._finish = stream.write, stream.finish
+        else:
+            if self.size[0] * self.size[1] * channels > MAX_SHEET:
+                raise UsageError(f"{self.size[0]}x{self.size[1]} pixels are too many: use png")
+            taken: list[Image] = []
+            self._take = taken.append
+            self._finish = lambda: _write_all(file, encode(np.concatenate(taken), format, made_by))
+        if header is not None:
+            self._take(header)
 
-    def paste(self, index: int, image: Image) -> None:
-        """Put a picture into a cell, counted from the top left along the rows."""
-        height, width, _ = self.shape
-        top, left = index // self.columns * height, index % self.columns * width
-        self.image[top : top + height, left : left + width] = image
+    def append(self, image: Image | None) -> None:
+        """Fill the next cell, or leave it white."""
+        column = self._count % self.columns
+        width = self.shape[1]
+        self._row[:, column * width : (column + 1) * width] = 255 if image is None else image
+        self._count += 1
+        if column == self.columns - 1:
+            self._take(self._row.copy())
+
+    def finish(self) -> None:
+        """Leave what is missing white, and end the file."""
+        while self._count < self.columns * self.rows:
+            self.append(None)
+        self._finish()
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
+
+
+class PngStream:
+    """A PNG that is written a few rows at a time, as Pillow cannot (PNG specification 5-10)."""
+
+    def __init__(
+        self, file: IO[bytes], size: tuple[int, int], channels: int, made_by: Mapping[str, Any]
+    ) -> None:
+        self._file = file
+        self._compressor = zlib.compressobj(1)
+        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+        file.write(b"\x89PNG\r\n\x1a\n")
+        self._chunk(b"IHDR", struct.pack(">2I5B", *size, 8, colour_type, 0, 0, 0))
+        self._chunk(b"tEXt", b"sg2\0" + json.dumps(made_by).encode("ascii"))
+
+    def write(self, rows: Image) -> None:
+        """Rows of pixels [h,W,C], each with the filter Sub: the difference to the pixel before."""
+        import numpy as np
+
+        differences = rows.copy()
+        differences[:, 1:] -= rows[:, :-1]
+        lines = np.ones((len(rows), 1 + rows[0].size), np.uint8)  # a row begins with its filter, 1
+        lines[:, 1:] = differences.reshape(len(rows), -1)
+        self._chunk(b"IDAT", self._compressor.compress(lines.tobytes()))
+
+    def finish(self) -> None:
+        self._chunk(b"IDAT", self._compressor.flush())
+        self._chunk(b"IEND", b"")
+
+    def _chunk(self, kind: bytes, content: bytes) -> None:
+        if content or kind == b"IEND":
+            self._file.write(struct.pack(">I", len(content)) + kind + content)
+            self._file.write(struct.pack(">I", zlib.crc32(kind + content)))
 
 
 class ImageWriter:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.errors import UsageError
-from sg2cli.files import clash, make_folder
+from sg2cli.files import clash, make_folder, new_file
 from sg2cli.images import FORMATS, ImageWriter, encode, is_kept
 
 if TYPE_CHECKING:
@@ -91,6 +93,18 @@ class Pictures:
             self.console.picture(encode(image, self.format, made_by))
         else:
             self._writer.put(self.path(name), image, made_by)
+
+    @contextmanager
+    def open(self, name: str, made_by: Mapping[str, Any]) -> Iterator[IO[bytes]]:
+        """A file of this name to be written in place, told of when the block ends."""
+        if self.to_stdout:
+            content = io.BytesIO()
+            yield content
+            self.console.picture(content.getvalue())
+        else:
+            with new_file(self.path(name), self.overwrite) as file:
+                yield file
+            self._wrote(self.path(name), made_by)
 
     def __exit__(
         self,

@@ -244,7 +244,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", "1", "--device", "tpu"], 2, "'tpu' is none of auto, cpu, cuda"),
         (["--seeds", "1", "--grid=0x3"], 2, "--grid=8x4"),
         (["--seeds", "0-8", "--grid=2x4"], 2, "no room for 9 pictures"),
-        (["--seeds", "0-9999999", "--grid"], 2, "draw fewer"),
+        (["--seeds", "0-9999999", "--grid", "--format", "jpg"], 2, "beyond what jpg holds"),
         (["--seeds", "0-1", "--out", "-"], 2, "2 pictures do not go into one"),
         (["--seeds", "0-1", "--out", "b.png"], 2, "2 pictures do not go into one"),
         (["--seeds", "0", "--out", "b.gif"], 2, "png, jpg or webp"),
@@ -292,10 +292,11 @@ def test_a_full_disk(shell: Any) -> None:
     result = shell("generate", "--seeds", "0-7", "--grid", preexec_fn=limit)
     assert result.returncode == 1
     assert "cannot write out/grid.png: file too large" in one_line(result.stderr.decode())
-    assert len(result.stdout.splitlines()) == 8
-    assert sorted(path.name for path in Path("out").iterdir()) == [
-        f"seed000{seed}.png" for seed in range(8)
-    ]
+    told = result.stdout.decode().split()
+    assert told == sorted(map(str, Path("out").iterdir()))
+    assert told == [f"out/seed000{seed}.png" for seed in range(len(told))]
+    for path in told:
+        assert pixels(path).shape == (64, 64, 3)
 
 
 def test_stdout_that_is_full(shell: Any) -> None:

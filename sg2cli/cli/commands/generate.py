@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,8 +119,8 @@ def generate(
         )
     columns, rows = _grid_shape(grid, len(todo)) if grid else (1, 1)
     size = config.img_resolution
+    shape = (size, size, config.img_channels)
     images.check_format(pictures.format, config.img_channels, columns * size, rows * size)
-    sheet = images.Sheet(columns, rows, (size, size, config.img_channels)) if grid else None
     singles = not (grid and pictures.holds_one)
     pictures.prepare(chain(["grid"] if grid else [], (latent.name for latent in todo)))
     for warning in todo.warnings(opened.sha256):
@@ -138,32 +139,40 @@ def generate(
 
     if save_to:
         _save(save_to, G, todo, drawing, all_made_by(), pictures)
-    sheet_made_by = all_made_by(grid=f"{columns}x{rows}")
-    if sheet and pictures.keeps("grid", sheet_made_by):
-        sheet = None
-    with console.progress("Drawing", len(todo), "picture") as bar, pictures:
-        cells: deque[int] = deque()
+    with ExitStack() as stack:
+        sheet: images.Sheet | None = None
+        sheet_made_by = all_made_by(grid=f"{columns}x{rows}")
+        if grid and not pictures.keeps("grid", sheet_made_by):
+            file = stack.enter_context(pictures.open("grid", sheet_made_by))
+            sheet = images.Sheet(file, pictures.format, columns, rows, shape, sheet_made_by)
+        bar = stack.enter_context(console.progress("Drawing", len(todo), "picture"))
+        stack.enter_context(pictures)
+        kept: deque[Path | None] = deque()  # for each latent in order: where it is, or None
 
         def remaining() -> Iterator[Latent]:
-            """Those to draw; what is kept goes onto the sheet as it is."""
-            for index, latent in enumerate(todo):
+            for latent in todo:
                 if singles and pictures.keeps(latent.name, made_by(latent)):
-                    if sheet:
-                        kept = pictures.path(latent.name)
-                        sheet.paste(index, images.read_image(kept, sheet.shape))
-                    bar.update()
+                    kept.append(pictures.path(latent.name))
                 elif singles or sheet:
-                    cells.append(index)
+                    kept.append(None)
                     yield latent
 
+        def paste_kept() -> None:
+            while kept and (path := kept.popleft()):
+                if sheet:
+                    sheet.append(images.read_image(path, shape))
+                bar.update()
+
         for sample in sampling.draw(G, remaining(), drawing):
+            paste_kept()
             if singles:
                 pictures.put(sample.latent.name, sample.image, made_by(sample.latent))
             if sheet:
-                sheet.paste(cells.popleft(), sample.image)
+                sheet.append(sample.image)
             bar.update()
+        paste_kept()
         if sheet:
-            pictures.put("grid", sheet.image, sheet_made_by)
+            sheet.finish()
     if pictures.kept:
         console.note(f"{pictures.written} written, {pictures.kept} kept as they were")
 
