@@ -9,38 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import math
 import re
-import struct
 import sys
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
-
-from safetensors import SafetensorError
+from typing import TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import new_file, sha256
+from sg2cli.files import sha256
+from sg2cli.latent_files import (
+    BAD_ARRAYS,
+    SUFFIXES,
+    UNNAMED,
+    StoredArray,
+    fit,
+    fit_noise,
+    read_arrays,
+)
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from sg2cli.generator import Generator
-
-    Array = np.ndarray[Any, np.dtype[Any]]
+    from sg2cli.latent_files import Array
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
-SUFFIXES = (".safetensors", ".npz", ".npy")
-UNNAMED = ""  # the array of an .npy
-MAX_NPZ = 1 << 32  # bytes: these are unpacked into memory
-BAD_ARRAYS = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
 NOTATION = (
     "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
 )
@@ -148,7 +143,7 @@ class _Rows:
 
     stem: str
     space: Literal["z", "w"]
-    array: _Array  # [N,z_dim], [N,w_dim] or [N,num_ws,w_dim]
+    array: StoredArray  # [N,z_dim], [N,w_dim] or [N,num_ws,w_dim]
     rows: range
     noise: Mapping[str, Array]  # each [H,W] or [N,H,W]
     sha256: str
@@ -275,7 +270,7 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
     content = sys.stdin.buffer.read() if str(source.path) == "-" else None
     name = str(source.path) if content is None else "stdin"
     try:
-        arrays, metadata = _read_arrays(source.path if content is None else io.BytesIO(content))
+        arrays, metadata = read_arrays(source.path if content is None else io.BytesIO(content))
         digest = sha256(source.path) if content is None else hashlib.sha256(content).hexdigest()
     except OSError as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
@@ -287,126 +282,20 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
     if key is None:
         raise Sg2Error(f"{name} holds no array named z, w or ws: no latents")
     space: Literal["z", "w"] = "z" if key == "z" or source.holds_z else "w"
-    array = _fit(arrays[key], space, key == "ws", name, config)
+    array = fit(arrays[key], space, key == "ws", name, config)
     count = array.shape[0]
     first = 0 if source.first is None else source.first
     last = count - 1 if source.last is None else source.last
     if last >= count:
         raise UsageError(f"{name} has {count} rows, 0 to {count - 1}: there is no row {last}")
     noise = {
-        k: _fit_noise(k, v, count, name, config)
+        k: fit_noise(k, v, count, name, config)
         for k, v in arrays.items()
         if k.endswith("noise_const")
     }
     stem = source.path.stem if content is None else "stdin"
     made_with = metadata.get("checkpoint")
     return _Rows(stem, space, array, range(first, last + 1), noise, digest, made_with)
-
-
-@dataclass(frozen=True)
-class _Array:
-    """An array in a file, of which single rows can be had."""
-
-    shape: tuple[int, ...]
-    rows: Callable[[slice], Array]
-
-    def row(self, index: int) -> Array:
-        import numpy as np
-
-        with np.errstate(over="ignore"):  # what float32 cannot hold is found to be infinite
-            return np.array(self.rows(slice(index, index + 1)), np.float32)[0]
-
-
-def _read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[str, Any]]:
-    """The latents and noise maps of an .npy, .npz or .safetensors, told apart by content; metadata.
-
-    Arrays of other names are left alone.
-    """
-    import numpy as np
-
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            start = opened.read(6)
-    else:
-        start = file.getvalue()[:6]
-    if start == b"\x93NUMPY":
-        mapped = isinstance(file, Path)
-        found = {UNNAMED: np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)}
-    elif start.startswith(b"PK"):
-        with zipfile.ZipFile(file) as members:
-            size = sum(member.file_size for member in members.infolist())
-        if size > MAX_NPZ:
-            raise ValueError(f"it unpacks to {size >> 20} MiB")
-        with np.load(file, allow_pickle=False) as npz:
-            found = {name: npz[name] for name in npz.files if _is_ours(name)}
-    else:
-        return _read_safetensors(file)
-    for name, array in found.items():
-        _check_dtype(name, array.dtype.str[1:])
-    return {name: _Array(array.shape, array.__getitem__) for name, array in found.items()}, {}
-
-
-def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, _Array], dict[str, Any]]:
-    from safetensors import safe_open
-
-    if isinstance(file, io.BytesIO):
-        with tempfile.NamedTemporaryFile(suffix=".safetensors") as spooled:
-            spooled.write(file.getvalue())
-            spooled.flush()
-            return _read_safetensors(Path(spooled.name))
-    stored: Any = safe_open(file, framework="np")  # stays open, and mapped, as long as its slices
-    slices = {name: stored.get_slice(name) for name in stored.keys() if _is_ours(name)}  # noqa: SIM118
-    for name, tensor in slices.items():
-        _check_dtype(name, tensor.get_dtype())
-    metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"))
-    arrays = {name: _Array(tuple(s.get_shape()), s.__getitem__) for name, s in slices.items()}
-    return arrays, metadata if isinstance(metadata, dict) else {}
-
-
-def _is_ours(name: str) -> bool:
-    return name in ("z", "w", "ws") or name.endswith(".noise_const")
-
-
-def _check_dtype(name: str, dtype: str) -> None:
-    if dtype not in ("f2", "f4", "f8", "F16", "F32", "F64"):
-        raise ValueError(f"its array {name or 'of latents'} is {dtype}, not float16, 32 or 64")
-
-
-def _fit(
-    array: _Array, space: Literal["z", "w"], is_ws: bool, name: str, config: GeneratorConfig
-) -> _Array:
-    """The array as [N,...], if its rows are latents of the network; UsageError with both sizes."""
-    import numpy as np
-
-    shape = array.shape
-    if len(shape) == (2 if is_ws else 1):  # one latent, without the N
-        whole = np.asarray(array.rows(slice(None)))[None]
-        array, shape = _Array(whole.shape, whole.__getitem__), whole.shape
-    dim = config.z_dim if space == "z" else config.w_dim
-    if not 2 <= len(shape) <= (2 if space == "z" else 3) or not shape[0]:
-        raise Sg2Error(f"{name} has an array of shape {list(shape)}: no latents")
-    if shape[-1] != dim:
-        raise UsageError(f"{name} has {space} of {shape[-1]} numbers, this network has {dim}")
-    if len(shape) == 3 and shape[1] != config.num_ws:
-        raise UsageError(f"{name} has ws of {shape[1]} rows, this network has {config.num_ws}")
-    return array
-
-
-def _fit_noise(key: str, array: _Array, count: int, name: str, config: GeneratorConfig) -> Array:
-    """Noise maps as [N,H,W], or [H,W] where all rows share one."""
-    import numpy as np
-
-    match = re.fullmatch(r"synthesis\.b(\d{1,7})\.conv([01])\.noise_const", key)
-    resolution = int(match[1]) if match else 0
-    if not match or resolution not in config.resolutions or (resolution == 4 and match[2] == "0"):
-        raise UsageError(f"{name} has a noise map {key}, for which this network has no layer")
-    size = (resolution, resolution)
-    if array.shape not in (size, (1, *size), (1, 1, *size), (count, *size), (count, 1, *size)):
-        raise UsageError(f"{name} has a noise map {key} of {list(array.shape)}, not {list(size)}")
-    maps = np.asarray(array.rows(slice(None)), np.float32)
-    if not np.isfinite(maps).all():
-        raise Sg2Error(f"{name} has NaN or infinity in its noise map {key}")
-    return maps.reshape(size if maps.size == resolution**2 else (count, *size))
 
 
 def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
@@ -463,91 +352,3 @@ def to_ws(
         rows.append(w.expand(config.num_ws, -1))
     ws = torch.stack(rows)
     return ws if psi is None else truncate(ws, G.mapping.w_avg, psi, cutoff)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """An array whose rows are made as they are written: shape [N,...], and N rows."""
-
-    shape: tuple[int, ...]
-    rows: Iterable[Array]
-
-    def write(self, file: IO[bytes]) -> None:
-        for row in self.rows:
-            file.write(row.astype("<f4").tobytes())
-
-
-def save_latents(
-    path: Path,
-    arrays: Mapping[str, Stream],
-    made_by: Mapping[str, Any],
-    overwrite: bool = False,
-) -> None:
-    """Write arrays, `ws` and noise maps, row by row, so that any number fits in memory.
-
-    A .safetensors has, in its metadata, what made them; an .npz has `ws` under NVIDIA's name `w`;
-    an .npy has `ws` alone. UsageError for another extension, or for noise in an .npy.
-    """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: latents are saved as {', '.join(SUFFIXES)}")
-    if path.suffix == ".npy" and len(arrays) > 1:
-        raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
-    with new_file(path, overwrite) as file:
-        if path.suffix == ".safetensors":
-            file.write(_safetensors_header(arrays, made_by))
-            for array in arrays.values():
-                array.write(file)
-        elif path.suffix == ".npy":
-            file.write(_npy_header(arrays["ws"].shape))
-            arrays["ws"].write(file)
-        else:
-            with zipfile.ZipFile(file, "w") as members:
-                for name, array in arrays.items():
-                    member_name = "w.npy" if name == "ws" else f"{name}.npy"
-                    with members.open(member_name, "w", force_zip64=True) as member:
-                        member.write(_npy_header(array.shape))
-                        array.write(member)
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    import numpy as np
-
-    header = io.BytesIO()
-    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, fields)
-    return header.getvalue()
-
-
-def _safetensors_header(arrays: Mapping[str, Stream], made_by: Mapping[str, Any]) -> bytes:
-    """The library writes whole tensors only; the format is a length and JSON before the data."""
-    fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(made_by)}}
-    start = 0
-    for name, array in arrays.items():
-        end = start + 4 * math.prod(array.shape)
-        fields[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
-        start = end
-    header = json.dumps(fields).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header
-
-
-def inspect(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """The shapes of a file's arrays, and what made it, where a .safetensors says so."""
-    try:
-        arrays, metadata = _read_arrays(path)
-    except OSError as error:
-        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
-    except BAD_ARRAYS as error:
-        raise Sg2Error(f"{path} is damaged or holds no latents: {error}") from error
-    return {name or "unnamed": array.shape for name, array in arrays.items()}, metadata
-
-
-def is_latents(path: Path) -> bool:
-    """Whether a file looks like latents: an .npy, an .npz, a .safetensors with z, w or ws."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as members:
-                return all(name.endswith(".npy") for name in members.namelist())
-        return bool({UNNAMED, "z", "w", "ws"} & _read_arrays(path)[0].keys())
-    except (OSError, *BAD_ARRAYS):
-        return False

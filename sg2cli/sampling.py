@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sg2cli import __version__
 from sg2cli.errors import UsageError
 from sg2cli.images import to_images
-from sg2cli.latents import Latent, LatentList, Stream, to_ws
+from sg2cli.latent_files import Stream
+from sg2cli.latents import Latent, LatentList, to_ws
 from sg2cli.settings import DrawSettings, GeneratorConfig
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator, Noise
     from sg2cli.images import Image
-    from sg2cli.latents import Array
+    from sg2cli.latent_files import Array
 
 
 PLAIN = DrawSettings()

@@ -13,18 +13,15 @@ from networks import random_generator
 from safetensors.numpy import save_file
 
 from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.latent_files import Stream, inspect, is_latents, save_latents
 from sg2cli.latents import (
     LatentFile,
     LatentList,
     MeanLatent,
     SeedRange,
-    Stream,
-    inspect,
-    is_latents,
     open_latents,
     parse_latents,
     parse_seeds,
-    save_latents,
     to_ws,
     truncate,
 )
@@ -243,7 +240,7 @@ def test_a_file_cut_at_any_byte_is_refused(in_tmp: Path, name: str) -> None:
 def test_an_archive_that_unpacks_to_too_much_is_refused(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sg2cli.latents.MAX_NPZ", 1 << 20)
+    monkeypatch.setattr("sg2cli.latent_files.MAX_NPZ", 1 << 20)
     np.savez_compressed("f.npz", w=np.zeros((1 << 20, 16), "f4"))
     with pytest.raises(Sg2Error, match="unpacks to 64 MiB"):
         opened("f.npz")

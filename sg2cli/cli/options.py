@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sg2cli import checkpoints, latents
+from sg2cli.latent_files import SUFFIXES
 from sg2cli.settings import NOISE_MODES, PRECISIONS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -77,8 +78,8 @@ def _grid(text: str) -> tuple[int, int] | str:
 
 
 def _latents_file(text: str) -> Path:
-    if not text.endswith(latents.SUFFIXES):
-        raise ValueError(f"{text!r}: latents are saved as {', '.join(latents.SUFFIXES)}")
+    if not text.endswith(SUFFIXES):
+        raise ValueError(f"{text!r}: latents are saved as {', '.join(SUFFIXES)}")
     return Path(text).expanduser()
 
 

@@ -26,7 +26,7 @@ from sg2cli.cli.pictures import Pictures
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.files import clash
 from sg2cli.images import same_recipe
-from sg2cli.latents import inspect, save_latents
+from sg2cli.latent_files import inspect, save_latents
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:

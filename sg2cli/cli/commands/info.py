@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from sg2cli import checkpoints, images, latents
+from sg2cli import checkpoints, images, latent_files
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
 from sg2cli.errors import Sg2Error, UsageError, reason
@@ -65,7 +65,7 @@ def describe(path: Path) -> dict[str, Any]:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return _picture(path)
-    if latents.is_latents(path):
+    if latent_files.is_latents(path):
         return _latents(path)
     return _checkpoint(checkpoints.find_network(path))
 
@@ -77,7 +77,7 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def _latents(path: Path) -> dict[str, Any]:
-    arrays, made_by = latents.inspect(path)
+    arrays, made_by = latent_files.inspect(path)
     listed = {name: "x".join(map(str, shape)) for name, shape in arrays.items()}
     return {"kind": "latents", "arrays": listed, **made_by}
 

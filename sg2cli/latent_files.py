@@ -1,0 +1,232 @@
+"""Arrays of latents and noise maps in files: .safetensors, .npz and .npy.
+
+Files are read as if an enemy had made them: no pickled object is loaded, and shapes are checked
+against the network before anything is made of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError
+
+from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.files import new_file
+from sg2cli.settings import GeneratorConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+SUFFIXES = (".safetensors", ".npz", ".npy")
+UNNAMED = ""  # the array of an .npy
+MAX_NPZ = 1 << 32  # bytes: these are unpacked into memory
+BAD_ARRAYS = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file, of which single rows can be had."""
+
+    shape: tuple[int, ...]
+    rows: Callable[[slice], Array]
+
+    def row(self, index: int) -> Array:
+        import numpy as np
+
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found to be infinite
+            return np.array(self.rows(slice(index, index + 1)), np.float32)[0]
+
+
+def read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[str, Any]]:
+    """The latents and noise maps of an .npy, .npz or .safetensors, told apart by content; metadata.
+
+    Arrays of other names are left alone.
+    """
+    import numpy as np
+
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            start = opened.read(6)
+    else:
+        start = file.getvalue()[:6]
+    if start == b"\x93NUMPY":
+        mapped = isinstance(file, Path)
+        found = {UNNAMED: np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)}
+    elif start.startswith(b"PK"):
+        with zipfile.ZipFile(file) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > MAX_NPZ:
+            raise ValueError(f"it unpacks to {size >> 20} MiB")
+        with np.load(file, allow_pickle=False) as npz:
+            found = {name: npz[name] for name in npz.files if _is_ours(name)}
+    else:
+        return _read_safetensors(file)
+    for name, array in found.items():
+        _check_dtype(name, array.dtype.str[1:])
+    return {name: StoredArray(array.shape, array.__getitem__) for name, array in found.items()}, {}
+
+
+def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[str, Any]]:
+    from safetensors import safe_open
+
+    if isinstance(file, io.BytesIO):
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as spooled:
+            spooled.write(file.getvalue())
+            spooled.flush()
+            return _read_safetensors(Path(spooled.name))
+    stored: Any = safe_open(file, framework="np")  # stays open, and mapped, as long as its slices
+    slices = {name: stored.get_slice(name) for name in stored.keys() if _is_ours(name)}  # noqa: SIM118
+    for name, tensor in slices.items():
+        _check_dtype(name, tensor.get_dtype())
+    metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"))
+    arrays = {name: StoredArray(tuple(s.get_shape()), s.__getitem__) for name, s in slices.items()}
+    return arrays, metadata if isinstance(metadata, dict) else {}
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("z", "w", "ws") or name.endswith(".noise_const")
+
+
+def _check_dtype(name: str, dtype: str) -> None:
+    if dtype not in ("f2", "f4", "f8", "F16", "F32", "F64"):
+        raise ValueError(f"its array {name or 'of latents'} is {dtype}, not float16, 32 or 64")
+
+
+def fit(
+    array: StoredArray, space: Literal["z", "w"], is_ws: bool, name: str, config: GeneratorConfig
+) -> StoredArray:
+    """The array as [N,...], if its rows are latents of the network; UsageError with both sizes."""
+    import numpy as np
+
+    shape = array.shape
+    if len(shape) == (2 if is_ws else 1):  # one latent, without the N
+        whole = np.asarray(array.rows(slice(None)))[None]
+        array, shape = StoredArray(whole.shape, whole.__getitem__), whole.shape
+    dim = config.z_dim if space == "z" else config.w_dim
+    if not 2 <= len(shape) <= (2 if space == "z" else 3) or not shape[0]:
+        raise Sg2Error(f"{name} has an array of shape {list(shape)}: no latents")
+    if shape[-1] != dim:
+        raise UsageError(f"{name} has {space} of {shape[-1]} numbers, this network has {dim}")
+    if len(shape) == 3 and shape[1] != config.num_ws:
+        raise UsageError(f"{name} has ws of {shape[1]} rows, this network has {config.num_ws}")
+    return array
+
+
+def fit_noise(
+    key: str, array: StoredArray, count: int, name: str, config: GeneratorConfig
+) -> Array:
+    """Noise maps as [N,H,W], or [H,W] where all rows share one."""
+    import numpy as np
+
+    match = re.fullmatch(r"synthesis\.b(\d{1,7})\.conv([01])\.noise_const", key)
+    resolution = int(match[1]) if match else 0
+    if not match or resolution not in config.resolutions or (resolution == 4 and match[2] == "0"):
+        raise UsageError(f"{name} has a noise map {key}, for which this network has no layer")
+    size = (resolution, resolution)
+    if array.shape not in (size, (1, *size), (1, 1, *size), (count, *size), (count, 1, *size)):
+        raise UsageError(f"{name} has a noise map {key} of {list(array.shape)}, not {list(size)}")
+    maps = np.asarray(array.rows(slice(None)), np.float32)
+    if not np.isfinite(maps).all():
+        raise Sg2Error(f"{name} has NaN or infinity in its noise map {key}")
+    return maps.reshape(size if maps.size == resolution**2 else (count, *size))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An array whose rows are made as they are written: shape [N,...], and N rows."""
+
+    shape: tuple[int, ...]
+    rows: Iterable[Array]
+
+    def write(self, file: IO[bytes]) -> None:
+        for row in self.rows:
+            file.write(row.astype("<f4").tobytes())
+
+
+def save_latents(
+    path: Path,
+    arrays: Mapping[str, Stream],
+    made_by: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write arrays, `ws` and noise maps, row by row, so that any number fits in memory.
+
+    A .safetensors has, in its metadata, what made them; an .npz has `ws` under NVIDIA's name `w`;
+    an .npy has `ws` alone. UsageError for another extension, or for noise in an .npy.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: latents are saved as {', '.join(SUFFIXES)}")
+    if path.suffix == ".npy" and len(arrays) > 1:
+        raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
+    with new_file(path, overwrite) as file:
+        if path.suffix == ".safetensors":
+            file.write(_safetensors_header(arrays, made_by))
+            for array in arrays.values():
+                array.write(file)
+        elif path.suffix == ".npy":
+            file.write(_npy_header(arrays["ws"].shape))
+            arrays["ws"].write(file)
+        else:
+            with zipfile.ZipFile(file, "w") as members:
+                for name, array in arrays.items():
+                    member_name = "w.npy" if name == "ws" else f"{name}.npy"
+                    with members.open(member_name, "w", force_zip64=True) as member:
+                        member.write(_npy_header(array.shape))
+                        array.write(member)
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    import numpy as np
+
+    header = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def _safetensors_header(arrays: Mapping[str, Stream], made_by: Mapping[str, Any]) -> bytes:
+    """The library writes whole tensors only; the format is a length and JSON before the data."""
+    fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(made_by)}}
+    start = 0
+    for name, array in arrays.items():
+        end = start + 4 * math.prod(array.shape)
+        fields[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
+        start = end
+    header = json.dumps(fields).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header
+
+
+def inspect(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """The shapes of a file's arrays, and what made it, where a .safetensors says so."""
+    try:
+        arrays, metadata = read_arrays(path)
+    except OSError as error:
+        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
+    except BAD_ARRAYS as error:
+        raise Sg2Error(f"{path} is damaged or holds no latents: {error}") from error
+    return {name or "unnamed": array.shape for name, array in arrays.items()}, metadata
+
+
+def is_latents(path: Path) -> bool:
+    """Whether a file looks like latents: an .npy, an .npz, a .safetensors with z, w or ws."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as members:
+                return all(name.endswith(".npy") for name in members.namelist())
+        return bool({UNNAMED, "z", "w", "ws"} & read_arrays(path)[0].keys())
+    except (OSError, *BAD_ARRAYS):
+        return False
