@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from itertools import chain, islice, tee
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sg2cli import __version__
 from sg2cli.errors import UsageError
 from sg2cli.images import to_images
 from sg2cli.latent_files import Stream
 from sg2cli.latents import Latent, LatentList, to_ws
-from sg2cli.settings import DrawSettings, GeneratorConfig
+from sg2cli.settings import DrawSettings, GeneratorConfig, NoiseMode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sg2cli.latent_files import Array
 
 
+T = TypeVar("T")
 PLAIN = DrawSettings()
 
 
@@ -31,6 +32,15 @@ class Sample:
 
     latent: Latent
     image: Image
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the synthesis network draws: ws [num_ws,w_dim], and the noise that belongs to it."""
+
+    ws: Tensor
+    seed: int = 0  # of random noise
+    noise: Mapping[str, Array] = field(default_factory=dict)  # maps [H,W] by name
 
 
 def check_settings(config: GeneratorConfig, settings: DrawSettings, needs_class: bool) -> None:
@@ -55,27 +65,57 @@ def check_settings(config: GeneratorConfig, settings: DrawSettings, needs_class:
 def draw(
     G: Generator, latents: Iterable[Latent], settings: DrawSettings = PLAIN
 ) -> Iterator[Sample]:
-    """Draw each latent. Only a batch of them is in memory, so that `latents` may be endless.
+    """Draw each latent. Only a batch of them is in memory, so that `latents` may be endless."""
+    latents = iter(latents)
+    size = settings.batch or default_batch(G)
+    first = list(islice(latents, size))
+    if settings.batch is None:
+        size = max(1, len(first))  # no copies where one batch is all
+    todo, drawn = tee(chain(first, latents))
+    points = locate(G, todo, settings, size)
+    yield from map(Sample, drawn, render(G, points, settings.noise_mode, size))
 
-    A last batch that is not full is filled up with copies, so that every picture comes out of a
-    batch of the same size and, to the last bit, does not depend on what else is drawn.
-    """
+
+def locate(
+    G: Generator, latents: Iterable[Latent], settings: DrawSettings, size: int
+) -> Iterator[Point]:
+    """Map and truncate latents, `size` at a time."""
     import torch
 
-    remaining = iter(latents)
-    size = settings.batch or default_batch(G)
-    first = list(islice(remaining, size))
-    if settings.batch is None:
-        size = len(first)  # no copies where one batch is all
-    batch = first
-    while batch:
-        filled = batch + batch[-1:] * (size - len(batch))
+    for batch, filled in _batches(latents, size):
         with torch.inference_mode():
             ws = to_ws(G, filled, settings.psi, settings.cutoff, settings.class_index)
-            pictures = G.synthesis(ws, noise_of(G, filled, settings))
-        images = to_images(pictures[: len(batch)])
-        yield from map(Sample, batch, images)
-        batch = list(islice(remaining, size))
+        for latent, row in zip(batch, ws, strict=False):
+            yield Point(row, latent.seed, latent.noise)
+
+
+def render(
+    G: Generator, points: Iterable[Point], noise_mode: NoiseMode, size: int
+) -> Iterator[Image]:
+    """Draw points, `size` at a time: a picture [H,W,C] uint8 for each."""
+    import torch
+
+    for batch, filled in _batches(points, size):
+        with torch.inference_mode():
+            ws = torch.stack([point.ws for point in filled])
+            pictures = G.synthesis(ws, noise_of(G, filled, noise_mode))
+        yield from to_images(pictures[: len(batch)])
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]:
+    """Lists of up to `size` items, and the same filled up with copies of the last.
+
+    So every picture comes out of a batch of the same size and, to the last bit, does not depend on
+    what else is drawn.
+    """
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch, batch + batch[-1:] * (size - len(batch))
+
+
+def batch_size(G: Generator, settings: DrawSettings, count: int) -> int:
+    """For `render`, of so many pictures."""
+    return settings.batch or max(1, min(count, default_batch(G)))
 
 
 def made_by(
@@ -130,20 +170,20 @@ def default_batch(G: Generator) -> int:
     return max(1, min(32, 8 * fits if G.device.type != "cpu" else fits // 8))
 
 
-def noise_of(G: Generator, latents: Sequence[Latent], settings: DrawSettings) -> Noise:
-    """The noise of a batch: by the mode; in mode const a latent's own maps, where it has some."""
+def noise_of(G: Generator, points: Sequence[Point], mode: NoiseMode) -> Noise:
+    """The noise of a batch: by the mode; in mode const a point's own maps, where it has some."""
     import numpy as np
     import torch
 
-    if settings.noise_mode == "random":
-        return G.random_noise([latent.seed for latent in latents])
-    if settings.noise_mode == "none" or not any(latent.noise for latent in latents):
-        return settings.noise_mode
+    if mode == "random":
+        return G.random_noise([point.seed for point in points])
+    if mode == "none" or not any(point.noise for point in points):
+        return mode
     maps: dict[str, Tensor] = {}
     for layer in G.synthesis.layers:
         name = layer.noise_name
-        if any(name in latent.noise for latent in latents):
-            own = [latent.noise.get(name) for latent in latents]
+        if any(name in point.noise for point in points):
+            own = [point.noise.get(name) for point in points]
             drawn = [layer.noise_const if n is None else torch.from_numpy(np.array(n)) for n in own]
             maps[name] = torch.stack([noise_map.to(layer.noise_const) for noise_map in drawn])
     return maps

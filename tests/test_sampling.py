@@ -12,7 +12,7 @@ from networks import random_generator, relative
 from sg2cli import checkpoints, images
 from sg2cli.errors import UsageError
 from sg2cli.latents import Latent, LatentList, SeedRange, open_latents, parse_latents, parse_seeds
-from sg2cli.sampling import check_settings, draw, noise_of
+from sg2cli.sampling import check_settings, draw, locate, noise_of
 from sg2cli.settings import DrawSettings
 
 AVATARS = checkpoints.load_generator()
@@ -70,14 +70,15 @@ def test_noise_that_belongs_to_a_latent_is_drawn_with_it() -> None:
     own = np.random.RandomState(0).randn(8, 8).astype("f4")
     with_noise = Latent("a", "seed", None, {}, 1, {name: own})
     without = Latent("b", "seed", None, {}, 1)
-    noise = noise_of(G, [with_noise, without], DrawSettings())
+    points = list(locate(G, [with_noise, without], DrawSettings(), size=2))
+    noise = noise_of(G, points, "const")
     assert isinstance(noise, dict)
     assert list(noise) == [name]
     np.testing.assert_array_equal(noise[name][0], own)
     torch.testing.assert_close(noise[name][1], G.state_dict()[name])
     first, second = draw(G, [with_noise, without])
     assert relative(torch.tensor(first.image), torch.tensor(second.image)) > 1e-3
-    assert noise_of(G, [with_noise], DrawSettings(noise_mode="none")) == "none"
+    assert noise_of(G, points, "none") == "none"
 
 
 def test_latents_are_drawn_as_they_come() -> None:
