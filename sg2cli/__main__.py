@@ -1,6 +1,17 @@
 """`python -m sg2cli` is `sg2`."""
 
-from sg2cli.cli.main import main
+import os
+
+
+def main() -> None:
+    """The entry point `sg2`: an interruption while it is being loaded is one as well."""
+    try:
+        from sg2cli.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        os._exit(130)
+
 
 if __name__ == "__main__":
     main()

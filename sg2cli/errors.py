@@ -24,6 +24,11 @@ class CheckpointError(Sg2Error):
     exit_code = 3
 
 
+def brief(text: str, limit: int = 60) -> str:
+    """What a user typed, quoted for a message, and not longer than a line has room for."""
+    return repr(text if len(text) <= limit else f"{text[:limit]}...")
+
+
 def reason(error: OSError) -> str:
     """The system's own words, in lower case: 'no space left on device'."""
     return error.strerror.lower() if error.strerror else str(error)

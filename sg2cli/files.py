@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from sg2cli.errors import Sg2Error, reason
 
@@ -20,6 +22,30 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def user_path(text: str) -> Path:
+    """A path as typed, with ~ for a home; one that is nobody's home stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def kind(path: Path) -> Literal["file", "folder", "other", "nothing"]:
+    """What is there under a name; a link that leads nowhere is "other", as its name is taken.
+
+    Sg2Error when a folder on the way may not be searched.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "other" if path.is_symlink() else "nothing"
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            return "nothing"  # no file can have such a name
+        raise Sg2Error(f"cannot look for {path}: {reason(error)}") from error
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def make_folder(folder: Path) -> None:
@@ -57,8 +83,6 @@ def new_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
                 temporary.unlink()
     except FileExistsError as error:
         raise clash(path) from error
-    except BrokenPipeError:  # stdout's, while this file was open
-        raise
     except OSError as error:
         raise Sg2Error(f"cannot write {path}: {reason(error)}") from error
 

@@ -9,9 +9,11 @@ import io
 import json
 import struct
 import threading
+import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
+BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, for formats without text chunks
 MAX_SHEET = 1 << 30  # bytes of pixels of a sheet that is held in memory
 IN_FLIGHT = 64 << 20  # bytes of pixels that wait for an encoder
@@ -83,16 +86,14 @@ def inspect(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
 
     Sg2Error when the file is no picture.
     """
-    import PIL.Image
-
     try:
-        with PIL.Image.open(path) as picture:
+        with _opened(path) as picture:
             text = picture.info.get("sg2") or picture.getexif().get(DESCRIPTION)
             size, mode = picture.size, picture.mode
     except OSError as error:
-        raise Sg2Error(f"{path} is no picture that can be read: {reason(error)}") from error
-    except (ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise Sg2Error(f"{path} is a damaged picture: {error}") from error
+        raise Sg2Error(f"{path} is no picture that can be read ({reason(error)})") from error
+    except BAD_PICTURES as error:
+        raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
     try:
         fields = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
@@ -100,17 +101,35 @@ def inspect(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
     return size, mode, fields if isinstance(fields, dict) else None
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A picture through Pillow, less its limit on pixels and its warnings.
+
+    Only headers, and pixels of an expected size, are read here, and a sheet may be large.
+    """
+    import PIL.Image
+
+    limit = PIL.Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        PIL.Image.MAX_IMAGE_PIXELS = None
+        try:
+            with PIL.Image.open(path) as picture:
+                yield picture
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
 def read_image(path: Path, shape: tuple[int, ...]) -> Image:
     """The pixels of a picture that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
     import numpy as np
-    import PIL.Image
 
     try:
-        with PIL.Image.open(path) as picture:
+        with _opened(path) as picture:
             if picture.size == (shape[1], shape[0]):
                 mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]]
                 return np.asarray(picture.convert(mode)).reshape(shape)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except (OSError, *BAD_PICTURES) as error:
         raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
     raise Sg2Error(f"{path} is {picture.size[0]}x{picture.size[1]} pixels: remove it")
 
@@ -196,6 +215,26 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
 
+def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Image:
+    """A strip [h,columns*W,C] with a label above each column of pictures [H,W,C]."""
+    import numpy as np
+    import PIL.Image
+    from PIL import ImageDraw, ImageFont
+
+    width, channels = shape[1], shape[2]
+    size = max(10, min(40, width // 6))
+    font = ImageFont.load_default(size)
+    strip = PIL.Image.new("L", (width * len(labels), 2 * size), 255)
+    draw = ImageDraw.Draw(strip)
+    for i, label in enumerate(labels):
+        draw.text((width * i + width // 2, size), label, fill=0, font=font, anchor="mm")
+    grey = np.asarray(strip)[:, :, None]
+    if channels in (2, 4):  # the last is alpha
+        opaque = np.full_like(grey, 255)
+        return np.concatenate([grey.repeat(channels - 1, axis=2), opaque], axis=2)
+    return grey.repeat(channels, axis=2)
+
+
 class PngStream:
     """A PNG that is written a few rows at a time, as Pillow cannot (PNG specification 5-10)."""
 
@@ -234,7 +273,8 @@ class ImageWriter:
 
     `on_written(path, made_by)` is called for each, in order, as soon as it and those before it are
     complete. The first error comes out of the next `put`, or of the end of the block. A block that
-    ends by an exception finishes what has begun, and drops the rest.
+    ends by an error finishes what was put; one that is interrupted drops what has not begun, and
+    does not wait for an `on_written` that stands still.
     """
 
     def __init__(
@@ -243,11 +283,12 @@ class ImageWriter:
         self.on_written = on_written
         self.overwrite = overwrite
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="write")
-        self._changed = threading.Condition()
-        self._put = self._told = 0  # pictures taken, and those of them that are done with, in order
-        self._under_way = 0
+        self._changed = threading.Condition()  # guards all below; never held while telling
+        self._put = self._under_way = self._active = 0
         self._done: dict[int, tuple[Path, Mapping[str, Any]] | None] = {}  # None: failed
         self._error: BaseException | None = None
+        self._telling = threading.Lock()  # guards the two below
+        self._told = 0
         self._deaf = False  # on_written failed: a closed pipe
 
     def put(self, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
@@ -259,7 +300,7 @@ class ImageWriter:
             index = self._put
             self._put += 1
             self._under_way += 1
-        self._pool.submit(self._write, index, path, image, made_by)
+        self._pool.submit(self._work, index, path, image, made_by)
 
     def __enter__(self) -> ImageWriter:
         return self
@@ -270,9 +311,16 @@ class ImageWriter:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=error is not None)
-        for index in range(self._told, self._put):  # those behind one that was dropped
-            self._tell(index)
+        if error is None or isinstance(error, Exception):
+            self._pool.shutdown(wait=True)
+        else:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._active, timeout=10)
+        if self._telling.acquire(timeout=1):  # those behind one that was dropped
+            for index in range(self._told, self._put):
+                self._tell(index)
+            self._telling.release()
         if error is None:
             self._raise()
 
@@ -280,22 +328,27 @@ class ImageWriter:
         if self._error:
             raise self._error
 
-    def _write(self, index: int, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
-        done = None
+    def _work(self, index: int, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
+        with self._changed:
+            self._active += 1
+        done, error = None, None
         try:
             content = encode(image, FORMATS[path.suffix.lower()], made_by)
             with new_file(path, self.overwrite) as file:
                 file.write(content)
             done = (path, made_by)
-        except BaseException as error:  # raised again by `put` or at the end
-            self._error = self._error or error
+        except BaseException as raised:  # raised again by `put` or at the end
+            error = raised
         with self._changed:
+            self._active -= 1
             self._under_way -= 1
             self._done[index] = done
+            self._error = self._error or error
+            self._changed.notify_all()
+        with self._telling:
             while self._told in self._done:
                 self._tell(self._told)
                 self._told += 1
-            self._changed.notify_all()
 
     def _tell(self, index: int) -> None:
         done = self._done.pop(index, None)
@@ -304,4 +357,6 @@ class ImageWriter:
                 self.on_written(*done)
             except BaseException as error:
                 self._deaf = True
-                self._error = self._error or error
+                with self._changed:
+                    self._error = self._error or error
+                    self._changed.notify_all()

@@ -12,6 +12,7 @@ import math
 import re
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".npz", ".npy")
 UNNAMED = ""  # the array of an .npy
 MAX_NPZ = 1 << 32  # bytes: these are unpacked into memory
-BAD_ARRAYS = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
+BAD_ARRAYS = (  # what json, zipfile, numpy and safetensors raise for damaged files
+    *(ValueError, LookupError, TypeError, RuntimeError, EOFError, OverflowError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SafetensorError),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[s
     else:
         return _read_safetensors(file)
     for name, array in found.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"its member {name} is no array")
         _check_dtype(name, array.dtype.str[1:])
     return {name: StoredArray(array.shape, array.__getitem__) for name, array in found.items()}, {}
 
@@ -93,7 +99,9 @@ def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], 
         _check_dtype(name, tensor.get_dtype())
     metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"))
     arrays = {name: StoredArray(tuple(s.get_shape()), s.__getitem__) for name, s in slices.items()}
-    return arrays, metadata if isinstance(metadata, dict) else {}
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("checkpoint", ""), str):
+        raise ValueError("its sg2 metadata is not what sg2 writes")
+    return arrays, metadata
 
 
 def _is_ours(name: str) -> bool:
@@ -133,7 +141,8 @@ def fit_noise(
 
     match = re.fullmatch(r"synthesis\.b(\d{1,7})\.conv([01])\.noise_const", key)
     resolution = int(match[1]) if match else 0
-    if not match or resolution not in config.resolutions or (resolution == 4 and match[2] == "0"):
+    known = config.use_noise and resolution in config.resolutions
+    if not match or not known or (resolution == 4 and match[2] == "0"):
         raise UsageError(f"{name} has a noise map {key}, for which this network has no layer")
     size = (resolution, resolution)
     if array.shape not in (size, (1, *size), (1, 1, *size), (count, *size), (count, 1, *size)):

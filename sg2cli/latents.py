@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import sha256
+from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.files import kind, sha256, user_path
 from sg2cli.latent_files import (
     BAD_ARRAYS,
     SUFFIXES,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from sg2cli.latent_files import Array
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
+SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
+ROWS_OF_FILE = re.compile(r"(.+?)(:z)?(?:\[(\d{1,9})(?:-(\d{1,9}))?\])?(:z)?", re.ASCII)
 NOTATION = (
     "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
 )
@@ -74,19 +77,21 @@ def parse_seeds(text: str) -> tuple[SeedRange, ...]:
 
 def parse_latents(text: str) -> tuple[LatentSource, ...]:
     """A comma-separated list in the notation of the module. ValueError says what is wrong."""
-    if Path(text).is_file():  # also one with a comma in its name
+    parts = [part.strip() for part in text.split(",")]
+    plain = all(part == "avg" or SEED.fullmatch(part) for part in parts)
+    if not plain and kind(Path(text)) == "file":  # also one with a comma in its name
         return (_latent_file(text),)
-    return tuple(_latent_source(part.strip()) for part in text.split(","))
+    return tuple(_latent_source(part) for part in parts)
 
 
 def _seed_range(text: str) -> SeedRange:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
+    match = SEED.fullmatch(text)
     if not match:
         raise ValueError(
-            f"{text!r} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105"
+            f"{brief(text)} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105"
         )
     if max(len(digits or "") for digits in match.groups()) > 10:
-        raise ValueError(f"{text!r} goes beyond the largest seed, {MAX_SEED}")
+        raise ValueError(f"{brief(text)} goes beyond the largest seed, {MAX_SEED}")
     first = int(match[1])
     last = int(match[2] or first)
     if last < first:
@@ -99,25 +104,25 @@ def _seed_range(text: str) -> SeedRange:
 def _latent_source(text: str) -> LatentSource:
     if text == "avg":
         return MeanLatent()
-    if re.fullmatch(r"\d+(-\d+)?", text, re.ASCII):
+    if SEED.fullmatch(text):
         return _seed_range(text)
     return _latent_file(text)
 
 
 def _latent_file(text: str) -> LatentFile:
     path, first, last, holds_z = Path(text), None, None, False
-    if not path.is_file():
-        match = re.fullmatch(r"(.+?)(:z)?(?:\[(\d{1,9})(?:-(\d{1,9}))?\])?", text, re.ASCII)
-        if not match or (match[1] != "-" and not match[1].endswith(SUFFIXES)):
-            raise ValueError(f"{text!r} is no latent: give {NOTATION}")
-        path, holds_z = Path(match[1]).expanduser(), match[2] is not None
-        if holds_z and path.suffix != ".npy":
-            raise ValueError(f"{text!r}: only the array of an .npy has no name and needs ':z'")
+    if kind(path) != "file":
+        match = ROWS_OF_FILE.fullmatch(text)
+        if not match or (match[1] != "-" and not match[1].lower().endswith(SUFFIXES)):
+            raise ValueError(f"{brief(text)} is no latent: give {NOTATION}")
+        path, holds_z = user_path(match[1]), bool(match[2] or match[5])
+        if holds_z and path.suffix.lower() in (".npz", ".safetensors"):
+            raise ValueError(f"{brief(text)}: only the array of an .npy has no name and needs ':z'")
         if match[3]:
             first, last = int(match[3]), int(match[4] or match[3])
             if last < first:
-                raise ValueError(f"the rows of {text!r} fall: write [{last}-{first}]")
-        if str(path) != "-" and not path.is_file():
+                raise ValueError(f"the rows of {brief(text)} fall: write [{last}-{first}]")
+        if str(path) != "-" and kind(path) in ("nothing", "folder"):
             raise ValueError(f"no file {path}")
     return LatentFile(path, first, last, holds_z)
 
@@ -197,19 +202,20 @@ class LatentList:
         return sorted({name for part in rows for name in part.noise})
 
     def describe(self) -> list[Any]:
-        """For the metadata of a sheet: what was asked for."""
-        return [
-            f"{part.first}-{part.last}"
-            if isinstance(part, SeedRange)
-            else "avg"
-            if isinstance(part, MeanLatent)
-            else {
-                "file": part.stem,
-                "rows": [*part.rows[:1], *part.rows[-1:]],
-                "sha256": part.sha256,
-            }
-            for part in self.parts
-        ]
+        """For the metadata of a sheet: what was asked for, or of a long list its hash."""
+        told: list[Any] = []
+        for part in self.parts:
+            if isinstance(part, SeedRange):
+                told.append(f"{part.first}-{part.last}" if _length(part) > 1 else str(part.first))
+            elif isinstance(part, MeanLatent):
+                told.append("avg")
+            else:
+                rows = [part.rows[0], part.rows[-1]]
+                told.append({"file": part.stem, "rows": rows, "sha256": part.sha256})
+        if len(told) <= 100:
+            return told
+        digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return [*told[:3], f"and {len(told) - 3} more", {"sha256": digest}]
 
     def __iter__(self) -> Iterator[Latent]:
         taken = set(self.reserved)  # and names of files' rows; those of seeds are counted, not kept
@@ -267,9 +273,14 @@ def open_latents(
 
 
 def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
-    content = sys.stdin.buffer.read() if str(source.path) == "-" else None
-    name = str(source.path) if content is None else "stdin"
+    stdin = str(source.path) == "-"
+    name = "stdin" if stdin else str(source.path)
+    content = None  # of what can be read but once
     try:
+        if stdin:
+            content = sys.stdin.buffer.read()
+        elif kind(source.path) == "other":
+            content = source.path.read_bytes()
         arrays, metadata = read_arrays(source.path if content is None else io.BytesIO(content))
         digest = sha256(source.path) if content is None else hashlib.sha256(content).hexdigest()
     except OSError as error:
@@ -293,7 +304,7 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
         for k, v in arrays.items()
         if k.endswith("noise_const")
     }
-    stem = source.path.stem if content is None else "stdin"
+    stem = "stdin" if stdin else source.path.stem
     made_with = metadata.get("checkpoint")
     return _Rows(stem, space, array, range(first, last + 1), noise, digest, made_with)
 
@@ -316,6 +327,12 @@ def seed_to_z(seed: int, z_dim: int) -> Array:
     return np.random.RandomState(seed).randn(1, z_dim)[0].astype(np.float32)
 
 
+def z_of(latent: Latent, z_dim: int) -> Array:
+    """The z [z_dim] of a latent that is one or a seed."""
+    own = latent.values if latent.space == "z" else None
+    return seed_to_z(latent.seed, z_dim) if own is None else own
+
+
 def to_ws(
     G: Generator,
     latents: Sequence[Latent],
@@ -335,10 +352,7 @@ def to_ws(
     rows: list[Tensor] = []
     # All go through the mapping network, so that its batch, and so its rounding, is the same
     # whatever the latents are.
-    zs: list[Any] = [
-        latent.values if latent.space == "z" else seed_to_z(latent.seed, config.z_dim)
-        for latent in latents
-    ]
+    zs = [z_of(latent, config.z_dim) for latent in latents]
     c = None
     if config.c_dim:
         c = torch.zeros(len(zs), config.c_dim, device=G.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -141,7 +141,12 @@ def made_by(
     }
 
 
-def ws_streams(G: Generator, latents: LatentList, settings: DrawSettings) -> dict[str, Stream]:
+def ws_streams(
+    G: Generator,
+    latents: LatentList,
+    settings: DrawSettings,
+    on_row: Callable[[], object] = lambda: None,
+) -> dict[str, Stream]:
     """The ws as drawn, and the noise maps that come with latents, for `latents.save_latents`."""
     count, config = len(latents), G.config
 
@@ -149,7 +154,9 @@ def ws_streams(G: Generator, latents: LatentList, settings: DrawSettings) -> dic
         remaining = iter(latents)
         while batch := list(islice(remaining, 256)):
             drawn = to_ws(G, batch, settings.psi, settings.cutoff, settings.class_index)
-            yield from drawn.cpu().numpy()
+            for row in drawn.cpu().numpy():
+                yield row
+                on_row()
 
     def maps(name: str, own: Array) -> Iterator[Array]:
         for latent in latents:

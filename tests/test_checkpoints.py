@@ -170,6 +170,9 @@ def test_tensors_that_do_not_fit_are_named(saved: Path, edit: Any, told: str) ->
         ({"lr_multiplier": 0}, "lr_multiplier is 0"),
         ({"conv_clamp": -1}, "conv_clamp is -1"),
         ({"conv_clamp": 1e999}, "conv_clamp is inf"),
+        ({"conv_clamp": 10**400}, "out of range"),
+        ({"z_dim": 10**400}, "out of range"),
+        ({"resample_filter": [10**400]}, "not a number"),
         ({"num_fp16_res": -1}, "num_fp16_res is -1"),
         ({"num_fp16_res": 1.5}, "num_fp16_res is 1.5"),
         ({"resample_filter": []}, "resample_filter"),
@@ -252,7 +255,7 @@ def test_missing_networks_name_the_bundled_ones() -> None:
 
 
 def test_a_folder_is_no_network(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="directory"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         find_network(tmp_path)
 
 

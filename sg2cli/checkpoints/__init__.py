@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sg2cli.checkpoints.safetensors_file import Network, save_generator
-from sg2cli.errors import UsageError
+from sg2cli.errors import CheckpointError, UsageError, brief
+from sg2cli.files import kind, user_path
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
@@ -39,14 +40,16 @@ def find_network(name: str | Path = DEFAULT_NETWORK) -> Network:
 
     UsageError when there is no such file, CheckpointError when it is not one of ours.
     """
-    path = Path(name).expanduser()
-    if not path.exists():
-        known = bundled()
-        if str(name) not in known:
-            raise UsageError(
-                f"no network {str(name)!r}: give a .safetensors file, or one of {', '.join(known)}"
-            )
+    path, known = user_path(str(name)), bundled()
+    what = kind(path)
+    if what != "file" and str(name) in known:
         path = known[str(name)]
+    elif what == "nothing":
+        raise UsageError(
+            f"no network {brief(str(name))}: give a .safetensors file, or one of {', '.join(known)}"
+        )
+    elif what != "file":
+        raise CheckpointError(f"{path}: not a regular file: give a .safetensors file")
     return Network.open(path)
 
 

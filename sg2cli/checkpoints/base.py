@@ -41,7 +41,7 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
         value = fields.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CheckpointError(f"its {name} is {value!r}, not a number")
-        if not low <= value <= high or math.isinf(value):
+        if not low <= value <= min(high, 1e15):
             raise CheckpointError(f"its {name} is {value!r}, out of range")
         return value
 
@@ -172,7 +172,7 @@ def read_filter(taps: Any) -> ResampleFilter:
         if not isinstance(row, list) or len(row) != len(taps):
             raise CheckpointError("its resample_filter has rows, but is not square")
         for tap in row:
-            if isinstance(tap, bool) or not isinstance(tap, int | float) or not math.isfinite(tap):
+            if isinstance(tap, bool) or not isinstance(tap, int | float) or not abs(tap) < 1e15:
                 raise CheckpointError(f"its resample_filter holds {tap!r}, not a number")
     if abs(sum(map(sum, rows))) < 1e-6:
         raise CheckpointError("its resample_filter sums to 0, so that it would draw nothing")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import click
 from tqdm import tqdm
 
 from sg2cli.errors import Sg2Error, reason
@@ -17,6 +17,10 @@ from sg2cli.errors import Sg2Error, reason
 
 class Terminated(BaseException):
     """SIGTERM, raised where the main thread is, as KeyboardInterrupt is for SIGINT."""
+
+
+class ReaderGone(Exception):
+    """Whoever read stdout has had enough: `sg2 ... | head -1`."""
 
 
 class Console:
@@ -32,35 +36,37 @@ class Console:
 
     def result(self, line: str) -> None:
         """A line on stdout, at once; above the bar where both are on one terminal."""
-        try:
-            if sys.stdout.isatty():
-                tqdm.write(line)
-                sys.stdout.flush()
-            else:
-                click.echo(line)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise Sg2Error(f"cannot write to stdout: {reason(error)}") from error
+        # As the file system spells it, so that a path can be used whatever the locale.
+        content = os.fsencode(line + "\n")
+        if sys.stdout is not None and sys.stdout.isatty():
+            with tqdm.external_write_mode(sys.stdout):
+                self._write(content)
+        else:
+            self._write(content)
 
     def picture(self, content: bytes) -> None:
         """The bytes of a picture on stdout."""
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             raise Sg2Error(
                 "a picture is no text for a terminal: redirect stdout, or give --out FILE"
             )
+        self._write(content)
+
+    def _write(self, content: bytes) -> None:
+        if sys.stdout is None:
+            raise Sg2Error("stdout is closed")
         try:
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise ReaderGone from error
         except OSError as error:
             raise Sg2Error(f"cannot write to stdout: {reason(error)}") from error
 
     def note(self, text: str) -> None:
         """A line on stderr that -q silences."""
         if not self.quiet:
-            tqdm.write(f"sg2: {text}", file=sys.stderr)
+            complain(text)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[tqdm[Any]]:
@@ -70,3 +76,11 @@ class Console:
             total=total, desc=label, unit=f" {unit}", disable=disable, delay=1, leave=False
         ) as bar:
             yield bar
+
+
+def complain(text: str) -> None:
+    """A line on stderr, above a bar; lost if nobody listens."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError), tqdm.external_write_mode(sys.stderr):
+            sys.stderr.write(f"sg2: {' '.join(text.split())}\n")
+            sys.stderr.flush()

@@ -13,11 +13,12 @@ from typing import NoReturn
 import click
 
 from sg2cli import __version__
-from sg2cli.cli.console import Terminated
-from sg2cli.errors import Sg2Error
+from sg2cli.cli.console import ReaderGone, Terminated, complain
+from sg2cli.errors import Sg2Error, reason
 
-COMMANDS = ("generate", "info", "doctor")
+COMMANDS = ("generate", "mix", "truncate", "interpolate", "edit", "directions", "info", "doctor")
 SHELLS = ("bash", "zsh", "fish")
+INTERRUPTED = {KeyboardInterrupt: 128 + signal.SIGINT, Terminated: 128 + signal.SIGTERM}
 DEBUG = os.environ.get("SG2_DEBUG") == "1"
 COMPLETION = "_SG2_COMPLETE"  # Click's variable: set by the completion scripts
 
@@ -77,10 +78,13 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point `sg2`."""
+    """The entry point `sg2`, behind `sg2cli.__main__`."""
     if COMPLETION in os.environ:
         cli.main(prog_name="sg2", complete_var=COMPLETION)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code in INTERRUPTED.values():
+        os._exit(code)  # a thread may stand still in a write that nobody reads
+    sys.exit(code)
 
 
 def run(args: Sequence[str]) -> int:
@@ -93,7 +97,8 @@ def run(args: Sequence[str]) -> int:
     try:
         with cli.make_context("sg2", list(args)) as ctx:
             cli.invoke(ctx)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return 0
     except click.exceptions.Exit as exit:
         return exit.exit_code
@@ -105,10 +110,14 @@ def run(args: Sequence[str]) -> int:
         if DEBUG:
             raise
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         # The reader has what it wanted. Without this, Python complains again when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if DEBUG:
+            raise
+        return _fail(f"cannot read or write {error.filename or 'stdout'}: {reason(error)}", 1)
     except Exception as error:  # our bug, or a machine that gives way
         if DEBUG:
             raise
@@ -116,12 +125,10 @@ def run(args: Sequence[str]) -> int:
             return _fail("out of memory: a smaller --batch needs less", 1)
         told = f"{type(error).__name__}: {error}"
         return _fail(f"unexpected error, SG2_DEBUG=1 shows where: {told}", 1)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Terminated:
-        return 128 + signal.SIGTERM
+    except (KeyboardInterrupt, Terminated) as stop:
+        return INTERRUPTED[type(stop)]
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"sg2: {' '.join(message.split())}", err=True)
+    complain(message)
     return code

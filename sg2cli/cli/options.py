@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +13,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from sg2cli import checkpoints, latents
+from sg2cli.errors import brief
+from sg2cli.files import user_path
 from sg2cli.latent_files import SUFFIXES
 from sg2cli.settings import NOISE_MODES, PRECISIONS
+from sg2cli.styles import parse_styles
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,7 +45,7 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]
 
 
 class NetworkType(click.ParamType):  # type: ignore[type-arg]
-    """A checkpoint; completes to the bundled ones and to files."""
+    """A checkpoint; completes to the bundled ones whose name fits, else to files."""
 
     name = "network"
 
@@ -62,7 +66,7 @@ def _psi(text: str) -> float:
     try:
         psi = float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no number") from None
+        raise ValueError(f"{brief(text)} is no number") from None
     if not math.isfinite(psi):
         raise ValueError(f"{text} is no psi to draw with: 0 is the mean picture, 1 the whole way")
     return psi
@@ -79,15 +83,61 @@ def _grid(text: str) -> tuple[int, int] | str:
 
 def _latents_file(text: str) -> Path:
     if not text.endswith(SUFFIXES):
-        raise ValueError(f"{text!r}: latents are saved as {', '.join(SUFFIXES)}")
-    return Path(text).expanduser()
+        raise ValueError(f"{brief(text)}: latents are saved as {', '.join(SUFFIXES)}")
+    return user_path(text)
+
+
+def _directions_file(text: str) -> Path:
+    if not text.endswith(".safetensors"):
+        raise ValueError(f"{brief(text)}: directions are saved as .safetensors")
+    return user_path(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_psi(part.strip()) for part in text.split(","))
+
+
+def _amount(text: str) -> tuple[float, float]:
+    first, dots, last = text.partition("..")
+    try:
+        low, high = float(first), float(last if dots else first)
+    except ValueError:
+        raise ValueError(f"{text!r} is no amount: give a number, or a range as -3..3") from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{text} is no amount to move by")
+    if high < low:
+        raise ValueError(f"the amount {text} runs backwards: write {last}..{first}")
+    return low, high
 
 
 SEEDS = ParsedType("seeds", latents.parse_seeds)
 LATENTS = ParsedType("latents", latents.parse_latents, complete="file")
 DEVICE = ParsedType("device", _device)
 PSI = ParsedType("psi", _psi)
+DIRECTIONS_FILE = ParsedType("file", _directions_file, complete="file")
 LATENTS_FILE = ParsedType("file", _latents_file, complete="file")
+PSI_LIST = ParsedType("psi,psi", _numbers)
+AMOUNT = ParsedType("amount", _amount)
+STYLES = ParsedType("styles", parse_styles)
+
+
+def sources_option(
+    *names: str, type: ParsedType, **attributes: Any
+) -> Callable[[Command], Command]:
+    """An option for latents; given several times, all count."""
+
+    def joined(
+        ctx: click.Context, param: click.Parameter, value: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        return tuple(chain.from_iterable(value))
+
+    metavar = type.name.upper()
+    return click.option(
+        *names, type=type, metavar=metavar, multiple=True, callback=joined, **attributes
+    )
+
+
+PATH = ParsedType("path", str, complete="file")
 GRID = ParsedType("wxh", _grid)
 
 network_option = click.option(
@@ -133,7 +183,7 @@ def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 network_options = together(network_option, device_option, precision_option)
-drawing_options = together(
+truncation_options = together(
     click.option(
         "--trunc",
         "psi",
@@ -147,13 +197,16 @@ drawing_options = together(
         metavar="N",
         help="Truncate only the first N rows of ws.",
     ),
-    click.option(
-        "--class",
-        "class_index",
-        type=click.IntRange(0),
-        metavar="N",
-        help="Class to draw, of a network that has classes.",
-    ),
+)
+class_option = click.option(
+    "--class",
+    "class_index",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Class to draw, of a network that has classes.",
+)
+class_and_noise_options = together(
+    class_option,
     click.option(
         "--noise-mode",
         type=click.Choice(NOISE_MODES),
@@ -161,6 +214,23 @@ drawing_options = together(
         show_default=True,
         help="The checkpoint's noise, noise of the picture's own seed, or none.",
     ),
+)
+batch_option = click.option(
+    "--batch",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Pictures computed at once. [default: by resolution]",
+)
+drawing_options = together(truncation_options, class_and_noise_options, batch_option)
+out_option = click.option(
+    "-o",
+    "--out",
+    "--outdir",
+    type=PATH,
+    default="out",
+    show_default=True,
+    metavar="DIR",
+    help="A folder.",
 )
 output_options = together(
     click.option(

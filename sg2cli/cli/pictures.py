@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -11,14 +12,17 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.cli.console import Console, Terminated
-from sg2cli.errors import UsageError
-from sg2cli.files import clash, make_folder, new_file
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.files import clash, kind, make_folder, new_file, user_path
 from sg2cli.images import FORMATS, ImageWriter, encode, is_kept
 
 if TYPE_CHECKING:
     from sg2cli.images import Image
 
-FOREIGN = {".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".ppm", ".pdf", ".svg"}
+FOREIGN = {  # a user who writes these wants a file, not a folder of that name
+    *(".bmp", ".gif", ".tif", ".tiff", ".tga", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif"),
+    *(".apng", ".ico", ".ppm", ".pgm", ".pnm", ".psd", ".eps", ".pdf", ".svg", ".mp4", ".mov"),
+}
 LOOK_AHEAD = 10_000  # names checked before the first picture is drawn
 
 
@@ -37,11 +41,12 @@ class Pictures:
         if overwrite and skip_existing:
             raise UsageError("--overwrite and --skip-existing contradict one another: give one")
         self.to_stdout = out == "-"
-        path = Path(out).expanduser()
+        path = user_path(out)
         suffix = path.suffix.lower()
-        if suffix in FOREIGN and not path.is_dir():
+        is_folder = kind(path) == "folder"
+        if suffix in FOREIGN and not is_folder:
             raise UsageError(f"{path}: pictures are written as png, jpg or webp")
-        self.file = path if suffix in FORMATS and not path.is_dir() else None
+        self.file = path if suffix in FORMATS and not is_folder else None
         self.folder = path.parent if self.file else path
         self.format = format or (FORMATS[suffix] if self.file else "png")
         if self.file and FORMATS[suffix] != self.format:
@@ -62,16 +67,26 @@ class Pictures:
         """Of the picture of this name."""
         return self.file or self.folder / f"{name}.{self.format}"
 
-    def prepare(self, names: Iterable[str]) -> None:
-        """Make the folder, and find out before any work whether a name is taken."""
+    def needs_folder(self) -> None:
+        """UsageError where --out is no folder, for commands that make several pictures."""
+        if self.holds_one:
+            raise UsageError("this makes several pictures: give a folder to --out")
+
+    def check(self, names: Iterable[str]) -> None:
+        """Find out before any work whether the folder can be made, and a name is taken."""
         if self.to_stdout:
             return
-        make_folder(self.folder)
-        if self.overwrite or self.skip_existing or not any(self.folder.iterdir()):
-            return
-        for name in islice(names, LOOK_AHEAD):  # the others are found as they come
-            if self.path(name).exists():
-                raise clash(self.path(name))
+        folder = self.folder
+        while kind(folder) == "nothing" and folder != folder.parent:
+            folder = folder.parent
+        if kind(folder) != "folder":
+            raise Sg2Error(f"cannot make the folder {self.folder}: {folder} is a file")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise Sg2Error(f"cannot write into {self.folder}: permission denied")
+        if folder == self.folder and not (self.overwrite or self.skip_existing):
+            for name in islice(names, LOOK_AHEAD):  # the others are found as they come
+                if kind(self.path(name)) != "nothing":
+                    raise clash(self.path(name))
 
     def keeps(self, name: str, made_by: Mapping[str, Any]) -> bool:
         """Whether --skip-existing spares the work on this picture."""
@@ -80,6 +95,8 @@ class Pictures:
         return kept
 
     def __enter__(self) -> Pictures:
+        if not self.to_stdout:
+            make_folder(self.folder)
         self._writer = ImageWriter(self._wrote, self.overwrite)
         return self
 
@@ -102,6 +119,7 @@ class Pictures:
             yield content
             self.console.picture(content.getvalue())
         else:
+            make_folder(self.folder)
             with new_file(self.path(name), self.overwrite) as file:
                 yield file
             self._wrote(self.path(name), made_by)

@@ -20,7 +20,8 @@ def modulated_conv2d(
 ) -> Tensor:
     """Convolve each sample with weights scaled by its own style (StyleGAN2 section 2.2, eq. 1-3).
 
-    x [N,I,H,W], weight [O,I,k,k], styles [N,I] -> [N,O,H,W], or [N,O,2H,2W] with a filter [f,f].
+    x [N,I,H,W], weight [O,I,k,k], styles [N,I] -> [N,O,H,W]; with a filter [f,f] and a 3x3 weight
+    it upsamples, to [N,O,2H,2W].
 
     Scales activations, not weights: same result, one dense convolution instead of N groups,
     and no weight gradient when only the styles are optimised.
@@ -45,14 +46,9 @@ def modulated_conv2d(
 
 
 def _convolve(x: Tensor, weight: Tensor, resample_filter: Tensor | None) -> Tensor:
-    k = weight.shape[-1]
     if resample_filter is None:
-        return F.conv2d(x, weight, padding=k // 2)
-    # Insert zeros, convolve, filter. A 1x1 kernel commutes with the zeros, so that it can work on
-    # the small picture; a 3x3 one does so as a transposed convolution, which leaves 2H + 1 rows.
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+    # Insert zeros, convolve, filter: the first two are a transposed convolution, 2H + 1 wide.
     taps = resample_filter.shape[-1]
-    if k == 1:
-        padding = ((taps + 1) // 2, (taps - 2) // 2)
-        return upfirdn2d(F.conv2d(x, weight), resample_filter, 2, padding, gain=4)
     x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     return upfirdn2d(x, resample_filter, 1, ((taps + 1) // 2 - 1, (taps - 2) // 2), gain=4)

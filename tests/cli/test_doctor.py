@@ -15,13 +15,13 @@ from sg2cli.cli.commands.doctor import CHECKS
 def test_all_is_well(sg2: Any) -> None:
     result = sg2("doctor")
     assert result.code == 0, result.out
-    assert len(result.lines) == len(CHECKS)
+    assert len(result.lines) == len(CHECKS) + 1
     assert all(line.startswith("ok ") for line in result.lines)
 
 
 def test_json(sg2: Any) -> None:
     checks = [json.loads(line) for line in sg2("doctor", "--json").lines]
-    assert [check["check"] for check in checks] == list(CHECKS)
+    assert [check["check"] for check in checks] == [*CHECKS, "network"]
     assert all(check["ok"] for check in checks)
 
 
@@ -62,7 +62,7 @@ def test_a_table_of_weights_that_is_empty(sg2: Any, weights: Path) -> None:
 
 
 def test_a_device_that_is_not_there(sg2: Any) -> None:
-    assert broken(sg2("doctor", "--device", "cuda:99")) == ["device", "drawing"]
+    assert broken(sg2("doctor", "--device", "cuda:99")) == ["device", "drawing", "network"]
 
 
 def test_a_missing_package(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,14 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", "0", "--overwrite", "--skip-existing"], 2, "contradict"),
         (["--seeds", "0", "--save-latents", "l.txt"], 2, ".safetensors, .npz, .npy"),
         (["--seeds", "0", "--out", "a.png/sub"], 1, "cannot make the folder"),
+        (["--latents", ",".join(map(str, range(1000))) + ",x"], 2, "'x' is no latent"),
+        (["--latents", "x" * 5000], 2, "is no latent"),
+        (["--seeds", "0", "-n", "x" * 300], 2, "no network 'xxx"),
+        (["--seeds", "0", "-n", "."], 3, "not a regular file"),
+        (["--seeds", "0", "--out", "x" * 300 + ".png"], 1, "file name too long"),
+        (["--seeds", "0", "--device", "cuda:77"], 1, "no device cuda:77"),
+        (["--seeds", "0", "-n", "nan.safetensors"], 3, "holds NaN"),
+        (["--seeds", "0", "--save-latents", "l.npz", "--skip-existing"], 2, "save a .safetensors"),
         (["--seeds", "0", "--out", "empty.safetensors"], 1, "cannot make the folder"),
         (["--seeds", "0", "--batch", "0"], 2, "--batch"),
         (["--latents", "missing.npy"], 2, "no file missing.npy"),
@@ -265,6 +273,9 @@ def test_bad_input(sg2: Any, classes: str, args: list[str], code: int, told: str
     Path("empty.safetensors").touch()
     Path("net.pkl").write_bytes(b"\x80\x04\x95" + bytes(20))
     PIL.Image.new("RGB", (8, 8)).save("a.png")
+    broken = random_generator()
+    broken.mapping.w_avg[0] = float("nan")
+    checkpoints.save_generator(broken, Path("nan.safetensors"), {})
     before = sorted(Path().rglob("*"))
     result = sg2("generate", *args)
     assert result.code == code

@@ -9,28 +9,34 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
 
 from sg2cli import __version__, checkpoints, devices
 from sg2cli.cli.console import Console
-from sg2cli.cli.options import device_option, json_option
+from sg2cli.cli.options import json_option, network_options
 from sg2cli.errors import Sg2Error
 from sg2cli.files import sha256
+from sg2cli.settings import Precision
 
 
 @click.command()
-@device_option
+@network_options
 @json_option
-def doctor(device: str, as_json: bool) -> None:
+def doctor(network: str, device: str, precision: Precision, as_json: bool) -> None:
     """Check the installation, and draw a picture.
 
     Ends with exit code 1 when something a user needs is broken.
     """
     console = Console()
     broken = 0
-    for name, check in CHECKS.items():
+    checks: dict[str, Callable[[str], str]] = {
+        **CHECKS,
+        "network": partial(_network, network, precision),
+    }
+    for name, check in checks.items():
         try:
             state, told = "ok", check(device)
         except (Sg2Error, ImportError, OSError, RuntimeError) as error:
@@ -41,7 +47,7 @@ def doctor(device: str, as_json: bool) -> None:
         else:
             console.result(f"{state:6}  {name:8}  {told}")
     if broken:
-        raise Sg2Error(f"{broken} of {len(CHECKS)} checks failed: see above")
+        raise Sg2Error(f"{broken} of {len(checks)} checks failed: see above")
 
 
 def _versions(device: str) -> str:
@@ -133,6 +139,13 @@ def _drawing(device: str) -> str:
     if max(abs(means - SEED_0_MEANS)) > 1:
         raise Sg2Error(f"seed 0 is drawn wrongly: brightness {means.round(1).tolist()}")
     return f"seed 0 is drawn as it should be, in {elapsed * 1000:.0f} ms"
+
+
+def _network(name: str, precision: Precision, device: str) -> str:
+    network = checkpoints.find_network(name)
+    used = network.load(devices.resolve(device)).set_precision(precision)
+    size = network.config.img_resolution
+    return f"{name}, {size}x{size}, is whole, and drawn in {used}"
 
 
 # Of the quarters of the default network's seed 0, as the float64 reference draws it.

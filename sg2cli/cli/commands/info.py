@@ -15,7 +15,8 @@ import click
 from sg2cli import checkpoints, images, latent_files
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
-from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.files import kind, user_path
 
 
 @click.command()
@@ -37,23 +38,35 @@ def info(file: str, as_json: bool) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        console.result(f"{name:{width}}  {text}")
+        console.result(_printable(f"{name:{width}}  {text}"))
+
+
+def _printable(text: str) -> str:
+    """What a file says of itself, with no control over the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager
 def _on_disk(name: str) -> Iterator[Path]:
-    """The file of that name; stdin as a temporary one; a bundled checkpoint where it lies."""
-    if name == "-":
+    """The file of that name; a bundled checkpoint where it lies; stdin or a pipe as a copy."""
+    path, bundled = user_path(name), checkpoints.bundled()
+    what = "other" if name == "-" else kind(path)
+    if what != "file" and name in bundled:
+        yield bundled[name]
+    elif what == "file":
+        yield path
+    elif what == "other":
+        try:
+            content = sys.stdin.buffer.read() if name == "-" else path.read_bytes()
+        except OSError as error:
+            raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "stdin"
-            path.write_bytes(sys.stdin.buffer.read())
-            yield path
-        return
-    path = Path(name).expanduser()
-    bundled = checkpoints.bundled()
-    if not path.exists() and name not in bundled:
-        raise UsageError(f"no file {name!r}, nor a bundled network: {', '.join(bundled)}")
-    yield path if path.exists() else bundled[name]
+            copy = Path(folder) / ("stdin" if name == "-" else path.name)
+            copy.write_bytes(content)
+            yield copy
+    else:
+        known = ", ".join(bundled)
+        raise UsageError(f"no file {brief(name)}, nor a bundled network: {known}")
 
 
 def describe(path: Path) -> dict[str, Any]:

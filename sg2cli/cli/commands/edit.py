@@ -1,0 +1,141 @@
+"""`sg2 edit`: latents moved along a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sg2cli import checkpoints, images
+from sg2cli.cli.console import Console
+from sg2cli.cli.film import Film, is_film
+from sg2cli.cli.options import (
+    AMOUNT,
+    LATENTS,
+    PATH,
+    STYLES,
+    drawing_options,
+    network_options,
+    output_options,
+)
+from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.session import Session, is_mapped
+from sg2cli.cli.sheets import Cell, Layout, draw_cells
+from sg2cli.errors import UsageError
+from sg2cli.settings import DrawSettings, Precision
+from sg2cli.styles import Styles, style_rows
+
+if TYPE_CHECKING:
+    from sg2cli.latents import LatentSource
+    from sg2cli.sampling import Point
+
+
+@click.command()
+@click.argument("latents", type=LATENTS)
+@network_options
+@click.option(
+    "--direction",
+    required=True,
+    metavar="DIRECTION",
+    help="sefa:K or pca:K (from 0, the strongest); a file of `sg2 directions` as FILE:sefa:K; an "
+    ".npy [w_dim] or [num_ws,w_dim]; rosinality's factor.pt as FILE:K.",
+)
+@click.option(
+    "--amount",
+    type=AMOUNT,
+    default="-3..3",
+    show_default=True,
+    help="How far, in standard deviations of W along the direction: 2, or a range.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(2, 10_000),
+    metavar="N",
+    help="Amounts of a range: columns, or frames of a film. [default: 7, or 60 in a film]",
+)
+@click.option("--layers", type=STYLES, help="Rows of ws that move: 0-5, coarse. [default: all]")
+@drawing_options
+@click.option(
+    "--fps", type=click.FloatRange(0.1, 240), default=30, show_default=True, help="Of a film."
+)
+@click.option(
+    "-o",
+    "--out",
+    "--outdir",
+    type=PATH,
+    default="out",
+    show_default=True,
+    metavar="DIR|FILM",
+    help="A folder, or an .mp4, .gif or .webp of one latent.",
+)
+@output_options
+def edit(
+    latents: tuple[LatentSource, ...],
+    network: str,
+    device: str,
+    precision: Precision,
+    direction: str,
+    amount: tuple[float, float],
+    steps: int | None,
+    layers: Styles | None,
+    fps: float,
+    out: str,
+    overwrite: bool,
+    skip_existing: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Move LATENTS along a direction: a sheet, a row a latent, or a film.
+
+    \b
+    sg2 edit 0-3 --direction sefa:0
+    sg2 edit me/projected.safetensors --direction pca:2 --amount -2..2 --out me.gif
+    """
+    console = Console(as_json, quiet)
+    drawing = DrawSettings(**settings)
+    session = Session(checkpoints.find_network(network), drawing, console)
+    config = session.network.config
+    rows = style_rows(layers, config) if layers else list(range(config.num_ws))
+    todo = session.open(latents, "LATENTS", reserved=["grid"])
+    filmed = is_film(out)
+    low, high = amount
+    count = 1 if low == high else steps or (60 if filmed else 7)
+    amounts = [low if count == 1 else low + (high - low) * i / (count - 1) for i in range(count)]
+    if filmed and (len(todo) > 1 or count == 1):
+        raise UsageError("a film is of one latent over a range: give a folder to --out")
+    film = Film(session, out, count, fps, overwrite, skip_existing) if filmed else None
+    pictures = Pictures(out, "png", overwrite, skip_existing, console) if not filmed else None
+    if pictures:
+        pictures.needs_folder()
+        names = [f"{latent.name}-{amount:+.4g}" for latent in todo for amount in amounts]
+        pictures.check(["grid", *names])
+
+    G, used = session.load(device, precision)
+    from sg2cli import directions, sampling
+
+    found = directions.find_direction(direction, G, rows, drawing.class_index)
+    size = sampling.batch_size(G, drawing, len(todo) * count)
+    made_of = {"direction": found.name, "layers": rows}
+
+    def cells() -> Iterator[Cell[Point]]:
+        for latent, point in zip(todo, sampling.locate(G, todo, drawing, size), strict=True):
+            for amount in amounts:
+                ws = directions.edit(point.ws, found, amount, rows)
+                edited = {**latent.made_of, **made_of, "amount": amount}
+                made_by = session.made_by(used, edited, is_mapped(latent))
+                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-{amount:+.4g}")
+
+    def render(points: Iterator[Point]) -> Iterator[Any]:
+        return sampling.render(G, points, drawing.noise_mode, size)
+
+    all_made_of = {"latents": todo.describe(), **made_of, "amounts": amounts}
+    made_by = session.made_by(used, all_made_of, todo.need_mapping)
+    if film:
+        film.write((cell.source for cell in cells()), made_by, render)
+    elif pictures:
+        header = images.column_header([f"{amount:+.3g}" for amount in amounts], session.shape)
+        layout = Layout(count, len(todo), made_by, header)
+        draw_cells(pictures, cells(), len(todo) * count, session.shape, layout, render)

@@ -1,0 +1,143 @@
+"""`sg2 mix`: styles of one latent in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sg2cli import checkpoints
+from sg2cli.cli.console import Console
+from sg2cli.cli.options import (
+    LATENTS,
+    STYLES,
+    drawing_options,
+    network_options,
+    out_option,
+    output_options,
+    sources_option,
+)
+from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.session import Session, is_mapped
+from sg2cli.cli.sheets import Cell, Layout, draw_cells
+from sg2cli.settings import DrawSettings, Precision
+from sg2cli.styles import Styles, default_styles, style_rows
+from sg2cli.styles import mix as mix_ws
+
+if TYPE_CHECKING:
+    from sg2cli.latents import Latent, LatentSource
+    from sg2cli.sampling import Point
+
+
+@click.command()
+@network_options
+@sources_option(
+    "--rows",
+    type=LATENTS,
+    required=True,
+    help="What the rows of the sheet begin with: seeds, files or avg.",
+)
+@sources_option(
+    "--cols",
+    type=LATENTS,
+    required=True,
+    help="What the columns give their styles from.",
+)
+@click.option(
+    "--styles",
+    type=STYLES,
+    help="What comes from the columns: coarse (4-8 px), middle (16-32), fine (64 and up), or "
+    "rows of ws as 0-6. [default: 0-6, coarse and middle]",
+)
+@drawing_options
+@out_option
+@output_options
+def mix(
+    network: str,
+    device: str,
+    precision: Precision,
+    rows: tuple[LatentSource, ...],
+    cols: tuple[LatentSource, ...],
+    styles: Styles | None,
+    out: str,
+    overwrite: bool,
+    skip_existing: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Mix styles: pictures of the rows with styles of the columns, and a sheet.
+
+    \b
+    sg2 mix --rows 85,100 --cols 55,821 --styles coarse
+    sg2 mix --rows me/projected.safetensors --cols 0-5 --styles 0-3
+    """
+    console = Console(as_json, quiet)
+    drawing = DrawSettings(**settings)
+    session = Session(checkpoints.find_network(network), drawing, console)
+    config = session.network.config
+    taken = style_rows(styles or default_styles(config), config)
+    row_list = session.open(rows, "--rows", reserved=["grid"])
+    col_list = session.open(cols, "--cols", reserved=["grid"])
+    pictures = Pictures(out, "png", overwrite, skip_existing, console)
+    pictures.needs_folder()
+    row_latents, col_latents = list(row_list), _renamed(list(col_list), list(row_list))
+    both = {latent.name: latent for latent in (*col_latents, *row_latents)}
+    mixed = (f"{row.name}-{col.name}" for row in row_latents for col in col_latents)
+    pictures.check(["grid", *both, *mixed])
+
+    G, used = session.load(device, precision)
+    from sg2cli import sampling
+
+    size = sampling.batch_size(G, drawing, (len(row_latents) + 1) * (len(col_latents) + 1))
+    row_points = list(sampling.locate(G, row_latents, drawing, size))
+    col_points = list(sampling.locate(G, col_latents, drawing, size))
+
+    def alone(latent: Latent, point: Point, first: bool = True) -> Cell[Point]:
+        made_by = session.made_by(used, latent.made_of, is_mapped(latent))
+        return Cell(point, made_by, latent.name if first else None)
+
+    def cells() -> Iterator[Cell[Point] | None]:
+        yield None
+        for latent, point in zip(col_latents, col_points, strict=True):
+            yield alone(latent, point)
+        seen = {latent.name for latent in col_latents}
+        for row, row_point in zip(row_latents, row_points, strict=True):
+            yield alone(row, row_point, first=row.name not in seen)
+            for col, col_point in zip(col_latents, col_points, strict=True):
+                made_of = {"row": row.made_of, "column": col.made_of, "styles": taken}
+                mapped = is_mapped(row) or is_mapped(col)
+                ws = mix_ws(row_point.ws, col_point.ws, taken)
+                yield Cell(
+                    sampling.Point(ws, row_point.seed, row_point.noise),
+                    session.made_by(used, made_of, mapped),
+                    f"{row.name}-{col.name}",
+                )
+
+    mapped = row_list.need_mapping or col_list.need_mapping
+    made_of = {"rows": row_list.describe(), "columns": col_list.describe(), "styles": taken}
+    layout = Layout(
+        len(col_latents) + 1, len(row_latents) + 1, session.made_by(used, made_of, mapped)
+    )
+
+    def render(points: Iterator[Point]) -> Iterator[Any]:
+        return sampling.render(G, points, drawing.noise_mode, size)
+
+    count = layout.columns * layout.rows
+    draw_cells(pictures, cells(), count, session.shape, layout, render)
+
+
+def _renamed(latents: list[Latent], others: list[Latent]) -> list[Latent]:
+    """Latents whose names differ from those of others, unless they are the same latent."""
+    from dataclasses import replace
+
+    made_of = {latent.name: latent.made_of for latent in others}
+    renamed = []
+    for latent in latents:
+        name, number = latent.name, 1
+        while made_of.setdefault(name, latent.made_of) != latent.made_of:
+            number += 1
+            name = f"{latent.name}-{number}"
+        renamed.append(replace(latent, name=name))
+    return renamed

@@ -1,0 +1,113 @@
+"""`sg2 truncate`: the truncation trick as a sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sg2cli import checkpoints, images
+from sg2cli.cli.console import Console
+from sg2cli.cli.options import (
+    LATENTS,
+    PSI_LIST,
+    SEEDS,
+    batch_option,
+    class_and_noise_options,
+    network_options,
+    out_option,
+    output_options,
+    sources_option,
+)
+from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.session import Session
+from sg2cli.cli.sheets import Cell, Layout, draw_cells
+from sg2cli.settings import DrawSettings, Precision
+
+if TYPE_CHECKING:
+    from sg2cli.latents import LatentSource
+    from sg2cli.sampling import Point
+
+
+@click.command()
+@network_options
+@sources_option("--seeds", type=SEEDS, help="Seeds, a row each: 85, 0-3.")
+@sources_option(
+    "--latents",
+    type=LATENTS,
+    help="Other latents, a row each: files, file[2], avg, - for stdin.",
+)
+@click.option(
+    "--psi",
+    "psis",
+    type=PSI_LIST,
+    default="-1,-0.5,0,0.5,0.7,1",
+    show_default=True,
+    help="A column each; 0 is the mean picture, 1 the latent, -1 its opposite.",
+)
+@click.option(
+    "--cutoff",
+    "--trunc-cutoff",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Truncate only the first N rows of ws.",
+)
+@class_and_noise_options
+@batch_option
+@out_option
+@output_options
+def truncate(
+    network: str,
+    device: str,
+    precision: Precision,
+    seeds: tuple[LatentSource, ...],
+    latents: tuple[LatentSource, ...],
+    psis: tuple[float, ...],
+    out: str,
+    overwrite: bool,
+    skip_existing: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Draw latents between their opposites, the mean and themselves, on a sheet.
+
+    \b
+    sg2 truncate --seeds 0-3
+    sg2 truncate --seeds 85 --psi 0,0.5,1,1.5 --cutoff 4
+    """
+    console = Console(as_json, quiet)
+    drawing = DrawSettings(**settings)
+    session = Session(checkpoints.find_network(network), drawing, console)
+    todo = session.open(seeds + latents, "--seeds or --latents", reserved=["grid"])
+    psis = tuple(dict.fromkeys(psis))
+    pictures = Pictures(out, "png", overwrite, skip_existing, console)
+    pictures.needs_folder()
+    header = images.column_header([f"{psi:g}" for psi in psis], session.shape)
+    names = (f"{latent.name}-psi{psi:g}" for latent in todo for psi in psis)
+    pictures.check(chain(["grid"], names))
+
+    G, used = session.load(device, precision)
+    from sg2cli import sampling
+    from sg2cli.latents import truncate as truncate_ws
+
+    size = sampling.batch_size(G, drawing, len(todo) * len(psis))
+
+    def cells() -> Iterator[Cell[Point]]:
+        whole = replace(drawing, psi=None, cutoff=None)
+        for latent, point in zip(todo, sampling.locate(G, todo, whole, size), strict=True):
+            for psi in psis:
+                ws = truncate_ws(point.ws[None], G.mapping.w_avg, psi, drawing.cutoff)[0]
+                made_by = session.made_by(used, latent.made_of, mapped=True) | {"psi": psi}
+                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-psi{psi:g}")
+
+    made_of = {"latents": todo.describe(), "psis": psis}
+    layout = Layout(len(psis), len(todo), session.made_by(used, made_of, mapped=True), header)
+
+    def render(points: Iterator[Point]) -> Iterator[Any]:
+        return sampling.render(G, points, drawing.noise_mode, size)
+
+    draw_cells(pictures, cells(), len(todo) * len(psis), session.shape, layout, render)

@@ -1,0 +1,61 @@
+"""What every drawing command does before it draws: the network, its latents, the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sg2cli import checkpoints
+from sg2cli.cli.console import Console
+from sg2cli.errors import UsageError
+from sg2cli.latents import LatentList, open_latents
+from sg2cli.sampling import check_settings, made_by
+from sg2cli.settings import DrawSettings, Precision
+
+if TYPE_CHECKING:
+    from sg2cli.generator import Generator
+    from sg2cli.latents import Latent, LatentSource
+
+
+@dataclass(frozen=True)
+class Session:
+    """A network and how it is drawn; errors in the options come before torch is loaded."""
+
+    network: checkpoints.Network
+    settings: DrawSettings
+    console: Console
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[H,W,C] of a picture."""
+        config = self.network.config
+        return (config.img_resolution, config.img_resolution, config.img_channels)
+
+    def open(
+        self, sources: Iterable[LatentSource], what: str, reserved: Iterable[str] = ()
+    ) -> LatentList:
+        """The latents, checked against the network and the settings; `what` names the option."""
+        latents = open_latents(sources, self.network.config, reserved)
+        if not len(latents):
+            raise UsageError(f"nothing to draw: give {what}")
+        check_settings(self.network.config, self.settings, latents.need_mapping)
+        for warning in latents.warnings(self.network.sha256):
+            self.console.note(f"warning: {warning}")
+        return latents
+
+    def load(self, device: str, precision: Precision) -> tuple[Generator, str]:
+        """The generator on its device, and the precision that it computes in."""
+        from sg2cli import devices
+
+        G = self.network.load(devices.resolve(device))
+        return G, G.set_precision(precision)
+
+    def made_by(self, precision: str, made_of: Mapping[str, Any], mapped: bool) -> dict[str, Any]:
+        """See `sampling.made_by`."""
+        return made_by(self.network.sha256, precision, self.settings, made_of, mapped)
+
+
+def is_mapped(latent: Latent) -> bool:
+    """Whether a latent goes through the mapping network."""
+    return latent.space in ("seed", "z")

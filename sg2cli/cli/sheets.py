@@ -1,0 +1,90 @@
+"""Pictures that are cells of a sheet: drawn, kept or empty, in the order of reading."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sg2cli.cli.pictures import Pictures
+from sg2cli.images import Sheet, read_image
+
+if TYPE_CHECKING:
+    from sg2cli.images import Image
+
+Source = TypeVar("Source")
+
+
+@dataclass(frozen=True)
+class Cell(Generic[Source]):
+    """What to draw, and the name of its picture; without a name it is on the sheet only."""
+
+    source: Source
+    made_by: Mapping[str, Any]
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of the sheet, which is called `grid`."""
+
+    columns: int
+    rows: int
+    made_by: Mapping[str, Any]
+    header: Image | None = None
+
+
+def draw_cells(
+    pictures: Pictures,
+    cells: Iterable[Cell[Source] | None],
+    count: int,
+    shape: tuple[int, ...],
+    layout: Layout | None,
+    render: Callable[[Iterator[Source]], Iterator[Image]],
+) -> None:
+    """Draw `count` cells as they come (None: an empty one), and the sheet of them.
+
+    What --skip-existing keeps is not drawn, but read for the sheet; a sheet that is kept itself
+    needs nothing.
+    """
+    with ExitStack() as stack:
+        sheet: Sheet | None = None
+        if layout and not pictures.keeps("grid", layout.made_by):
+            file = stack.enter_context(pictures.open("grid", layout.made_by))
+            at = (layout.columns, layout.rows)
+            sheet = Sheet(file, pictures.format, *at, shape, layout.made_by, layout.header)
+        bar = stack.enter_context(pictures.console.progress("Drawing", count, "picture"))
+        stack.enter_context(pictures)
+        waiting: deque[tuple[Cell[Source] | None, bool]] = deque()  # and whether it is drawn
+
+        def to_draw() -> Iterator[Source]:
+            for cell in cells:
+                if cell is None or cell.name and pictures.keeps(cell.name, cell.made_by):
+                    waiting.append((cell, False))
+                elif cell.name or sheet:
+                    waiting.append((cell, True))
+                    yield cell.source
+
+        def pass_undrawn() -> None:
+            while waiting and not waiting[0][1]:
+                cell, _ = waiting.popleft()
+                if sheet:
+                    name = cell.name if cell else None
+                    sheet.append(read_image(pictures.path(name), shape) if name else None)
+                bar.update()
+
+        for image in render(to_draw()):
+            pass_undrawn()
+            cell, _ = waiting.popleft()
+            if cell and cell.name:
+                pictures.put(cell.name, image, cell.made_by)
+            if sheet:
+                sheet.append(image)
+            bar.update()
+        pass_undrawn()
+        if sheet:
+            sheet.finish()
+    if pictures.kept:
+        pictures.console.note(f"{pictures.written} written, {pictures.kept} kept as they were")

@@ -1,0 +1,101 @@
+"""Films: frames to mp4, GIF, animated WebP or a folder of PNG, each written as it comes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from sg2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from sg2cli.images import Image
+
+SUFFIXES = (".mp4", ".gif", ".webp")
+
+
+def check_film(path: Path, width: int, height: int) -> None:
+    """UsageError when no film of this name and size can be written here."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: films are written as {', '.join(SUFFIXES)} or into a folder")
+    if path.suffix.lower() == ".mp4":
+        if importlib.util.find_spec("av") is None:
+            raise UsageError(
+                "mp4 needs PyAV: pip install 'sg2cli[video]', or write a .gif, .webp or a folder"
+            )
+        if width % 2 or height % 2:
+            raise UsageError(f"mp4 needs even sides, not {width}x{height}: write a .gif or .webp")
+    if path.suffix.lower() == ".webp" and max(width, height) > 16383:
+        raise UsageError(f"{width}x{height} pixels are beyond what webp holds")
+
+
+def write_film(
+    file: IO[bytes], suffix: str, frames: Iterator[Image], count: int, fps: float
+) -> None:
+    """Encode `count` frames [H,W,C] of one size as they come; `check_film` has passed."""
+    writers = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}
+    writers[suffix.lower()](file, frames, count, fps)
+
+
+def _picture(frame: Image) -> Any:
+    import PIL.Image
+
+    return PIL.Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
+
+
+def _write_mp4(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+    import av
+    import numpy as np
+
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.pix_fmt = "yuv420p"  # the one that every player knows
+        stream.options = {"crf": "17"}  # looks like the original
+        for number, frame in enumerate(frames):
+            if number == 0:
+                stream.height, stream.width = frame.shape[:2]
+            rgb = np.asarray(_picture(frame).convert("RGB"))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_gif(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+    """A frame at a time, with a palette of its own; Pillow's writer would collect all of them."""
+    from PIL.GifImagePlugin import getdata, getheader
+
+    shown = 0  # in hundredths of a second, the unit of GIF; rounded so that the sum is right
+    for number, frame in enumerate(frames, start=1):
+        picture = _picture(frame).convert("RGB").quantize(256)
+        until = round(number * 100 / fps)
+        if number == 1:
+            file.write(b"".join(getheader(picture, info={"loop": 0})[0]))
+        duration = 10 * max(1, until - shown)
+        file.write(b"".join(getdata(picture, duration=duration, include_color_table=True)))
+        shown = until
+    file.write(b";")
+
+
+def _write_webp(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+    """Through Pillow, which asks a picture of many frames for one after another."""
+    import PIL.Image
+
+    class Frames(PIL.Image.Image):
+        n_frames = count
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._at = -1
+            self.seek(0)
+
+        def tell(self) -> int:
+            return 0
+
+        def seek(self, frame: int) -> None:
+            if frame == self._at + 1:  # Pillow goes back to the first when it is done
+                picture = _picture(next(frames)).convert("RGB")
+                self.im, self._size, self._mode = picture.im, picture.size, picture.mode
+                self._at = frame
+
+    Frames().save(file, "webp", save_all=True, duration=1000 / fps, loop=0, quality=90, method=2)

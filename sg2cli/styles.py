@@ -1,0 +1,71 @@
+"""Style mixing: which rows of ws carry which resolutions (StyleGAN section 3.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sg2cli.errors import UsageError
+from sg2cli.settings import GeneratorConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = {"coarse": (4, 8), "middle": (16, 32), "fine": (64, 1 << 30)}  # resolutions
+Styles = tuple[str | tuple[int, int], ...]
+
+
+def parse_styles(text: str) -> Styles:
+    """'0-6', '0,3-5', 'coarse,middle' -> names and ranges; ValueError says what is wrong."""
+    styles: list[str | tuple[int, int]] = []
+    for part in (part.strip() for part in text.split(",")):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part, re.ASCII)
+        if part in NAMES:
+            styles.append(part)
+        elif not match:
+            raise ValueError(f"{part!r} is none of {', '.join(NAMES)}, nor rows of ws as 0-6")
+        elif int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"the rows {part} fall: write {match[2]}-{match[1]}")
+        else:
+            styles.append((int(match[1]), int(match[2] or match[1])))
+    return tuple(styles)
+
+
+def style_rows(styles: Styles, config: GeneratorConfig) -> list[int]:
+    """The rows of ws that they name, rising. UsageError for what the network does not have.
+
+    A convolution's row has the name of its resolution; the last ToRGB's goes with the last of them.
+    """
+    resolutions = [4, *(r for r in config.resolutions[1:] for _ in range(2)), config.img_resolution]
+    rows: set[int] = set()
+    for style in styles:
+        if isinstance(style, str):
+            low, high = NAMES[style]
+            named = [row for row, r in enumerate(resolutions) if low <= r <= high]
+            if not named:
+                raise UsageError(
+                    f"this network has no {style} styles: it ends at {config.img_resolution}x"
+                    f"{config.img_resolution}, they begin at {low}x{low}"
+                )
+            rows.update(named)
+        elif style[1] >= config.num_ws:
+            raise UsageError(
+                f"row {style[1]} is beyond this network's {config.num_ws} rows of ws, "
+                f"0 to {config.num_ws - 1}"
+            )
+        else:
+            rows.update(range(style[0], style[1] + 1))
+    return sorted(rows)
+
+
+def default_styles(config: GeneratorConfig) -> Styles:
+    """NVIDIA's 0-6, which is coarse and middle; in a small network all rows but the last."""
+    return ((0, min(6, config.num_ws - 2)),)
+
+
+def mix(row: Tensor, column: Tensor, rows: Sequence[int]) -> Tensor:
+    """ws [num_ws,w_dim] of the row, with the given rows taken from the column."""
+    mixed = row.clone()
+    mixed[list(rows)] = column[list(rows)]
+    return mixed

@@ -1,0 +1,111 @@
+"""Walks through latents: a path that begins at the first, and passes through all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sg2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from sg2cli.latent_files import Array
+
+Method = Literal["linear", "slerp", "cubic"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+
+def key_frames(keys: int, frames: int, loop: bool) -> list[int]:
+    """The frames that show the key latents, as evenly as whole frames allow.
+
+    A loop ends one frame before the first latent comes again, which is `frames`, the last number
+    of the list then. UsageError when there are too few latents or frames.
+    """
+    if keys < 2:
+        raise UsageError("a walk needs two latents or more: --latents 85,265")
+    if frames < keys:
+        raise UsageError(f"{frames} frames are too few to pass through {keys} latents")
+    if loop:
+        return [(2 * i * frames + keys) // (2 * keys) for i in range(keys + 1)]
+    return [(2 * i * (frames - 1) + keys - 1) // (2 * (keys - 1)) for i in range(keys)]
+
+
+def steps(keys: int, frames: int, loop: bool) -> Iterator[tuple[int, int, float]]:
+    """For each frame the latents that it lies between, and how far it is, 0 to 1."""
+    at = key_frames(keys, frames, loop)
+    segment = 0
+    for frame in range(frames):
+        while segment < len(at) - 2 and frame >= at[segment + 1]:
+            segment += 1
+        t = (frame - at[segment]) / (at[segment + 1] - at[segment])
+        yield segment, (segment + 1) % keys, t
+
+
+def walk(
+    keys: Sequence[Array],
+    frames: int,
+    method: Method,
+    loop: bool = False,
+    centre: Array | None = None,
+) -> Iterator[Array]:
+    """Positions [...] between keys [...], each made when it is asked for.
+
+    A frame that shows a key latent is that latent to the last bit. slerp turns each row around
+    `centre` (0 if not given: z; w_avg for w) while its distance changes evenly (Shoemake 1985);
+    cubic is a natural spline, or with `loop` a closed one.
+    """
+    import numpy as np
+
+    spline = None
+    if method == "cubic":
+        from scipy.interpolate import CubicSpline
+
+        knots = np.stack([*keys, keys[0]] if loop else list(keys)).astype(np.float64)
+        bounds = "periodic" if loop else "natural"
+        spline = CubicSpline(np.arange(len(knots)), knots, bc_type=bounds)
+    for first, second, t in steps(len(keys), frames, loop):
+        if t in (0, 1):
+            yield keys[second if t else first]
+        elif spline is not None:
+            yield spline(first + t).astype(np.float32)
+        elif method == "slerp":
+            yield slerp(keys[first], keys[second], t, 0 if centre is None else centre)
+        else:
+            yield ((1 - t) * keys[first] + t * keys[second]).astype(np.float32)
+
+
+def slerp(a: Array, b: Array, t: float, centre: Array | float = 0) -> Array:
+    """Between a [...,dim] and b at t, on the arc around a centre. Opposite rows go straight."""
+    import numpy as np
+
+    a, b = (a - centre).astype(np.float64), (b - centre).astype(np.float64)
+    norm_a, norm_b = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
+    unit_a, unit_b = a / np.maximum(norm_a, 1e-12), b / np.maximum(norm_b, 1e-12)
+    angle = np.arccos(np.clip((unit_a * unit_b).sum(axis=-1, keepdims=True), -1, 1))
+    sine = np.sin(angle)
+    turned = np.sin((1 - t) * angle) * unit_a + np.sin(t * angle) * unit_b
+    on_arc = turned / np.where(sine < 1e-6, 1, sine) * ((1 - t) * norm_a + t * norm_b)
+    straight = (1 - t) * a + t * b
+    return (np.where(sine < 1e-6, straight, on_arc) + centre).astype(np.float32)
+
+
+def blend_noise(
+    a: Mapping[str, Array], b: Mapping[str, Array], t: float, own: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Noise maps between two latents', scaled so that a map is as strong as those it comes from.
+
+    A sum of independent maps would be weaker by up to sqrt(2). Where one has no map, its place is
+    taken by the checkpoint's `own`.
+    """
+    import numpy as np
+
+    def strength(x: Array) -> float:
+        return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+    blended = {}
+    for name in sorted(a.keys() | b.keys()):
+        first, second = a.get(name, own[name]), b.get(name, own[name])
+        between = (1 - t) * first + t * second
+        wanted = (1 - t) * strength(first) + t * strength(second)
+        scale = wanted / max(strength(between), 1e-12)
+        blended[name] = (between * scale).astype(np.float32)
+    return blended
