@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,65 @@ def test_arrays_of_bfloat16_are_refused_in_words(in_tmp: Path) -> None:
     save_torch(tensors, "f.safetensors")
     with pytest.raises(Sg2Error, match="BF16"):
         list(opened("f.safetensors"))
+
+
+def test_a_long_list_is_no_file_name(in_tmp: Path) -> None:
+    assert len(parse_latents(",".join(map(str, range(1000))))) == 1000
+
+
+def test_seeds_are_seeds_whatever_files_there_are(in_tmp: Path) -> None:
+    for name in ("85", "avg", "1,2"):
+        Path(name).write_bytes(b"")
+    assert parse_latents("85") == (SeedRange(85, 85),)
+    assert parse_latents("avg") == (MeanLatent(),)
+    assert len(parse_latents("1,2")) == 2
+
+
+def test_the_account_of_a_long_list_is_short() -> None:
+    short, long = opened("0-3,7,avg"), opened(",".join(map(str, range(0, 9999, 2))))
+    assert short.describe() == ["0-3", "7", "avg"]
+    assert len(json.dumps(long.describe())) < 500
+    assert long.describe() != opened(",".join(map(str, range(0, 9997, 2)))).describe()
+
+
+def test_latents_from_a_pipe(in_tmp: Path) -> None:
+    import os
+    import threading
+
+    np.save("f.npy", WS)
+    content = Path("f.npy").read_bytes()
+    os.mkfifo("pipe.npy")
+    writer = threading.Thread(target=Path("pipe.npy").write_bytes, args=[content])
+    writer.start()
+    latents = list(opened("pipe.npy"))
+    writer.join()
+    assert latents[0].name == "pipe-0000"
+    torch.testing.assert_close(to_ws(G, latents), torch.from_numpy(WS))
+
+
+def test_noise_for_a_network_without_noise_is_refused(in_tmp: Path) -> None:
+    quiet = random_generator(use_noise=False)
+    save_file({"ws": WS, "synthesis.b8.conv0.noise_const": np.zeros((8, 8), "f4")}, "f.safetensors")
+    with pytest.raises(UsageError, match="no layer"):
+        open_latents(parse_latents("f.safetensors"), quiet.config)
+
+
+@pytest.mark.parametrize(
+    "metadata", ["[" * 100_000, '{"checkpoint": 5}', "[]", "{", '{"checkpoint": null}']
+)
+def test_metadata_of_latents_that_is_not_ours(in_tmp: Path, metadata: str) -> None:
+    save_file({"ws": WS}, "f.safetensors", {"sg2": metadata})
+    with pytest.raises(Sg2Error, match="damaged or holds no latents"):
+        opened("f.safetensors")
+
+
+@pytest.mark.parametrize("name", ["f.npy", "f.npz", "f.safetensors"])
+def test_a_file_with_any_byte_changed_is_read_or_refused(in_tmp: Path, name: str) -> None:
+    """Never another error, whatever the byte; the numbers themselves have no checksum."""
+    save_as(name, ws=WS[:1])
+    content = Path(name).read_bytes()
+    for at in range(min(len(content), 300)):
+        for flip in (0x01, 0x80, 0xFF):
+            Path(name).write_bytes(content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :])
+            with suppress(Sg2Error):
+                list(opened(name))

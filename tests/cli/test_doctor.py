@@ -65,6 +65,11 @@ def test_a_device_that_is_not_there(sg2: Any) -> None:
     assert broken(sg2("doctor", "--device", "cuda:99")) == ["device", "drawing", "network"]
 
 
+def test_the_network_of_the_environment(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SG2_NETWORK", "no-such")
+    assert broken(sg2("doctor")) == ["network"]
+
+
 def test_a_missing_package(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert broken(sg2("doctor")) == ["lpips"]

@@ -379,3 +379,110 @@ def test_quiet_says_nothing(sg2: Any) -> None:
     sg2("generate", "--seeds", "0-2")
     result = sg2("generate", "--seeds", "0-2", "--skip-existing", "-q")
     assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_the_picture_on_stdout_is_alone(shell: Any) -> None:
+    result = shell("generate", "--seeds", "5", "--out", "-", "--save-latents", "s.safetensors")
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"\x89PNG")
+    assert Path("s.safetensors").exists()
+
+
+def test_a_folder_does_not_hide_the_bundled_network(sg2: Any) -> None:
+    Path("avatars-64").mkdir()
+    assert sg2("generate", "--seeds", "0").code == 0
+
+
+def test_options_given_twice_add_up(sg2: Any) -> None:
+    result = sg2("generate", "--seeds", "1", "--seeds", "0", "--latents", "avg", "--latents", "5")
+    names = ["seed0001", "seed0000", "avg", "seed0005"]
+    assert result.lines == [f"out/{name}.png" for name in names]
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
+def test_nobody_listens_on_stderr(in_tmp: Path, closed: str) -> None:
+    command = f"{' '.join(SG2)} generate --seeds 0-3 --skip-existing {closed}"
+    for _ in range(2):  # the second time there is something to say
+        result = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, check=True)
+    assert result.stdout == b""
+
+
+def test_a_gone_reader_of_stderr_does_not_end_the_work(in_tmp: Path) -> None:
+    command = f"{{ {' '.join(SG2)} generate --seeds 0-3 --skip-existing; }} 2> >(true)"
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
+    assert len(list(Path("out").iterdir())) == 4
+
+
+def test_closed_stdout_is_an_error(in_tmp: Path) -> None:
+    command = f"{' '.join(SG2)} generate --seeds 0 >&-"
+    result = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 1
+    assert "stdout is closed" in one_line(result.stderr.decode())
+
+
+def test_paths_are_printed_as_the_file_system_spells_them(in_tmp: Path) -> None:
+    command = [*map(os.fsencode, SG2), b"generate", b"--seeds", b"0", b"--out", b"b\xffd \xc3\xbc"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert result.stdout == b"b\xffd \xc3\xbc/seed0000.png\n"
+    assert Path(os.fsdecode(result.stdout[:-1])).exists()
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_reader_that_stands_still_does_not_hold_the_end(
+    in_tmp: Path, kind: int, code: int
+) -> None:
+    """The pipe is full, and a writing thread waits in it for ever."""
+    command = [*SG2, "generate", "--seeds", "0-99999", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        before = -1
+        while before != (now := len(list(Path().glob("out/*.png")))) or now < 10:
+            before = now
+            time.sleep(1)
+        process.send_signal(kind)
+        assert process.wait(timeout=30) == code
+    assert all(pixels(path).shape == (64, 64, 3) for path in Path("out").glob("*.png"))
+    assert not list(Path("out").glob(".sg2-*"))
+
+
+def test_an_interruption_while_loading_is_one_too(in_tmp: Path) -> None:
+    """At any moment after Python itself has started: no traceback."""
+    for milliseconds in (40, 80, 120, 300, 900):
+        command = [*SG2, "generate", "--seeds", "0-9999"]
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            time.sleep(milliseconds / 1000)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            told = process.stderr.read().decode()
+        if "sg2cli" in told:  # before that it is Python's own start that is interrupted
+            assert "Traceback" not in told
+
+
+def test_a_bad_file_on_the_way_costs_no_finished_work(sg2: Any) -> None:
+    Path("out").mkdir()
+    Path("out/seed0040.png").write_bytes(b"junk")
+    result = sg2("generate", "--seeds", "0-63", "--batch", "32", "--skip-existing")
+    assert result.code == 1
+    assert "out/seed0040.png" in one_line(result.err)
+    assert len(result.lines) == 32
+
+
+def test_a_sheet_larger_than_pillows_limit_is_read_back(sg2: Any) -> None:
+    from sg2cli.images import Sheet
+
+    with Path("big.png").open("wb") as file:
+        sheet = Sheet(file, "png", 8, 8, (2000, 2000, 1), {"seed": 1})
+        sheet.finish()
+    result = sg2("info", "big.png", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert json.loads(result.out)["size"] == "16000x16000"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read(sg2: Any) -> None:
+    Path("locked").mkdir(mode=0)
+    for args in (["-n", "locked/x"], ["--latents", "locked/x.npy"], ["--out", "locked/x.png"]):
+        assert "permission denied" in one_line(sg2("generate", "--seeds", "0", *args).err)

@@ -108,3 +108,22 @@ def test_a_file_that_is_not_there(sg2: Any) -> None:
 def test_other_arrays_are_named(sg2: Any) -> None:
     np.savez("other.npz", other=np.zeros(3))
     assert facts(sg2, "other.npz")["arrays"] == {}
+
+
+def test_text_in_a_picture_has_no_power_over_the_terminal(sg2: Any) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("sg2", json.dumps({"a": "\x1b[31mred\nkind  fake", "b": "\ud800"}))
+    PIL.Image.new("RGB", (8, 8)).save("a.png", pnginfo=info)
+    result = sg2("info", "a.png")
+    assert result.code == 0
+    assert "\x1b" not in result.out
+    assert sum(line.startswith("kind") for line in result.lines) == 1
+
+
+def test_it_reads_pipes(in_tmp: Path) -> None:
+    PIL.Image.new("RGB", (5, 7)).save("a.png")
+    command = f"{' '.join(SG2)} info <(cat a.png)"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "5x7" in result.stdout
