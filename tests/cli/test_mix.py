@@ -1,0 +1,152 @@
+"""`sg2 mix`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SG2, one_line
+from networks import GOLDEN, golden, random_generator
+from safetensors.numpy import save_file
+from test_generate import pixels
+
+from sg2cli import checkpoints, images
+
+
+def test_a_golden_mix_comes_out(sg2: Any) -> None:
+    """NVIDIA's: the ws of seed 0 with rows 0-3 from seed 85, psi 0.8."""
+    for name in ("uncond-64", "resnet-32", "gray-16"):
+        _, expected, _ = golden(name)
+        network = GOLDEN / f"{name}.weights.safetensors"
+        args = ["--rows", 0, "--cols", 85, "--styles", "0-3", "--trunc", 0.8, "--out", name]
+        assert sg2("mix", "-n", network, *args).code == 0
+        picture = images.to_images(expected["mix_row0_col1_styles0-3_psi0.8"])[0]
+        found = pixels(f"{name}/seed0000-seed0085.png").reshape(picture.shape)
+        assert abs(found.astype(int) - picture).max() <= 1
+
+
+def test_pictures_and_sheet(sg2: Any) -> None:
+    result = sg2("mix", "--rows", "1-2", "--cols", "3,4,5")
+    names = ["seed0003", "seed0004", "seed0005"]
+    for row in ("seed0001", "seed0002"):
+        names += [row, *(f"{row}-seed000{col}" for col in (3, 4, 5))]
+    assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
+    sheet = pixels("out/grid.png")
+    assert sheet.shape == (3 * 64, 4 * 64, 3)
+    assert (sheet[:64, :64] == 255).all()
+    for name, (row, column) in {
+        "seed0003": (0, 1),
+        "seed0005": (0, 3),
+        "seed0002": (2, 0),
+        "seed0001-seed0004": (1, 2),
+    }.items():
+        cell = sheet[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
+        np.testing.assert_array_equal(cell, pixels(f"out/{name}.png"), err_msg=name)
+
+
+def test_a_latent_mixed_with_itself_is_itself(sg2: Any) -> None:
+    result = sg2("mix", "--rows", "1,2", "--cols", "1", "--styles", "coarse")
+    assert result.lines.count("out/seed0001.png") == 1
+    np.testing.assert_array_equal(pixels("out/seed0001-seed0001.png"), pixels("out/seed0001.png"))
+    assert pixels("out/grid.png").shape == (192, 128, 3)
+
+
+def test_all_styles_of_a_column_are_the_column(sg2: Any) -> None:
+    sg2("mix", "--rows", "1", "--cols", "2", "--styles", "0-9")
+    np.testing.assert_array_equal(pixels("out/seed0001-seed0002.png"), pixels("out/seed0002.png"))
+
+
+def test_rows_bring_their_noise(sg2: Any) -> None:
+    name = "synthesis.b64.conv1.noise_const"
+    noise = np.random.RandomState(0).randn(64, 64).astype("f4") * 3
+    ws = np.random.RandomState(1).randn(1, 10, 128).astype("f4") * 0.1
+    save_file({"ws": ws, name: noise}, "a.safetensors")
+    save_file({"ws": ws}, "b.safetensors")
+    sg2("mix", "--rows", "a.safetensors,b.safetensors", "--cols", "a.safetensors", "--out", "o")
+    row_of_noise, row_without = pixels("o/a-a.png"), pixels("o/b-a.png")
+    np.testing.assert_array_equal(row_of_noise, pixels("o/a.png"))
+    np.testing.assert_array_equal(row_without, pixels("o/b.png"))
+    assert not np.array_equal(row_of_noise, row_without)
+
+
+def test_files_of_one_stem_are_told_apart(sg2: Any) -> None:
+    for folder, seed in (("a", 1), ("b", 2)):
+        ws = np.random.RandomState(seed).randn(1, 10, 128).astype("f4")
+        Path(folder).mkdir()
+        np.save(f"{folder}/me.npy", ws)
+    result = sg2("mix", "--rows", "a/me.npy", "--cols", "b/me.npy")
+    names = ["me-2", "me", "me-me-2", "grid"]
+    assert result.lines == [f"out/{name}.png" for name in names]
+
+
+def test_the_account_tells_both_parents(sg2: Any) -> None:
+    lines = [json.loads(line) for line in sg2("mix", "--rows", "1", "--cols", "2", "--json").lines]
+    assert lines[2]["row"] == {"seed": 1}
+    assert lines[2]["column"] == {"seed": 2}
+    assert lines[2]["styles"] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_skip_existing_goes_on(sg2: Any) -> None:
+    args = ["mix", "--rows", "1-2", "--cols", "3,4", "--skip-existing"]
+    sg2(*args)
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    for name in ("seed0003", "seed0001-seed0004", "grid"):
+        Path(f"out/{name}.png").unlink()
+    assert len(sg2(*args).lines) == 3
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert "other settings" in sg2(*args, "--styles", "fine").err
+
+
+def test_classes(sg2: Any) -> None:
+    G = random_generator(c_dim=3, embed_features=4)
+    checkpoints.save_generator(G, Path("c.safetensors"), {})
+    args = ["mix", "-n", "c.safetensors", "--rows", "1", "--cols", "2", "--styles", "0"]
+    assert "3 classes" in one_line(sg2(*args).err)
+    assert sg2(*args, "--class", "2").code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ([], "Missing option '--rows'"),
+        (["--rows", "1"], "Missing option '--cols'"),
+        (["--rows", "1", "--cols", ""], "'' is no latent"),
+        (["--rows", "1", "--cols", "2", "--styles", "0-10"], "row 10 is beyond"),
+        (["--rows", "1", "--cols", "2", "--styles", "huge"], "'huge' is none of coarse"),
+        (["--rows", "1", "--cols", "2", "--styles", "6-0"], "write 0-6"),
+        (["--rows", "1", "--cols", "2", "--out", "a.png"], "several pictures"),
+        (["--rows", "1", "--cols", "2", "--out", "-"], "several pictures"),
+        (["--rows", "1", "--cols", "other.npy"], "ws of 4 rows, this network has 10"),
+        (["--rows", "1", "--cols", "wide.npy"], "w of 64 numbers, this network has 128"),
+    ],
+)
+def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
+    np.save("other.npy", np.zeros((1, 4, 128)))
+    np.save("wide.npy", np.zeros((1, 10, 64)))
+    result = sg2("mix", *args)
+    assert result.code == 2
+    assert told in one_line(result.err)
+    assert result.out == "" and not Path("out").exists()
+
+
+def test_memory_does_not_grow_with_the_sheet(in_tmp: Path) -> None:
+    """Peak memory of 12 x 60 mixes against 12 x 6: what differs is less than their pixels."""
+    import resource
+
+    peaks = []
+    for columns in (6, 60):
+        script = (
+            "import resource, sys; from sg2cli.cli.main import run;"
+            f"run(['mix', '--rows', '0-11', '--cols', '100-{99 + columns}', '--batch', '8',"
+            f"'--out', 'o{columns}', '-q']);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        )
+        result = subprocess.run([SG2[0], "-c", script], capture_output=True, check=True)
+        assert len(result.stdout.splitlines()) == 13 * (columns + 1)
+        peaks.append(int(result.stderr) * 1024)
+    assert resource.getpagesize()
+    assert peaks[1] - peaks[0] < 12 * 54 * 64 * 64 * 3

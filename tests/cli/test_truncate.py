@@ -1,0 +1,72 @@
+"""`sg2 truncate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import one_line
+from networks import GOLDEN, golden
+from test_generate import pixels
+
+from sg2cli import images
+
+
+def test_pictures_and_sheet(sg2: Any) -> None:
+    result = sg2("truncate", "--seeds", "0-1", "--psi", "-1,0,0.5,1")
+    names = [f"seed000{s}-psi{psi}" for s in (0, 1) for psi in ("-1", "0", "0.5", "1")]
+    assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
+    sheet = pixels("out/grid.png")
+    header = sheet.shape[0] - 2 * 64
+    assert sheet.shape[1] == 4 * 64 and 10 < header < 64
+    for i in range(4):  # something is written above each column
+        assert sheet[:header, 64 * i : 64 * i + 64].min() < 100
+    cell = sheet[header + 64 :, 128:192]
+    np.testing.assert_array_equal(cell, pixels("out/seed0001-psi0.5.png"))
+
+
+def test_the_ends_of_the_trick(sg2: Any) -> None:
+    """psi 1 is the sample, 0 the mean picture in every row."""
+    sg2("truncate", "--seeds", "0-1", "--batch", "4")
+    sg2("generate", "--seeds", "0-1", "--out", "g", "--batch", "4")
+    for seed in ("seed0000", "seed0001"):
+        np.testing.assert_array_equal(pixels(f"out/{seed}-psi1.png"), pixels(f"g/{seed}.png"))
+    np.testing.assert_array_equal(pixels("out/seed0000-psi0.png"), pixels("out/seed0001-psi0.png"))
+    sg2("generate", "--latents", "avg", "--out", "g", "--batch", "4")
+    np.testing.assert_array_equal(pixels("out/seed0000-psi0.png"), pixels("g/avg.png"))
+
+
+def test_golden_truncation(sg2: Any) -> None:
+    _, expected, _ = golden("uncond-64")
+    network = GOLDEN / "uncond-64.weights.safetensors"
+    args = ["--seeds", "85", "--psi", "0.5,0.7", "--cutoff", "4"]
+    assert sg2("truncate", "-n", network, *args).code == 0
+    for psi in (0.5, 0.7):
+        picture = images.to_images(expected[f"image_psi{psi}_cutoff4_const"][[1]])[0]
+        assert abs(pixels(f"out/seed0085-psi{psi}.png").astype(int) - picture).max() <= 1
+
+
+def test_latents_of_files_are_truncated_too(sg2: Any) -> None:
+    np.save("w.npy", np.random.RandomState(0).randn(1, 128))
+    result = sg2("truncate", "--latents", "w.npy", "--psi", "0,2")
+    assert result.lines == ["out/w-psi0.png", "out/w-psi2.png", "out/grid.png"]
+    assert not np.array_equal(pixels("out/w-psi0.png"), pixels("out/w-psi2.png"))
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ([], "give --seeds or --latents"),
+        (["--seeds", "0", "--psi", "1,x"], "'x' is no number"),
+        (["--seeds", "0", "--psi", ""], "'' is no number"),
+        (["--seeds", "0", "--cutoff", "11"], "beyond this network's 10 rows"),
+        (["--seeds", "0", "--out", "a.png"], "several pictures"),
+    ],
+)
+def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
+    result = sg2("truncate", *args)
+    assert result.code == 2
+    assert told in one_line(result.err)
+    assert list(Path().iterdir()) == []

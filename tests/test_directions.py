@@ -1,0 +1,176 @@
+"""Directions of W: found, read from files, applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import random_generator, relative
+from safetensors.torch import load_file
+
+from sg2cli import checkpoints, sampling
+from sg2cli.directions import edit, find_direction, moments, pca, save_directions, sefa
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.latents import open_latents, parse_seeds, to_ws
+
+AVATARS = checkpoints.load_generator()
+ALL = list(range(AVATARS.config.num_ws))
+
+
+def samples_of_w(G: Any, count: int, seed: int = 0) -> torch.Tensor:
+    z = np.random.RandomState(seed).randn(count, G.config.z_dim).astype("f4")
+    w: torch.Tensor = G.mapping(torch.from_numpy(z))
+    return w.double()
+
+
+def test_moments_are_those_of_the_samples() -> None:
+    found = moments(AVATARS, 10_000, seed=3)
+    w = samples_of_w(AVATARS, 10_000, seed=3)
+    torch.testing.assert_close(found.mean, w.mean(dim=0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.covariance, torch.cov(w.T, correction=0), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [ALL, [0, 1], [9], [3, 4, 5, 6]])
+def test_sefa_agrees_with_a_singular_value_decomposition(rows: list[int]) -> None:
+    """Done another way: the right singular vectors of the stacked weights, up to their sign."""
+    found = sefa(AVATARS, rows)
+    torch.testing.assert_close(found @ found.T, torch.eye(128, dtype=torch.float64))
+    state = AVATARS.state_dict()
+    names = ["b4.conv1", *(f"b{r}.conv{i}" for r in (8, 16, 32, 64) for i in (0, 1)), "b64.torgb"]
+    stacked = torch.cat([state[f"synthesis.{names[row]}.affine.weight"] for row in rows]).double()
+    _, values, vectors = torch.linalg.svd(stacked, full_matrices=False)
+    for k in range(10):
+        if values[k] - values[k + 1] > 1e-3 * values[0]:
+            assert abs(found[k] @ vectors[k]) == pytest.approx(1, abs=1e-6)
+            assert (stacked @ found[k]).norm() == pytest.approx(values[k].item(), rel=1e-6)
+
+
+def test_pca_agrees_with_a_singular_value_decomposition() -> None:
+    found = moments(AVATARS, 20_000)
+    w = samples_of_w(AVATARS, 20_000)
+    _, values, vectors = torch.linalg.svd(w - w.mean(dim=0), full_matrices=False)
+    components = pca(found)
+    for k in range(5):
+        assert abs(components[k] @ vectors[k]) == pytest.approx(1, abs=1e-5)
+    deviations = values / 20_000**0.5
+    torch.testing.assert_close(found.deviation(components)[:20], deviations[:20], rtol=1e-4, atol=0)
+
+
+def test_signs_are_settled() -> None:
+    for vectors in (sefa(AVATARS, ALL), pca(moments(AVATARS, 1000))):
+        largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+        assert (largest > 0).all()
+
+
+def test_the_unit_is_a_standard_deviation_of_w(tmp_path: Path) -> None:
+    """Whatever the length of a direction in a file, amount 1 moves W by its deviation along it."""
+    vector = np.random.RandomState(0).randn(128).astype("f4")
+    w = samples_of_w(AVATARS, 10_000)
+    unit = torch.from_numpy(vector / np.linalg.norm(vector)).double()
+    expected = (w @ unit).std()
+    for scale in (1, 1000):
+        np.save(tmp_path / "d.npy", scale * vector)
+        step = find_direction(str(tmp_path / "d.npy"), AVATARS, ALL).step
+        assert step.norm().item() == pytest.approx(expected.item(), rel=1e-3)
+        assert (step.double() / step.double().norm()) @ unit == pytest.approx(1, abs=1e-6)
+
+
+def test_an_edit_by_zero_changes_no_pixel() -> None:
+    ws = to_ws(AVATARS, list(open_latents(parse_seeds("0-1"), AVATARS.config)))
+    direction = find_direction("sefa:0", AVATARS, ALL)
+    edited = [sampling.Point(edit(row, direction, 0, ALL)) for row in ws]
+    points = [sampling.Point(row) for row in ws]
+    pairs = zip(
+        sampling.render(AVATARS, edited, "const", 2),
+        sampling.render(AVATARS, points, "const", 2),
+        strict=True,
+    )
+    for found, expected in pairs:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_edit_moves_the_rows_that_it_is_told_to() -> None:
+    ws = torch.zeros(10, 128)
+    direction = find_direction("pca:2", AVATARS, ALL)
+    moved = edit(ws, direction, -1.5, [1, 4])
+    torch.testing.assert_close(moved[1], -1.5 * direction.step)
+    assert moved[[0, 2, 3]].abs().max() == 0
+
+
+def test_directions_come_back_from_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    w = moments(AVATARS)
+    save_directions(path, {"sefa": sefa(AVATARS, ALL), "pca": pca(w)}, w, {"samples": w.samples})
+    for name in ("sefa:3", "pca:0", "pca:20"):
+        stored = find_direction(f"{path}:{name}", AVATARS, ALL).step
+        assert relative(stored, find_direction(name, AVATARS, ALL).step) < 0.02
+    first = find_direction(f"{path}:0", AVATARS, ALL).step
+    torch.testing.assert_close(first, find_direction(f"{path}:sefa:0", AVATARS, ALL).step)
+    deviations = load_file(path)["pca_std"]
+    torch.testing.assert_close(deviations, pca_deviations(w), rtol=1e-4, atol=1e-6)
+
+
+def pca_deviations(w: Any) -> torch.Tensor:
+    return torch.linalg.eigvalsh(w.covariance).flip(0).clamp_min(0).sqrt().float()
+
+
+def test_files_of_other_tools(tmp_path: Path) -> None:
+    vectors = np.linalg.qr(np.random.RandomState(0).randn(128, 128))[0].astype("f4")
+    # rosinality's closed_form_factorization.py: directions are the columns
+    torch.save({"ckpt": "x.pt", "eigvec": torch.from_numpy(vectors)}, tmp_path / "factor.pt")
+    np.save(tmp_path / "one.npy", vectors[:, 7])
+    np.save(tmp_path / "rows.npy", np.repeat(vectors[None, :, 7], 10, axis=0))
+    np.save(tmp_path / "many.npy", vectors.T)
+    expected = find_direction(str(tmp_path / "one.npy"), AVATARS, ALL).step
+    for name in ("factor.pt:7", "many.npy:7", "rows.npy"):
+        found = find_direction(str(tmp_path / name), AVATARS, ALL).step
+        torch.testing.assert_close(found.expand(10, -1), expected.expand(10, -1))
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("canary"),))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sefa", "which of the sefa directions"),
+        ("sefa:128", "there are 128 directions, 0 to 127"),
+        ("lda:0", "no direction 'lda'"),
+        ("missing.npy", "no direction 'missing.npy'"),
+        ("wide.npy", r"of \[64\] numbers, W has 128"),
+        ("deep.npy", "neither"),
+        ("zero.npy", "is zero"),
+        ("nan.npy", "is zero, NaN"),
+        ("pickle.npy", "holds no directions"),
+        ("evil.pt:0", "holds no directions"),
+        ("other.pt:0", "holds no directions"),
+        ("text.safetensors:0", "damaged"),
+        ("one.npy:1", "leave :1 out"),
+    ],
+)
+def test_what_is_no_direction(in_tmp: Path, text: str, told: str) -> None:
+    np.save("wide.npy", np.ones(64))
+    np.save("deep.npy", np.ones((3, 128)))
+    np.save("zero.npy", np.zeros(128))
+    np.save("nan.npy", np.full(128, np.nan))
+    np.save("one.npy", np.ones(128))
+    np.save("pickle.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    torch.save({"eigvec": Evil()}, "evil.pt")
+    torch.save({"other": 1}, "other.pt")
+    Path("text.safetensors").write_text("some text in a file")
+    with pytest.raises(Sg2Error, match=told):
+        find_direction(text, AVATARS, ALL)
+    assert not Path("canary").exists()
+
+
+def test_classes_have_their_own_deviation() -> None:
+    C = random_generator(c_dim=3, embed_features=5)
+    a, b = (moments(C, 500, class_index=index) for index in (0, 1))
+    assert not torch.allclose(a.covariance, b.covariance)
+    with pytest.raises(UsageError):
+        find_direction("pca:99", C, [0])
