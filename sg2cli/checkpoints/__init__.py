@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sg2cli.checkpoints.safetensors_file import Network, save_generator
+from sg2cli.checkpoints.safetensors_file import Network, is_ours, save_generator
 from sg2cli.errors import CheckpointError, UsageError, brief
 from sg2cli.files import kind, user_path
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sg2cli.settings import Precision
 
 __all__ = ["DEFAULT_NETWORK", "Network", "bundled", "find_network", "load_generator"]
-__all__ += ["save_generator", "weights_folder"]
+__all__ += ["is_ours", "save_generator", "weights_folder"]
 
 DEFAULT_NETWORK = "avatars-64"
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from sg2cli.errors import CheckpointError
 from sg2cli.settings import ACTIVATIONS, ARCHITECTURES, GeneratorConfig, ResampleFilter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -18,6 +22,30 @@ FIELDS = {  # of the metadata; the rest of a configuration is read off the tenso
     *("lr_multiplier", "architecture", "activation", "conv_clamp", "num_fp16_res"),
     *("resample_filter", "source"),
 }
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor of another format's file: its shape at once, its numbers when they are read."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+@dataclass
+class Checkpoint:
+    """A network as a reader found it: canonical names, and fields as in our metadata."""
+
+    format: str
+    fields: dict[str, Any]
+    tensors: dict[str, LazyTensor]
+    left_out: list[str] = field(default_factory=list)  # what else is in the file
+    made_up: list[str] = field(default_factory=list)  # what it lacks, and we supplied
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
 def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
@@ -157,6 +185,12 @@ def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
         raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
 
 
+def parameters(shapes: Shapes) -> int:
+    """Numbers in all tensors that are learned, which noise maps and w_avg are not."""
+    not_learned = (".noise_const", ".w_avg")
+    return sum(math.prod(s) for name, s in shapes.items() if not name.endswith(not_learned))
+
+
 def _first(keys: Sequence[str], count: int = 3) -> str:
     more = f" and {len(keys) - count} more" if len(keys) > count else ""
     return ", ".join(keys[:count]) + more
@@ -183,3 +217,16 @@ def config_fields(config: GeneratorConfig) -> dict[str, Any]:
     """What `read_config` cannot read off the tensors, for a file's metadata."""
     names = sorted(FIELDS - {"format_version", "source"})
     return {"format_version": 1, **{name: getattr(config, name) for name in names}}
+
+
+def taps_of(stored: list[Any]) -> list[Any]:
+    """The filter of a stored kernel: [f] numbers where the kernel is their outer product."""
+    if not stored or not isinstance(stored[0], list):
+        return stored
+    rows = [math.fsum(row) for row in stored]  # the taps, as the kernel sums to 1
+    is_product = all(
+        math.isclose(value, a * b, abs_tol=1e-6)
+        for a, row in zip(rows, stored, strict=True)
+        for b, value in zip(rows, row, strict=False)
+    )
+    return rows if is_product else stored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from sg2cli.checkpoints.base import check_shapes, config_fields, read_config
+from sg2cli.checkpoints.base import check_shapes, config_fields, parameters, read_config, taps_of
 from sg2cli.errors import CheckpointError, reason
 from sg2cli.files import new_file, sha256
 from sg2cli.settings import GeneratorConfig
@@ -34,7 +33,6 @@ FOREIGN = {  # what a file that is no safetensors starts with, and what to call 
     b"PK\x03\x04": "a zip file, as PyTorch's .pt and NumPy's .npz are",
     b"\x80": "a pickle, as NVIDIA's networks are",
 }
-NOT_LEARNED = (".noise_const", ".w_avg")
 FILTER = re.compile(r"synthesis\.b\d+\.((conv[01]|skip)\.)?resample_filter")
 CONVERTIBLE = (b"PK\x03\x04", b"\x80")
 
@@ -64,15 +62,14 @@ class Network:
             filters = [key for key in shapes if FILTER.fullmatch(key)]
             used = [key for key in filters if key.endswith("conv0.resample_filter")]
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
-                fields["resample_filter"] = _taps(file.get_tensor(used[0]).tolist())
+                fields["resample_filter"] = taps_of(file.get_tensor(used[0]).tolist())
             config = read_config(fields, shapes)
             weights = {key: shape for key, shape in shapes.items() if key not in filters}
             check_shapes(config, weights)
-        learned = [shape for key, shape in weights.items() if not key.endswith(NOT_LEARNED)]
         source = fields.get("source")
         source = source if isinstance(source, dict) else {}
         dtypes_used = tuple(sorted({dtypes[key] for key in weights}))
-        return cls(path, config, source, sum(map(math.prod, learned)), dtypes_used)
+        return cls(path, config, source, parameters(weights), dtypes_used)
 
     @cached_property
     def sha256(self) -> str:
@@ -135,6 +132,12 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file begins as a safetensors does: with the length of a header, and "{"."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
 def _refuse_foreign(start: bytes, path: Path) -> None:
     """Name a file of another kind by its first bytes, and say what to do with it."""
     if not start:
@@ -178,16 +181,3 @@ def _check_filter(config: GeneratorConfig, key: str, f: Tensor) -> None:
     )
     if not fits and ".conv1." not in key:
         raise CheckpointError(f"its {key} is not the resample_filter of its metadata")
-
-
-def _taps(stored: list[Any]) -> list[Any]:
-    """The filter of a stored kernel: [f] numbers where the kernel is their outer product."""
-    if not stored or not isinstance(stored[0], list):
-        return stored
-    rows = [math.fsum(row) for row in stored]  # the taps, as the kernel sums to 1
-    is_product = all(
-        math.isclose(value, a * b, abs_tol=1e-6)
-        for a, row in zip(rows, stored, strict=True)
-        for b, value in zip(rows, row, strict=False)
-    )
-    return rows if is_product else stored

@@ -16,7 +16,17 @@ from sg2cli import __version__
 from sg2cli.cli.console import ReaderGone, Terminated, complain
 from sg2cli.errors import Sg2Error, reason
 
-COMMANDS = ("generate", "mix", "truncate", "interpolate", "edit", "directions", "info", "doctor")
+COMMANDS = (
+    "generate",
+    "mix",
+    "truncate",
+    "interpolate",
+    "edit",
+    "directions",
+    "convert",
+    "info",
+    "doctor",
+)
 SHELLS = ("bash", "zsh", "fish")
 INTERRUPTED = {KeyboardInterrupt: 128 + signal.SIGINT, Terminated: 128 + signal.SIGTERM}
 DEBUG = os.environ.get("SG2_DEBUG") == "1"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,9 @@ import click
 from sg2cli import checkpoints, images, latent_files
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
-from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import kind, user_path
+from sg2cli.cli.standard_input import on_disk
+from sg2cli.errors import Sg2Error, reason
+from sg2cli.settings import GeneratorConfig
 
 
 @click.command()
@@ -29,7 +27,7 @@ def info(file: str, as_json: bool) -> None:
 
     FILE is a path, the name of a bundled checkpoint, or - for stdin.
     """
-    with _on_disk(file) as path:
+    with on_disk(file) as path:
         fields = {"file": "stdin" if file == "-" else str(path), **describe(path)}
     console = Console()
     if as_json:
@@ -46,29 +44,6 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-@contextmanager
-def _on_disk(name: str) -> Iterator[Path]:
-    """The file of that name; a bundled checkpoint where it lies; stdin or a pipe as a copy."""
-    path, bundled = user_path(name), checkpoints.bundled()
-    what = "other" if name == "-" else kind(path)
-    if what != "file" and name in bundled:
-        yield bundled[name]
-    elif what == "file":
-        yield path
-    elif what == "other":
-        try:
-            content = sys.stdin.buffer.read() if name == "-" else path.read_bytes()
-        except OSError as error:
-            raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / ("stdin" if name == "-" else path.name)
-            copy.write_bytes(content)
-            yield copy
-    else:
-        known = ", ".join(bundled)
-        raise UsageError(f"no file {brief(name)}, nor a bundled network: {known}")
-
-
 def describe(path: Path) -> dict[str, Any]:
     """The facts of a file by its content; CheckpointError when it is of no kind that sg2 knows."""
     try:
@@ -80,6 +55,8 @@ def describe(path: Path) -> dict[str, Any]:
         return _picture(path)
     if latent_files.is_latents(path):
         return _latents(path)
+    if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
+        return _foreign(path)
     return _checkpoint(checkpoints.find_network(path))
 
 
@@ -96,11 +73,35 @@ def _latents(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
-    config = network.config
-    channels = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGBA"}[config.img_channels]
-    filters = config.resample_filter
     return {
         "kind": "StyleGAN2 generator",
+        **_facts(network.config),
+        "parameters": network.parameters,
+        "stored as": ", ".join(network.dtypes),
+        "sha256": network.sha256,
+        **_flat("source", network.source),
+    }
+
+
+def _foreign(path: Path) -> dict[str, Any]:
+    from sg2cli.checkpoints.base import parameters, read_config
+    from sg2cli.checkpoints.foreign import read_foreign
+
+    found = read_foreign(path)
+    return {
+        "kind": f"StyleGAN2 generator, {found.format}",
+        **_facts(read_config(found.fields, found.shapes)),
+        "parameters": parameters(found.shapes),
+        "also in it": ", ".join(found.left_out) or "nothing",
+        "missing": ", ".join(found.made_up) or "nothing",
+        "sha256": found.fields["source"]["sha256"],
+        "to use it": f"sg2 convert {path} {path.with_suffix('.safetensors').name}",
+    }
+
+
+def _facts(config: GeneratorConfig) -> dict[str, Any]:
+    channels = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGBA"}[config.img_channels]
+    return {
         "resolution": f"{config.img_resolution}x{config.img_resolution}",
         "picture channels": f"{config.img_channels} ({channels})",
         "architecture": config.architecture,
@@ -111,12 +112,8 @@ def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
         "feature maps": dict(zip(map(str, config.resolutions), config.channels, strict=True)),
         "conv_clamp": config.conv_clamp or "none",
         "num_fp16_res": config.num_fp16_res,
-        "resample_filter": list(filters),
+        "resample_filter": list(config.resample_filter),
         "noise": "yes" if config.use_noise else "no",
-        "parameters": network.parameters,
-        "stored as": ", ".join(network.dtypes),
-        "sha256": network.sha256,
-        **_flat("source", network.source),
     }
 
 

@@ -1,0 +1,99 @@
+"""NVIDIA's PyTorch pickles: stylegan2-ada-pytorch, and the StyleGAN2 of stylegan3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sg2cli.checkpoints.arrays import NUMPY, TORCH, Inert, StoredArray, StoredTensor, storage
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor, taps_of
+from sg2cli.checkpoints.unpickle import Attributes, Module
+from sg2cli.errors import CheckpointError
+
+GLOBALS: dict[str, object] = {
+    **NUMPY,
+    **TORCH,
+    "torch_utils.persistence _reconstruct_persistent_obj": Module,
+    "torch.storage _load_from_bytes": Inert(storage),
+    "dnnlib.util EasyDict": Attributes,
+    "builtins set": Inert(set),
+}
+MAX_DEPTH = 8  # modules in modules; a generator has four
+
+
+def read(pickled: Mapping[str, Any]) -> Checkpoint:
+    """The network G_ema of what `unpickle.load` read."""
+    network = pickled.get("G_ema")
+    if not isinstance(network, Module):
+        raise CheckpointError("it has no network G_ema")
+    modules = dict(_modules(network))
+    synthesis = modules.get("synthesis")
+    if synthesis is None or "mapping" not in modules:
+        raise CheckpointError(f"its G_ema is a {network.class_name}, no StyleGAN2 generator")
+    if "synthesis.input" in modules:
+        raise CheckpointError(
+            "a StyleGAN3 network, which is another generator than StyleGAN2: sg2 cannot draw it"
+        )
+    stored = {f"{path}.{name}": t for path, m in modules.items() for name, t in _tensors(m)}
+    tensors = {
+        name: LazyTensor(tensor.shape, tensor.tensor)
+        for name, tensor in stored.items()
+        if not name.endswith(".resample_filter")
+    }
+    layers = [m.state for path, m in modules.items() if re.search(r"\.conv[01]$", path)]
+    blocks = [m.state for path, m in modules.items() if re.fullmatch(r"synthesis\.b\d+", path)]
+    dense = [m.state for path, m in modules.items() if re.fullmatch(r"mapping\.fc\d+", path)]
+    same = {
+        "conv_clamp": {_number(layer.get("conv_clamp")) for layer in layers},
+        "activation": {str(layer.get("activation", "lrelu")) for layer in layers + dense},
+        "architecture": {str(block.get("architecture", "skip")) for block in blocks},
+        "lr_multiplier": {_number(fc.get("bias_gain")) for fc in dense},
+    }
+    fields: dict[str, Any] = {}
+    for name, values in same.items():
+        if len(values) != 1:
+            raise CheckpointError(f"its layers differ in {name}, which sg2 cannot honour")
+        (fields[name],) = values
+    for name in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"):
+        fields[name] = network.state.get(name)
+    fields["num_fp16_res"] = sum(block.get("use_fp16") is True for block in blocks)
+    filters = [t for name, t in stored.items() if name.endswith("conv0.resample_filter")]
+    fields["resample_filter"] = taps_of(filters[0].tensor().tolist()) if filters else [1, 3, 3, 1]
+    left_out = [name for name in pickled if name != "G_ema" and pickled[name] is not None]
+    return Checkpoint("NVIDIA PyTorch pickle", fields, tensors, left_out)
+
+
+def _modules(root: Module) -> list[tuple[str, Module]]:
+    """All modules below the root with their paths; a file may claim that one holds itself."""
+    found: list[tuple[str, Module]] = []
+    todo = [("", root)]
+    while todo:
+        path, module = todo.pop(0)
+        children = module.state.get("_modules")
+        if not isinstance(children, dict) or len(found) > 10_000:
+            raise CheckpointError("its modules are not nested as torch does")
+        for name, child in children.items():
+            below = f"{path}.{name}".lstrip(".")
+            if isinstance(child, Module):
+                if below.count(".") >= MAX_DEPTH:
+                    raise CheckpointError("its modules are nested without end")
+                found.append((below, child))
+                todo.append((below, child))
+    return found
+
+
+def _tensors(module: Module) -> list[tuple[str, StoredTensor]]:
+    found = []
+    for kind in ("_parameters", "_buffers"):
+        held = module.state.get(kind)
+        if isinstance(held, dict):
+            found += [(str(n), t) for n, t in held.items() if isinstance(t, StoredTensor)]
+    return found
+
+
+def _number(value: object) -> Any:
+    """A number, or one that numpy wrapped."""
+    if isinstance(value, StoredArray) and value.shape == ():
+        return value.tensor().item()
+    return value if isinstance(value, int | float) or value is None else str(value)

@@ -1,0 +1,294 @@
+"""Tensors in pickles and .pt files: where their numbers lie, until they are asked for."""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.checkpoints.unpickle import Attributes, Opaque, Sealed, load
+from sg2cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STORAGES = {  # torch's storage classes: dtype, and bytes a number
+    "FloatStorage": ("float32", 4),
+    "DoubleStorage": ("float64", 8),
+    "HalfStorage": ("float16", 2),
+    "BFloat16Storage": ("bfloat16", 2),
+    "LongStorage": ("int64", 8),
+    "IntStorage": ("int32", 4),
+    "ShortStorage": ("int16", 2),
+    "CharStorage": ("int8", 1),
+    "ByteStorage": ("uint8", 1),
+    "BoolStorage": ("bool", 1),
+}
+NUMPY_DTYPES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 1, "b1": 1}
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
+MAX_DIMS = 8
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers of one kind in memory that belongs to the file."""
+
+    dtype: str
+    width: int
+    content: memoryview
+
+
+class StoredTensor(metaclass=Sealed):
+    """A strided view of a storage. Shapes are known at once; `tensor` reads the numbers."""
+
+    __slots__ = ("dtype", "offset", "shape", "storage", "stride")
+
+    def __init__(
+        self, storage: object, offset: object, size: object, stride: object, *_: object
+    ) -> None:
+        ok = isinstance(storage, Storage) and isinstance(offset, int)
+        ok = ok and isinstance(size, tuple) and isinstance(stride, tuple)
+        if not ok or not all(type(n) is int and n >= 0 for n in (*size, *stride, offset)):  # type: ignore[misc]
+            raise CheckpointError("a tensor in it is not described as torch does")
+        self.storage: Storage = storage  # type: ignore[assignment]
+        self.dtype = self.storage.dtype
+        self.offset: int = offset  # type: ignore[assignment]
+        self.shape: tuple[int, ...] = size  # type: ignore[assignment]
+        self.stride: tuple[int, ...] = stride  # type: ignore[assignment]
+        steps = [(n - 1) * step for n, step in zip(self.shape, self.stride, strict=False)]
+        last = self.offset + sum(steps)
+        # A stride of 0 repeats numbers: a small file could claim any size.
+        repeats = any(step == 0 and n > 1 for n, step in zip(self.shape, self.stride, strict=False))
+        inside = 0 in self.shape or (last + 1) * self.storage.width <= len(self.storage.content)
+        fits = len(self.stride) == len(self.shape) <= MAX_DIMS
+        if not fits or repeats or not inside:
+            raise CheckpointError("a tensor in it lies outside of its numbers")
+        if math.prod(self.shape) * self.storage.width > len(self.storage.content):
+            raise CheckpointError("a tensor in it claims more numbers than there are")
+
+    def tensor(self) -> Tensor:
+        import torch
+
+        steps = [(n - 1) * step for n, step in zip(self.shape, self.stride, strict=True)]
+        first = self.offset * self.storage.width
+        last = first + (sum(steps) + 1) * self.storage.width
+        dtype = getattr(torch, self.dtype)
+        if 0 in self.shape:
+            return torch.empty(self.shape, dtype=dtype)
+        flat = torch.frombuffer(bytearray(self.storage.content[first:last]), dtype=dtype)
+        return flat.as_strided(self.shape, self.stride).contiguous()
+
+
+class StoredArray(metaclass=Sealed):
+    """A numpy array, as `_reconstruct` begins and BUILD completes it."""
+
+    __slots__ = ("content", "dtype", "fortran", "shape")
+
+    def __init__(self, *_: object) -> None:
+        self.shape: tuple[int, ...] = (0,)
+        self.dtype, self.fortran, self.content = "f4", False, b""
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
+            raise CheckpointError("an array in it is not described as numpy does")
+        _, shape, dtype, fortran, content = state
+        if isinstance(content, str):  # of Python 2
+            content = content.encode("latin1")
+        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+            raise CheckpointError("an array in it has no shape")
+        wanted = math.prod(shape) * NUMPY_DTYPES[dtype.name]
+        if not isinstance(content, bytes) or len(content) != wanted or len(shape) > MAX_DIMS:
+            raise CheckpointError("an array in it has not the numbers that its shape asks for")
+        self.shape, self.dtype, self.fortran = shape, dtype.text, bool(fortran)
+        self.content = content
+
+    def tensor(self) -> Tensor:
+        import numpy as np
+        import torch
+
+        flat = np.frombuffer(self.content, self.dtype)
+        array = flat.reshape(self.shape, order="F" if self.fortran else "C")
+        return torch.from_numpy(array.astype(self.dtype.lstrip("<>=|"), order="C"))
+
+
+class Dtype(metaclass=Sealed):
+    """numpy.dtype('f4', False, True), whose BUILD tells the order of bytes."""
+
+    __slots__ = ("name", "order")
+
+    def __init__(self, name: object, *_: object) -> None:
+        text = str(name).lstrip("<>=|")
+        if text not in NUMPY_DTYPES:
+            raise CheckpointError(f"an array in it holds {text[:20]!r}, not numbers")
+        self.name, self.order = text, "<"
+
+    @property
+    def text(self) -> str:
+        return self.order + self.name
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
+            self.order = state[1]
+
+
+def scalar(dtype: object, content: object = b"") -> StoredArray:
+    """numpy's scalar: an array without dimensions."""
+    found = StoredArray()
+    found.__setstate__((1, (), dtype, False, content))
+    return found
+
+
+def parameter(data: object, *_: object) -> object:
+    """torch.nn.Parameter: its tensor."""
+    return data
+
+
+def encode(text: object, encoding: object = "latin1") -> bytes:
+    """_codecs.encode, with which protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise CheckpointError("it encodes text in a way that no network needs")
+    return text.encode("latin1")
+
+
+class Inert:
+    """A function of ours as a file may call it; it has no attributes to change."""
+
+    __slots__ = ("_function",)
+    _function: Any
+
+    def __init__(self, function: Any) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise CheckpointError("it tries to change what reads it")
+
+
+NUMPY = {
+    "numpy dtype": Dtype,
+    "numpy ndarray": Opaque,
+    "_codecs encode": Inert(encode),
+    **{
+        f"numpy.{core}.multiarray {name}": stand_in
+        for core in ("core", "_core")
+        for name, stand_in in (("scalar", Inert(scalar)), ("_reconstruct", StoredArray))
+    },
+}
+TORCH = {
+    "torch._utils _rebuild_tensor_v2": StoredTensor,
+    "torch._utils _rebuild_tensor": StoredTensor,
+    "torch._utils _rebuild_parameter": Inert(parameter),
+    "torch.nn.parameter Parameter": Inert(parameter),
+    "collections OrderedDict": Attributes,
+    **{f"torch {name}": name for name in STORAGES},
+}
+
+
+def storage(content: bytes) -> Storage:
+    """What torch.storage._load_from_bytes reads: a storage saved alone, before torch 1.6's way."""
+    found = read_torch(content)
+    if not isinstance(found, Storage):
+        raise CheckpointError("the bytes of a tensor in it hold something else")
+    return found
+
+
+def read_torch(
+    content: mmap.mmap | bytes, path: Path | None = None, more: Mapping[str, object] | None = None
+) -> Any:
+    """The object that torch.save wrote, old way or new, with StoredTensors for tensors.
+
+    `content` is that of the file at `path`, if it is one; `more` are globals that may occur beside
+    torch's own.
+    """
+    allowed = {**TORCH, **(more or {})}
+    if content[:4] == b"PK\x03\x04":
+        return _read_zip(content, path or io.BytesIO(content), allowed)
+    magic, at = load(content, {})
+    if magic != LEGACY_MAGIC:
+        raise CheckpointError("no file of torch.save: it begins otherwise")
+    _, at = load(content, {}, start=at)  # version of the protocol
+    _, at = load(content, {}, start=at)  # sizes of numbers where it was written
+    # The numbers come behind the object that needs them: where each begins is found first.
+    wanted: dict[str, tuple[str, int]] = {}
+    views: dict[str, memoryview] = {}
+
+    def note(pid: Any) -> Any:
+        key, name, count = _storage_id(pid)
+        dtype, width = wanted[key] = STORAGES[name]
+        return Storage(dtype, width, views.get(key, memoryview(b"")))
+
+    # Two passes: the first learns the keys, the second gives tensors their numbers.
+    _, after = load(content, {**allowed, **_LENIENT}, note, at)
+    keys, position = load(content, {}, start=after)
+    if not isinstance(keys, list):
+        raise CheckpointError("damaged: it does not list its numbers")
+    view = memoryview(content)
+    for key in keys:
+        if key not in wanted or position + 8 > len(view):
+            raise CheckpointError("damaged: its numbers are cut off")
+        (count,) = struct.unpack("<q", view[position : position + 8])
+        size = count * wanted[key][1]
+        if count < 0 or position + 8 + size > len(view):
+            raise CheckpointError("damaged: its numbers are cut off")
+        views[key] = view[position + 8 : position + 8 + size]
+        position += 8 + size
+    found, _ = load(content, allowed, note, at)
+    return found
+
+
+# In the first pass tensors have no numbers yet, and are not looked at.
+_LENIENT = {
+    "torch._utils _rebuild_tensor_v2": Opaque,
+    "torch._utils _rebuild_tensor": Opaque,
+}
+
+
+def _storage_id(pid: Any) -> tuple[str, str, int]:
+    """('storage', FloatStorage, key, location, count, ...) -> key, class, count."""
+    ok = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
+    if not ok or not all(isinstance(pid[i], str) for i in (1, 2)) or pid[1] not in STORAGES:
+        raise CheckpointError("a tensor in it keeps its numbers in an unknown way")
+    return pid[2], pid[1], pid[4]
+
+
+def _read_zip(
+    content: mmap.mmap | bytes, file: Path | io.BytesIO, allowed: Mapping[str, object]
+) -> Any:
+    """torch.save's way since 1.6: data.pkl, and a member for each storage."""
+    view = memoryview(content)
+    try:
+        with zipfile.ZipFile(file) as members:
+            infos = {info.filename: info for info in members.infolist()}
+            pickles = [name for name in infos if name.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise CheckpointError("a zip file, but none of torch.save")
+            folder = pickles[0][: -len("data.pkl")]
+            order = infos.get(f"{folder}byteorder")
+            if order and members.read(order) != b"little":
+                raise CheckpointError("its numbers are big-endian, which is not read")
+
+            def persistent_load(pid: Any) -> Storage:
+                key, name, _ = _storage_id(pid)
+                info = infos.get(f"{folder}data/{key}")
+                if info is None or info.compress_type != zipfile.ZIP_STORED:
+                    raise CheckpointError(f"damaged: it has no numbers {key[:20]!r}")
+                # The local header may be longer than the one in the directory.
+                at = info.header_offset
+                name_length, extra = struct.unpack("<HH", view[at + 26 : at + 30])
+                begin = at + 30 + name_length + extra
+                if begin + info.file_size > len(view):
+                    raise CheckpointError("damaged: its numbers are cut off")
+                return Storage(*STORAGES[name], view[begin : begin + info.file_size])
+
+            found, _ = load(members.read(pickles[0]), allowed, persistent_load)
+            return found
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, EOFError, ValueError) as error:
+        raise CheckpointError(f"damaged ({error}): copy or download it again") from error

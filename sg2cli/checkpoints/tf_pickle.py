@@ -1,0 +1,176 @@
+"""NVIDIA's TensorFlow pickles: stylegan2 and stylegan2-ada."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.checkpoints.arrays import NUMPY, StoredArray
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor
+from sg2cli.checkpoints.unpickle import Attributes, TensorFlowNetwork
+from sg2cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GLOBALS: dict[str, object] = {
+    **NUMPY,
+    "dnnlib.tflib.network Network": TensorFlowNetwork,
+    "dnnlib.util EasyDict": Attributes,
+    "collections OrderedDict": Attributes,
+}
+
+
+def _layer(name: str) -> str:
+    return {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1", "ToRGB": "torgb"}[name]
+
+
+def _noise(index: int) -> str:
+    if index == 0:
+        return "synthesis.b4.conv1.noise_const"
+    return f"synthesis.b{8 << (index - 1) // 2}.conv{(index - 1) % 2}.noise_const"
+
+
+# Shapes are turned as tensors are: each rule has a name and a change of axes or values.
+Rule = tuple[str, Callable[..., str], str]
+RENAMES: list[Rule] = [
+    (r"dlatent_avg", lambda: "mapping.w_avg", "as is"),
+    (r"mapping/Dense(\d+)/weight", lambda i: f"mapping.fc{i}.weight", "transpose"),
+    (r"mapping/Dense(\d+)/bias", lambda i: f"mapping.fc{i}.bias", "as is"),
+    (r"mapping/LabelEmbed/weight", lambda: "mapping.embed.weight", "transpose"),
+    (r"mapping/LabelEmbed/bias", lambda: "mapping.embed.bias", "as is"),
+    (r"synthesis/4x4/Const/const", lambda: "synthesis.b4.const", "first"),
+    (
+        r"synthesis/(\d+)x\d+/Conv0_up/weight",
+        lambda r: f"synthesis.b{r}.conv0.weight",
+        "kernel flipped",
+    ),
+    (r"synthesis/(\d+)x\d+/Skip/weight", lambda r: f"synthesis.b{r}.skip.weight", "kernel flipped"),
+    (
+        r"synthesis/(\d+)x\d+/(Conv|Conv1|ToRGB)/weight",
+        lambda r, n: f"synthesis.b{r}.{_layer(n)}.weight",
+        "kernel",
+    ),
+    (
+        r"synthesis/(\d+)x\d+/(Conv|Conv0_up|Conv1|ToRGB)/mod_weight",
+        lambda r, n: f"synthesis.b{r}.{_layer(n)}.affine.weight",
+        "transpose",
+    ),
+    (
+        r"synthesis/(\d+)x\d+/(Conv|Conv0_up|Conv1|ToRGB)/mod_bias",
+        lambda r, n: f"synthesis.b{r}.{_layer(n)}.affine.bias",
+        "plus one",
+    ),
+    (
+        r"synthesis/(\d+)x\d+/(Conv|Conv0_up|Conv1|ToRGB)/(bias|noise_strength)",
+        lambda r, n, kind: f"synthesis.b{r}.{_layer(n)}.{kind}",
+        "as is",
+    ),
+    (r"synthesis/noise(\d{1,2})", lambda i: _noise(int(i)), "map"),
+]
+CHANGES: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = {
+    "as is": (lambda s: s, lambda t: t),
+    "transpose": (lambda s: s[::-1], lambda t: t.T),
+    "first": (lambda s: s[1:], lambda t: t[0]),
+    "map": (lambda s: s[2:], lambda t: t[0, 0]),
+    "plus one": (lambda s: s, lambda t: t + 1),
+    "kernel": (lambda s: (s[3], s[2], s[0], s[1]), lambda t: t.permute(3, 2, 0, 1)),
+    "kernel flipped": (
+        lambda s: (s[3], s[2], s[0], s[1]),
+        lambda t: t.permute(3, 2, 0, 1).flip(2, 3),
+    ),
+}
+DIMENSIONS = {"transpose": 2, "first": 4, "map": 4, "kernel": 4, "kernel flipped": 4}
+NOT_TENSORS = {"lod"}  # of networks that grew while they were trained
+DECIDING = {  # what of static_kwargs is read, or settled by the shapes of the tensors
+    *("latent_size", "dlatent_size", "label_size", "label_fmaps", "resolution", "num_channels"),
+    *("mapping_layers", "mapping_fmaps", "mapping_lrmul", "mapping_nonlinearity", "fmap_base"),
+    *("fmap_max", "fmap_min", "fmap_decay", "architecture", "nonlinearity", "use_noise"),
+    *("resample_kernel", "num_fp16_res", "conv_clamp", "normalize_latents"),
+}
+
+
+def read(pickled: tuple[Any, ...]) -> Checkpoint:
+    """The network Gs of what `unpickle.load` read."""
+    network = pickled[2] if len(pickled) == 3 else None
+    if not isinstance(network, TensorFlowNetwork):
+        raise CheckpointError("no (G, D, Gs) of NVIDIA's TensorFlow code")
+    variables, kwargs = _variables(network, "", 0), _kwargs(network)
+    if any("StyleMod" in name for name in variables):
+        raise CheckpointError("a StyleGAN network, of the first kind: sg2 draws StyleGAN2")
+    if not any(name.startswith("synthesis/") for name in variables):
+        raise CheckpointError("a TensorFlow network, but no StyleGAN2 (a ProGAN?)")
+    if any("LabelConcat" in name for name in variables):
+        raise CheckpointError("a conditional network with LabelConcat, which sg2 does not read yet")
+    if kwargs.get("normalize_latents") is False:
+        raise CheckpointError("normalize_latents is False in it, which sg2 cannot honour")
+    activation = str(kwargs.get("nonlinearity", "lrelu"))
+    if str(kwargs.get("mapping_nonlinearity", "lrelu")) != activation:
+        raise CheckpointError("mapping_nonlinearity is another than nonlinearity in it")
+    kernel = kwargs.get("resample_kernel") or [1, 3, 3, 1]
+    fields: dict[str, Any] = {
+        "architecture": str(kwargs.get("architecture", "skip")),
+        "activation": activation,
+        "lr_multiplier": _number(kwargs.get("mapping_lrmul", 0.01)),
+        "conv_clamp": _number(kwargs.get("conv_clamp")),
+        "num_fp16_res": _number(kwargs.get("num_fp16_res", 0)),
+        "resample_filter": [_number(tap) for tap in kernel],
+    }
+    tensors: dict[str, LazyTensor] = {}
+    for name, array in variables.items():
+        if name not in NOT_TENSORS:
+            key, lazy = _rename(name, array)
+            tensors[key] = lazy
+    ignored = sorted(set(kwargs) - DECIDING)
+    notes = [f"settings that do not change a picture: {', '.join(ignored)}"] if ignored else []
+    return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, ["G", "D"], notes=notes)
+
+
+def _rename(name: str, array: StoredArray) -> tuple[str, LazyTensor]:
+    for pattern, new_name, change in RENAMES:
+        if match := re.fullmatch(pattern, name):
+            if len(array.shape) != DIMENSIONS.get(change, len(array.shape)):
+                raise CheckpointError(f"its variable {name[:60]} has {len(array.shape)} dimensions")
+            return new_name(*match.groups()), _changed(array, *CHANGES[change])
+    raise CheckpointError(f"unknown TensorFlow variable {name[:60]!r}")
+
+
+def _changed(
+    array: StoredArray, reshape: Callable[[Any], Any], turn: Callable[[Tensor], Tensor]
+) -> LazyTensor:
+    return LazyTensor(tuple(reshape(array.shape)), lambda: turn(array.tensor()))
+
+
+def _variables(network: TensorFlowNetwork, prefix: str, depth: int) -> dict[str, StoredArray]:
+    found: dict[str, StoredArray] = {}
+    variables, components = network.state.get("variables"), network.state.get("components")
+    for item in variables if isinstance(variables, list) else []:
+        if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[1], StoredArray):
+            raise CheckpointError("its variables are not pairs of a name and an array")
+        found[f"{prefix}{item[0]}"] = item[1]
+    if isinstance(components, dict) and depth < 2:
+        for name, component in components.items():
+            if isinstance(component, TensorFlowNetwork):
+                found.update(_variables(component, f"{prefix}{name}/", depth + 1))
+    return found
+
+
+def _kwargs(network: TensorFlowNetwork) -> dict[str, Any]:
+    """Of the network and its components, which repeat or complete one another."""
+    found: dict[str, Any] = {}
+    components = network.state.get("components")
+    parts = list(components.values()) if isinstance(components, dict) else []
+    for part in (network, *parts):
+        kwargs = part.state.get("static_kwargs") if isinstance(part, TensorFlowNetwork) else None
+        if isinstance(kwargs, dict):
+            found.update({str(name): value for name, value in kwargs.items()})
+    return found
+
+
+def _number(value: Any) -> Any:
+    """A number, or one that numpy wrapped."""
+    if isinstance(value, StoredArray) and math.prod(value.shape) == 1:
+        return value.tensor().reshape(()).item()
+    return value

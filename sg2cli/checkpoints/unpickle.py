@@ -1,0 +1,180 @@
+"""Pickles as data: nothing that a file names is imported, and nothing of it is called.
+
+Every global a file may name is listed below, and stands for something inert of ours. All opcodes
+are read once beforehand, so that what is refused is refused with its offset before anything is
+built, and lengths and memo numbers that no real file has cost no memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+import pickletools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sg2cli.errors import CheckpointError
+
+MAX_OPCODES = 20_000_000  # a network with its discriminator has some ten thousand
+# Extension codes name objects of the process that reads; INST and OBJ are of protocol 0.
+REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEXT_BUFFER", "READONLY_BUFFER"}
+PERSISTENT = {"PERSID", "BINPERSID"}
+
+
+class Sealed(type):
+    """A stand-in for a class: BUILD cannot change what all files share."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise CheckpointError(f"it tries to change {cls.__name__}")
+
+
+class Module(metaclass=Sealed):
+    """A call of NVIDIA's _reconstruct_persistent_obj: `class_name` and `state`, no source."""
+
+    __slots__ = ("class_name", "state")
+
+    def __init__(self, meta: object) -> None:
+        if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
+            raise CheckpointError("a module in it has no state")
+        self.class_name = str(meta.get("class_name"))
+        self.state: dict[str, Any] = meta["state"]
+
+
+class TensorFlowNetwork(metaclass=Sealed):
+    """A dnnlib.tflib.network.Network: its `state`, as BUILD gives it."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, dict):
+            raise CheckpointError("a network in it has no state")
+        self.state = state
+
+
+class Attributes(dict[str, Any], metaclass=Sealed):
+    """A dict, whatever its class was; what BUILD would make attributes of is left out."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class Opaque(metaclass=Sealed):
+    """A value that a network is not made of."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def load(
+    content: mmap.mmap | bytes,
+    allowed: Mapping[str, object],
+    persistent_load: Callable[[Any], Any] | None = None,
+    start: int = 0,
+) -> tuple[Any, int]:
+    """The object of the pickle at `start`, and where it ends.
+
+    `allowed` are the globals, 'module name', and what stands for each. CheckpointError for any
+    other, with its offset, and for a pickle that is damaged or asks for more than a file holds.
+    """
+    offsets, end = _scan(content, start, persistent_load is not None)
+
+    class Unpickler(pickle.Unpickler):
+        found = 0
+
+        def find_class(self, module: str, name: str) -> Any:
+            # Globals come one after another, as there are no jumps in a pickle.
+            offset, Unpickler.found = offsets[Unpickler.found], Unpickler.found + 1
+            key = f"{module} {name}"
+            if key not in allowed:
+                raise CheckpointError(
+                    f"unsafe: it asks for {module}.{name} at byte {offset}, which no network "
+                    "needs: do not open it with anything"
+                )
+            return allowed[key]
+
+        def persistent_load(self, pid: Any) -> Any:
+            if persistent_load is None:
+                raise CheckpointError("unsafe: it asks for an object from outside")
+            return persistent_load(pid)
+
+    with memoryview(content) as view, view[start:end] as part:
+        file = _Reader(part)
+        try:
+            return Unpickler(file, encoding="latin1").load(), end
+        except CheckpointError:
+            raise
+        except RecursionError as error:
+            raise CheckpointError("damaged, or unsafe: it nests without end") from error
+        except Exception as error:  # what stand-ins and the unpickler raise is without number
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+            raise CheckpointError(f"damaged, or no network ({told})") from error
+
+
+class _Reader:
+    """A file over memory that gives no more than there is, whatever it is asked for."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view, self.at = view, 0
+
+    def tell(self) -> int:
+        return self.at
+
+    def read(self, count: int = -1) -> bytes:
+        left = len(self.view) - self.at
+        count = left if count < 0 else min(count, left)
+        self.at += count
+        return bytes(self.view[self.at - count : self.at])
+
+    def readline(self) -> bytes:
+        line = bytearray()
+        while self.at < len(self.view) and not line.endswith(b"\n"):
+            block = bytes(self.view[self.at : self.at + 256])
+            cut = block.find(b"\n") + 1 or len(block)
+            line += block[:cut]
+            self.at += cut
+        return bytes(line)
+
+
+def _scan(content: mmap.mmap | bytes, start: int, persistent: bool) -> tuple[list[int], int]:
+    """Offsets of the opcodes that name a global, in order, and the end of the pickle."""
+    offsets: list[int] = []
+    count = 0
+    with memoryview(content) as view, view[start:] as part:
+        file = _Reader(part)
+        try:
+            for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]
+                name = opcode.name
+                count += 1
+                if name in ("GLOBAL", "STACK_GLOBAL"):
+                    offsets.append(start + (position or 0))
+                elif name in REFUSED or (name in PERSISTENT and not persistent):
+                    _refuse(f"it uses the opcode {name}", start + (position or 0))
+                elif "PUT" in name and int(str(argument)) > count:
+                    _refuse(f"its memo grows to {argument}", start + (position or 0))
+                if count > MAX_OPCODES:
+                    _refuse("it has too many opcodes", start + (position or 0))
+        except CheckpointError:
+            raise
+        except Exception as error:  # pickletools' many kinds for a damaged file
+            told = " ".join(str(error).split())[:120]
+            raise CheckpointError(f"damaged, or no pickle ({told})") from error
+        return offsets, start + file.at
+
+
+def _refuse(what: str, offset: int) -> NoReturn:
+    raise CheckpointError(f"unsafe: {what} at byte {offset}, which no network needs")
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """A file's content, read as it is needed."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

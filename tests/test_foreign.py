@@ -1,0 +1,453 @@
+"""Checkpoints of other code: read exactly, and never obeyed."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from foreign_files import rosinality_state, write_ada, write_tensorflow
+from networks import GOLDEN, random_generator
+from safetensors import safe_open
+
+from sg2cli.checkpoints import Network
+from sg2cli.checkpoints.foreign import convert, read_foreign, to_generator
+from sg2cli.errors import CheckpointError, Sg2Error
+from sg2cli.latents import seed_to_z, truncate
+
+FORMATS = GOLDEN / "formats"
+SAMPLES = sorted(p for p in FORMATS.glob("*.p*") if "unsupported" not in p.name)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_samples_draw_their_expected_pictures(path: Path, tmp_path: Path) -> None:
+    _, network, odd = convert(path, tmp_path / "net.safetensors")
+    assert odd == ""
+    G = network.load()
+    with safe_open(path.with_suffix(".expected.safetensors"), "pt") as file:
+        expected = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        config = json.loads(file.metadata()["config"])
+    z = torch.stack([torch.from_numpy(seed_to_z(s, G.config.z_dim)) for s in config["seeds"]])
+    c = torch.eye(G.config.c_dim)[config["classes"]] if config["classes"] else None
+    w = G.mapping(z, c)
+    if "w_psi1" in expected:
+        torch.testing.assert_close(w, expected["w_psi1"], rtol=0, atol=1e-5)
+    for key, picture in expected.items():
+        if key.startswith("image_psi"):
+            psi = float(key.split("_")[1][3:])
+            ws = truncate(w[:, None].expand(-1, G.config.num_ws, -1), G.mapping.w_avg, psi)
+            found = G.synthesis(ws)
+            assert (found - picture).abs().max() < 1e-4 * picture.abs().max(), key
+            if f"ws_psi{psi:g}" in expected:
+                torch.testing.assert_close(ws, expected[f"ws_psi{psi:g}"], rtol=0, atol=1e-5)
+
+
+def same(found: Any, expected: Any, but: str = "nothing") -> None:
+    state = found.state_dict()
+    assert state.keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        if name != but:
+            torch.testing.assert_close(state[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "deep": {"mapping_features": (5, 20, 9, 16), "lr_multiplier": 0.1},
+    "clamp": {"conv_clamp": 0.7},
+    "classes": {"c_dim": 3, "embed_features": 16},
+    "resnet": {"architecture": "resnet", "resample_filter": (1, 2, 4, 1)},
+    "orig": {"architecture": "orig", "img_channels": 1},
+    "8-taps": {"resample_filter": (-1, 2, 5, 9, 9, 5, 2, -1)},
+    "64": {"img_resolution": 64, "channels": (7, 5, 4, 3, 2)},
+    "relu": {"activation": "relu"},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_ada_pickles_of_any_shape(name: str, tmp_path: Path) -> None:
+    G, path = random_generator(**ODD[name]), tmp_path / "net.pkl"
+    write_ada(G, path)
+    found = to_generator(read_foreign(path))
+    same(found, G)
+    taps = torch.tensor(G.config.resample_filter)
+    torch.testing.assert_close(torch.tensor(found.config.resample_filter), taps / taps.sum())
+    for field in ("conv_clamp", "architecture", "activation", "lr_multiplier", "channels"):
+        assert getattr(found.config, field) == getattr(G.config, field)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", ODD)
+def test_tensorflow_pickles_of_any_shape(name: str, protocol: int, tmp_path: Path) -> None:
+    G, path = random_generator(**ODD[name]), tmp_path / "net.pkl"
+    write_tensorflow(G, path, protocol)
+    checkpoint = read_foreign(path)
+    found = to_generator(checkpoint)
+    same(found, G)
+    assert found.config == G.config
+    assert "truncation_psi" in checkpoint.notes[0]
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", ["plain", "deep", "64"])
+def test_rosinality_files_of_any_shape(name: str, new: bool, tmp_path: Path) -> None:
+    changes = {**ODD[name], "lr_multiplier": 0.01}
+    G, path = random_generator(**changes), tmp_path / "net.pt"
+    whole = {"g_ema": rosinality_state(G), "latent_avg": G.mapping.w_avg}
+    torch.save(whole, path, _use_new_zipfile_serialization=new)
+    same(to_generator(read_foreign(path)), G)
+
+
+def test_what_a_file_lacks_is_made_up_and_told(tmp_path: Path) -> None:
+    G, path = random_generator(), tmp_path / "net.pt"
+    state = {k: v for k, v in rosinality_state(G).items() if not k.startswith("noises")}
+    args = argparse.Namespace(size=16, latent=12)
+    torch.save({"g": state, "g_ema": state, "args": args}, path)
+    checkpoint = read_foreign(path)
+    assert checkpoint.left_out == ["g", "args"]
+    assert [what.split()[0] for what in checkpoint.made_up] == ["noise", "w_avg,"]
+    found = to_generator(checkpoint)
+    z = torch.from_numpy(np.random.RandomState(123).randn(10_000, 12)).float()
+    torch.testing.assert_close(found.mapping.w_avg, G.mapping(z).mean(dim=0), rtol=1e-4, atol=1e-4)
+    noise = found.state_dict()["synthesis.b16.conv1.noise_const"]
+    assert 0.8 < noise.std() < 1.2
+    torch.testing.assert_close(
+        to_generator(read_foreign(path)).state_dict()["synthesis.b16.conv1.noise_const"], noise
+    )
+
+
+def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
+    G, path = random_generator(), tmp_path / "psp.pt"
+    state = {f"decoder.{key}": value for key, value in rosinality_state(G).items()}
+    state["encoder.input.weight"] = torch.zeros(3)
+    latent_avg = G.mapping.w_avg.repeat(6, 1)
+    torch.save({"state_dict": state, "latent_avg": latent_avg, "opts": {"a": 1}}, path)
+    same(to_generator(read_foreign(path)), G)
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda s: s.pop("convs.0.conv.weight"), "missing: synthesis.b8.conv0.weight"),
+        (lambda s: s.update({"convs.0.conv.wight": torch.zeros(1)}), "convs.0.conv.wight"),
+        (lambda s: s.update({"convs.0.activate.bias": torch.zeros(3)}), "is [3], not [9]"),
+        (lambda s: s.update({"input.input": torch.full((1, 10, 4, 4), torch.nan)}), "NaN"),
+        (lambda s: s.update({"input.input": 5}), "'input.input' is no tensor"),
+        (lambda s: s.clear(), "neither g_ema nor a decoder"),
+    ],
+)
+def test_every_key_must_match(edit: Any, told: str, tmp_path: Path) -> None:
+    state = rosinality_state(random_generator())
+    edit(state)
+    torch.save({"g_ema": state, "latent_avg": torch.zeros(16)}, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError) as error:
+        to_generator(read_foreign(tmp_path / "net.pt"))
+    assert told in str(error.value)
+
+
+def test_networks_of_other_kinds_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="StyleGAN3"):
+        read_foreign(FORMATS / "unsupported-stylegan3-32.pkl")
+    for contents, told in (
+        ({"other": 1}, "no network G_ema"),
+        ([1, 2, 3], "TensorFlow"),
+        (5, "of no network"),
+    ):
+        (tmp_path / "net.pkl").write_bytes(pickle.dumps(contents))
+        with pytest.raises(CheckpointError, match=told):
+            read_foreign(tmp_path / "net.pkl")
+
+
+def test_labels_that_are_concatenated_are_refused_by_name(tmp_path: Path) -> None:
+    G = random_generator(c_dim=3, embed_features=16)
+    write_tensorflow(G, tmp_path / "net.pkl")
+    content = (tmp_path / "net.pkl").read_bytes()
+    (tmp_path / "net.pkl").write_bytes(content.replace(b"LabelEmbed", b"LabelConca"))
+    with pytest.raises(CheckpointError, match="LabelConca"):
+        read_foreign(tmp_path / "net.pkl")
+
+
+# Hostile files. Each would make a file "canary" in the working folder if any of its code ran.
+
+
+class Call:
+    """Pickles as a call of a global, which is never made here."""
+
+    def __init__(self, module: str, name: str, *args: Any) -> None:
+        self.module, self.name, self.args = module, name, args
+
+
+class HostilePickler(pickle._Pickler):  # type: ignore[misc, name-defined]
+    def save(self, obj: Any, *rest: Any, **more: Any) -> None:
+        if isinstance(obj, Call):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+            super().save(obj.args)
+            self.write(pickle.REDUCE)
+        else:
+            super().save(obj, *rest, **more)
+
+
+def dumps(obj: Any, protocol: int = 2) -> bytes:
+    file = io.BytesIO()
+    HostilePickler(file, protocol).dump(obj)
+    return file.getvalue()
+
+
+RUN = Call("os", "system", "touch canary")
+RECONSTRUCT = ("torch_utils.persistence", "_reconstruct_persistent_obj")
+
+
+def module(**state: Any) -> Call:
+    meta = {"type": "class", "version": 6, "module_src": "", "class_name": "G", "state": state}
+    return Call(*RECONSTRUCT, meta)
+
+
+def zipped(pickled: bytes, **members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("net/data.pkl", pickled)
+        for name, content in members.items():
+            archive.writestr(f"net/{name}", content)
+    return file.getvalue()
+
+
+TENSOR = ("torch._utils", "_rebuild_tensor_v2")
+GETATTR = Call("builtins", "getattr", Call("importlib", "import_module", "os"), "system")
+HOSTILE: dict[str, bytes] = {
+    "top": dumps(RUN),
+    "posix": dumps(Call("posix", "system", "touch canary")),
+    "subprocess": dumps(Call("subprocess", "Popen", ["touch", "canary"])),
+    "protocol 0": b"cos\nsystem\n(S'touch canary'\ntR.",
+    "inst": b"(S'touch canary'\nios\nsystem\n.",
+    "obj": b"(cos\nsystem\nS'touch canary'\no.",
+    "state": dumps({"G_ema": module(_modules={"synthesis": RUN})}),
+    "module source": dumps({"G_ema": Call(*RECONSTRUCT, RUN)}),
+    "nested bytes": dumps({"G_ema": Call("torch.storage", "_load_from_bytes", dumps(RUN))}),
+    "nested legacy": dumps(
+        Call(
+            "torch.storage",
+            "_load_from_bytes",
+            dumps(0x1950A86A20F9469CFC6C) + dumps(1001) + dumps({}) + dumps(RUN) + dumps([]),
+        )
+    ),
+    "nested zip": dumps(Call("torch.storage", "_load_from_bytes", zipped(dumps(RUN)))),
+    "zip member": zipped(dumps({"g_ema": RUN})),
+    "zip persistent id": zipped(b"\x80\x02" + dumps(RUN)[2:-1] + b"Q."),
+    "getattr": dumps(GETATTR),
+    "eval": dumps(Call("builtins", "eval", "open('canary', 'w')")),
+    "exec": dumps(Call("builtins", "exec", "open('canary', 'w')")),
+    "operator": dumps(Call("operator", "attrgetter", "system")),
+    "partial": dumps(Call("functools", "partial", Call("os", "system"), "touch canary")),
+    "torch._utils": dumps(Call("torch._utils", "_import_dotted_name", "os.system")),
+    "torch.load": dumps(Call("torch.serialization", "load", "evil")),
+    "torch.hub": dumps(Call("torch.hub", "load", "evil")),
+    "numpy runstring": dumps(Call("numpy.testing._private.utils", "runstring", "touch", {})),
+    "numpy load": dumps(Call("numpy", "load", "evil.npy", None, True)),
+    "copyreg": dumps(Call("copyreg", "_reconstructor", Call("os", "system"), object, None)),
+    "copyreg extension": b"\x80\x02\x82\x01.",
+    "persistent id": b"\x80\x02Pos.system\n.",
+    "pydoc": dumps(Call("pydoc", "pipepager", "x", "touch canary")),
+    "webbrowser": dumps(Call("webbrowser", "open", "file:///canary")),
+    "code": dumps(Call("types", "CodeType")),
+    "dotted": dumps(Call("collections", "OrderedDict.__init__.__globals__")),
+    "sg2's own": dumps(Call("sg2cli.files", "make_folder", "canary")),
+    "setstate": dumps(OrderedDict())[:-1] + b"}U\x0c__setstate__cos\nsystem\nsb.",
+    "build of a class": b"\x80\x02cdnnlib.tflib.network\nNetwork\n}U\x05statecos\nsystem\nsb.",
+    "slots of a class": (b"\x80\x02cdnnlib.tflib.network\nNetwork\n\x4e}U\x05stateU\x01xs\x86b."),
+    "slots of a function": b"\x80\x02cbuiltins\nset\n\x4e}U\x09_functionU\x01xs\x86b.",
+    "call of data": b"\x80\x02U\x01x)R.",
+    "call of a call": dumps(Call(*RECONSTRUCT, {"state": {}}))[:-1] + b")R.",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(in_tmp: Path, name: str, sg2: Any) -> None:
+    Path("net.pkl").write_bytes(HOSTILE[name])
+    result = sg2("convert", "net.pkl", "net.safetensors")
+    assert result.code == 3
+    assert len(result.err.strip().splitlines()) == 1
+    assert result.err.startswith("sg2: net.pkl: ")
+    assert sorted(os.listdir()) == ["net.pkl"]
+
+
+def test_a_refused_global_is_named_with_its_offset(in_tmp: Path) -> None:
+    Path("net.pkl").write_bytes(HOSTILE["state"])
+    offset = HOSTILE["state"].index(b"cos\nsystem")
+    with pytest.raises(CheckpointError, match=rf"os\.system at byte {offset}"):
+        read_foreign(Path("net.pkl"))
+
+
+def test_the_hostile_files_would_work() -> None:
+    """Against a reader that obeys: else the test above shows nothing."""
+    for name in ("top", "state", "protocol 0", "inst", "obj"):
+        with suppress(Exception):
+            pickle.loads(HOSTILE[name].replace(b"touch canary", b"touch /dev/null"))
+    ran = []
+
+    class Obeying(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            return ran.append if (module, name) == ("os", "system") else dict
+
+    for name in ("top", "protocol 0", "inst", "obj", "module source"):
+        with suppress(Exception):
+            Obeying(io.BytesIO(HOSTILE[name])).load()
+    assert ran == ["touch canary"] * 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",  # bytes of 4 EiB
+        b"\x80\x04B" + (2**32 - 1).to_bytes(4, "little") + b"x.",
+        b"\x80\x02]r" + (2**31).to_bytes(4, "little") + b".",  # a memo of 2 billion
+        b"\x80\x04\x95" + (2**63 - 1).to_bytes(8, "little") + b"N.",  # a frame
+        b"\x80\x02" + b"(" * 1_000_000 + b".",
+        b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
+        b"\x80\x02\x8b" + (2**31 - 1).to_bytes(4, "little") + b".",  # a number of 2 GiB
+        b"\x80\x63.",
+        b"\x80\x02",
+        b"PK\x03\x04" + bytes(100),
+    ],
+)
+def test_absurd_sizes_cost_nothing(in_tmp: Path, content: bytes) -> None:
+    import tracemalloc
+
+    Path("net.pkl").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError):
+        read_foreign(Path("net.pkl"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [
+        ((2**40,), (0,), 0),
+        ((5,), (1,), 0),
+        ((4,), (1,), 1),
+        ((2, 2), (1,), 0),
+        ((-1,), (1,), 0),
+        ((2,), (-1,), 1),
+        ((1,) * 20, (1,) * 20, 0),
+        ((True,), (1,), 0),
+        ("4", (1,), 0),
+    ],
+)
+def test_tensors_outside_of_their_numbers(
+    in_tmp: Path, size: Any, stride: Any, offset: Any
+) -> None:
+    """Four numbers are there; `as_strided` would read whatever lies behind them."""
+
+    class Pickler(HostilePickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return ("storage", "FloatStorage", "0", "cpu", 4) if obj is Ellipsis else None
+
+    file = io.BytesIO()
+    tensor = Call(*TENSOR, Ellipsis, offset, size, stride, False, OrderedDict())
+    Pickler(file, 2).dump({"g_ema": {"input.input": tensor}})
+    Path("net.pt").write_bytes(zipped(file.getvalue(), **{"data/0": bytes(16)}))
+    with pytest.raises(CheckpointError, match="a tensor in it"):
+        read_foreign(Path("net.pt"))
+
+
+SMALL = {"img_resolution": 4, "channels": (2,), "z_dim": 2, "w_dim": 2, "mapping_features": (2,)}
+
+
+def small_files(folder: Path) -> list[Path]:
+    G = random_generator(**SMALL)
+    write_ada(G, folder / "ada.pkl")
+    write_tensorflow(G, folder / "tf.pkl")
+    whole = {"g_ema": rosinality_state(G), "latent_avg": G.mapping.w_avg}
+    torch.save(whole, folder / "zip.pt")
+    torch.save(whole, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("number", range(4), ids=["ada", "legacy", "tf", "zip"])
+def test_damaged_files_are_read_or_refused(in_tmp: Path, number: int) -> None:
+    """Bytes changed, cut, repeated, swapped: never another error than CheckpointError."""
+    folder = in_tmp / "small"
+    folder.mkdir()
+    content = small_files(folder)[number].read_bytes()
+    to_generator(read_foreign(small_files(folder)[number]))
+    random = np.random.RandomState(number)
+    refused = 0
+    for _ in range(1500):
+        changed = bytearray(content)
+        for _ in range(random.randint(1, 4)):
+            a, b = sorted(random.randint(0, len(changed), 2))
+            action = random.randint(4)
+            if action == 0:
+                changed[a] = random.randint(256)
+            elif action == 1:
+                del changed[a : min(b, a + 50)]
+            elif action == 2:
+                changed[a:a] = changed[a : min(b, a + 50)]
+            elif action == 3 and random.rand() < 0.2:
+                del changed[b:]
+        Path("damaged").write_bytes(changed)
+        try:
+            read_foreign(Path("damaged"))
+        except CheckpointError as error:
+            refused += 1
+            assert len(str(error)) < 2000
+    assert refused > 300
+    assert not Path("canary").exists()
+
+
+def test_gigabytes_are_not_copied(in_tmp: Path) -> None:
+    """Reading costs the file's own bytes once: those of the pickled storages."""
+    import tracemalloc
+
+    path = Path("net.pkl")
+    G = random_generator(img_resolution=8, channels=(600, 600))
+    write_ada(G, path)
+    tracemalloc.start()
+    checkpoint = read_foreign(path)
+    read_peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read_peak < 1.3 * path.stat().st_size
+    assert checkpoint.shapes["synthesis.b8.conv0.weight"] == (600, 600, 3, 3)
+
+
+def test_converting_replaces_only_when_told(sg2: Any) -> None:
+    sample = FORMATS / "tf-32.pkl"
+    result = sg2("convert", sample, "net.safetensors")
+    assert result.lines == ["net.safetensors"]
+    assert "left out: G, D" in result.err
+    source = Network.open(Path("net.safetensors")).source
+    assert source["format"] == "NVIDIA TensorFlow pickle"
+    assert "--overwrite" in sg2("convert", sample, "net.safetensors").err
+    assert sg2("convert", sample, "net.safetensors", "--overwrite", "-q").err == ""
+    assert sg2("generate", "-n", "net.safetensors", "--seeds", "0").code == 0
+    assert sg2("convert", "missing.pkl", "x.safetensors").code == 2
+    assert sg2("convert", sample, "x.pt").code == 2
+    for hint in ("generate", "info"):
+        command = [hint, *(["-n"] if hint == "generate" else []), sample]
+        told = sg2(*command, *(["--seeds", "0"] if hint == "generate" else []))
+        assert "sg2 convert" in told.err + told.out
+
+
+def test_info_reads_other_formats(sg2: Any) -> None:
+    for path in SAMPLES:
+        result = sg2("info", path, "--json")
+        assert result.code == 0, result.err
+        found = json.loads(result.out)
+        assert found["resolution"] == "32x32"
+        assert found["kind"].startswith("StyleGAN2 generator, ")
+    assert "StyleGAN3" in sg2("info", FORMATS / "unsupported-stylegan3-32.pkl").err
+
+
+def test_errors_of_the_reader_are_ours() -> None:
+    assert issubclass(CheckpointError, Sg2Error)
