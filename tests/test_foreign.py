@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -276,7 +275,7 @@ def test_hostile_files_are_refused(in_tmp: Path, name: str, sg2: Any) -> None:
     assert result.code == 3
     assert len(result.err.strip().splitlines()) == 1
     assert result.err.startswith("sg2: net.pkl: ")
-    assert sorted(os.listdir()) == ["net.pkl"]
+    assert [path.name for path in Path().iterdir()] == ["net.pkl"]
 
 
 def test_a_refused_global_is_named_with_its_offset(in_tmp: Path) -> None:
@@ -310,7 +309,7 @@ def test_the_hostile_files_would_work() -> None:
         b"\x80\x04B" + (2**32 - 1).to_bytes(4, "little") + b"x.",
         b"\x80\x02]r" + (2**31).to_bytes(4, "little") + b".",  # a memo of 2 billion
         b"\x80\x04\x95" + (2**63 - 1).to_bytes(8, "little") + b"N.",  # a frame
-        b"\x80\x02" + b"(" * 1_000_000 + b".",
+        b"\x80\x02" + b"(" * 300_000 + b".",
         b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
         b"\x80\x02\x8b" + (2**31 - 1).to_bytes(4, "little") + b".",  # a number of 2 GiB
         b"\x80\x63.",
@@ -407,18 +406,18 @@ def test_damaged_files_are_read_or_refused(in_tmp: Path, number: int) -> None:
 
 
 def test_gigabytes_are_not_copied(in_tmp: Path) -> None:
-    """Reading costs the file's own bytes once: those of the pickled storages."""
+    """Reading costs the file's bytes once, as the pickled storages are kept, and a tensor more."""
     import tracemalloc
 
     path = Path("net.pkl")
-    G = random_generator(img_resolution=8, channels=(600, 600))
+    G = random_generator(img_resolution=64, channels=(300,) * 5)
     write_ada(G, path)
     tracemalloc.start()
     checkpoint = read_foreign(path)
     read_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert read_peak < 1.3 * path.stat().st_size
-    assert checkpoint.shapes["synthesis.b8.conv0.weight"] == (600, 600, 3, 3)
+    assert read_peak < 1.2 * path.stat().st_size
+    assert checkpoint.shapes["synthesis.b8.conv0.weight"] == (300, 300, 3, 3)
 
 
 def test_converting_replaces_only_when_told(sg2: Any) -> None:

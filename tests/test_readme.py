@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ SG2_COMMANDS = [line for line in COMMANDS if line.startswith("sg2 ")]
 def test_the_shell_commands_work(in_tmp: Path) -> None:
     """In the order in which they stand, in one folder, as later ones use what earlier ones made."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shutil.copy(ROOT / "tests/golden/formats/ada-uncond-32.pkl", "ffhq.pkl")  # a user's own
     script = "\n".join(["set -euo pipefail", *SG2_COMMANDS])
     environment = {**os.environ, "PATH": path}
     subprocess.run(["bash", "-c", script], check=True, env=environment, capture_output=True)
