@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import new_file
+from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.files import kind, new_file, sha256, user_path
+from sg2cli.latent_files import BAD_ARRAYS
+from sg2cli.latents import class_vectors
+from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +29,9 @@ CHUNK = 4096  # z that are mapped at once
 class Direction:
     """`step` [w_dim] or [num_ws,w_dim]: one standard deviation of W along a direction."""
 
-    name: str
     step: Tensor
+    made_of: Mapping[str, Any]  # for a picture's metadata: what was asked for, and a file's hash
+    checkpoint: str | None = None  # hash of the network that a file says it was found in
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,7 @@ def moments(
         for start in range(0, samples, CHUNK):
             count = min(CHUNK, samples - start)
             z = torch.from_numpy(random.randn(count, config.z_dim).astype(np.float32))
-            c = None
-            if config.c_dim:
-                c = torch.zeros(count, config.c_dim, device=G.device)
-                c[:, class_index or 0] = 1
+            c = class_vectors(G, count, class_index or 0)
             w = G.mapping(z.to(G.device), c).double().cpu() - w_avg  # near 0, so nothing cancels
             total += w.sum(dim=0)
             squares += w.T @ w
@@ -77,8 +79,9 @@ def moments(
 def sefa(G: Generator, rows: Sequence[int]) -> Tensor:
     """The directions [w_dim,w_dim] that change the styles of those rows most, strongest first.
 
-    Eigenvectors of A^T A, A being the affine weights of the layers that read the rows, one below
-    the other (Shen and Zhou 2021, eq. 8); orthonormal.
+    Eigenvectors of A^T A, A being the affine weights of the convolutions that read the rows, one
+    below the other (Shen and Zhou 2021, eq. 8); orthonormal. Of the ToRGB layers, which only
+    colour, the last counts alone, as no convolution reads its row.
     """
     import torch
 
@@ -121,94 +124,126 @@ def save_directions(
         file.write(save(tensors, {"sg2": json.dumps(made_by)}))
 
 
+def _split(text: str) -> tuple[str, str, int | None]:
+    """'sefa:K', 'FILE', 'FILE:K' or 'FILE:sefa:K' -> file or '', method or '', K or None."""
+    match = re.fullmatch(r"(?s)(.*?)(?:(?:^|:)(sefa|pca))?(?::(\d{1,9}))?", text)
+    assert match is not None  # every text fits
+    return match[1], match[2] or "", None if match[3] is None else int(match[3])
+
+
+def check_direction(text: str, config: GeneratorConfig) -> None:
+    """UsageError for what `find_direction` will not find, as far as that can be told at once."""
+    name, method, number = _split(text)
+    if not name and number is None:
+        raise UsageError(f"which of the {method} directions? give {method}:0, the strongest, or on")
+    if not name and number is not None and number >= config.w_dim:
+        raise _none_such(text, config.w_dim)
+    if name and kind(user_path(name)) != "file":
+        raise UsageError(
+            f"no direction {brief(text)}: give sefa:K, pca:K or a file (.safetensors, .npy, .pt)"
+        )
+
+
 def find_direction(
-    text: str, G: Generator, rows: Sequence[int], class_index: int | None = None
+    text: str,
+    G: Generator,
+    rows: Sequence[int],
+    class_index: int | None = None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Direction:
     """'sefa:K', 'pca:K', 'FILE', 'FILE:K' or 'FILE:sefa:K' -> a step of one standard deviation.
 
-    A FILE is one of `sg2 directions`, an .npy [w_dim] or [num_ws,w_dim], or rosinality's factor.pt,
-    of whose columns K is one. UsageError or Sg2Error says what is wrong.
+    A FILE is one of `sg2 directions`, an .npy [w_dim], [num_ws,w_dim] or [K,w_dim], or rosinality's
+    factor.pt, of whose columns K is one. `advance` is told how many latents were mapped, to measure
+    the deviation where a file does not say it. UsageError or Sg2Error says what is wrong.
     """
-    import torch
-
-    name, _, index = text.rpartition(":")
-    if not index.isdecimal() or not name:
-        name, index = text, ""
-    number = int(index or 0)
-    if name in METHODS:
-        if not index:
-            raise UsageError(f"which of the {name} directions? give {name}:0, the strongest, or on")
-        found = moments(G, 100_000 if name == "pca" else 10_000, class_index=class_index)
-        vectors = pca(found) if name == "pca" else sefa(G, rows)
-        vector = _pick(vectors, number, text)
+    check_direction(text, G.config)
+    name, method, number = _split(text)
+    made_of: dict[str, Any] = {"direction": text}
+    deviation = checkpoint = None
+    if not name:
+        samples = 100_000 if method == "pca" else 10_000
+        w = moments(G, samples, class_index=class_index, advance=advance)
+        vector = (pca(w) if method == "pca" else sefa(G, rows))[number or 0]
+        deviation = w.deviation(vector)
     else:
-        vector = _read_direction(name, number, bool(index), G.config.w_dim, G.config.num_ws)
-        found = moments(G, 10_000, class_index=class_index)
+        path = user_path(name)
+        made_of["sha256"] = sha256(path)
+        vectors, deviations, checkpoint = _read_directions(path, method)
+        vector = _choose(vectors, number, path, G.config)
+        if deviations is not None:
+            deviation = deviations.double()[number or 0]
     vector = vector.double()
     norms = vector.norm(dim=-1, keepdim=True)
     if not vector.isfinite().all() or norms.max() == 0:
         raise Sg2Error(f"the direction {text} is zero, NaN or infinite")
     unit = vector / norms.square().mean().sqrt()  # of all rows together, if it has rows
-    deviation = found.deviation(unit).square().mean().sqrt()
-    step = (unit * deviation).to(G.device, torch.float32)
-    return Direction(text, step)
+    if deviation is None:
+        w = moments(G, 10_000, class_index=class_index, advance=advance)
+        deviation = w.deviation(unit).square().mean().sqrt()
+    return Direction((unit * deviation).to(G.device).float(), made_of, checkpoint)
 
 
-def _pick(vectors: Tensor, number: int, text: str) -> Tensor:
+def _none_such(what: object, count: int) -> UsageError:
+    return UsageError(f"{what}: there are {count} directions, 0 to {count - 1}")
+
+
+def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorConfig) -> Tensor:
+    """One of the directions [K,w_dim] of a file, or its only one [w_dim] or [num_ws,w_dim]."""
+    if vectors.ndim not in (1, 2) or vectors.shape[-1] != config.w_dim:
+        raise UsageError(
+            f"{path} has directions of {list(vectors.shape)}, neither [{config.w_dim}] nor "
+            f"[{config.num_ws},{config.w_dim}]: W of this network has {config.w_dim} numbers"
+        )
+    if number is None:
+        if vectors.ndim == 1 or len(vectors) == 1:
+            return vectors.reshape(config.w_dim)
+        if len(vectors) == config.num_ws:
+            return vectors
+        raise UsageError(f"{path} has {len(vectors)} directions: give {path}:0 or another of them")
+    if vectors.ndim == 1:
+        raise UsageError(f"{path} holds one direction: leave :{number} out")
     if number >= len(vectors):
-        raise UsageError(f"{text}: there are {len(vectors)} directions, 0 to {len(vectors) - 1}")
+        raise _none_such(path, len(vectors))
     return vectors[number]
 
 
-def _read_direction(name: str, number: int, numbered: bool, w_dim: int, num_ws: int) -> Tensor:
+def _read_directions(path: Path, method: str) -> tuple[Tensor, Tensor | None, str | None]:
+    """Directions, and of our own files the deviation along each and the network's hash."""
     import numpy as np
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    method = ""
-    path = Path(name).expanduser()
-    if not path.is_file() and name.rpartition(":")[2] in METHODS:
-        name, _, method = name.rpartition(":")
-        path = Path(name).expanduser()
-    if not path.is_file():
-        raise UsageError(
-            f"no direction {name!r}: give sefa:K, pca:K or a file (.safetensors, .npy, .pt)"
-        )
+    deviations = checkpoint = None
     try:
-        if path.suffix == ".npy":
-            vectors = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        elif path.suffix == ".pt":
+        if path.suffix.lower() == ".npy":
+            array = np.load(path, allow_pickle=False)
+            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+                raise ValueError("no array of floating point numbers")
+            vectors: Any = torch.from_numpy(array.astype(np.float32))
+        elif path.suffix.lower() in (".pt", ".pth"):
             stored = torch.load(path, map_location="cpu", weights_only=True)
-            vectors = stored["eigvec"].T.contiguous()
-            numbered = True
+            vectors = stored["eigvec"]
+            if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
+                raise ValueError("its eigvec is no tensor")
+            vectors = vectors.T
         else:
-            tensors = load_file(path)
-            known = [key for key in METHODS if key in tensors]
-            vectors = tensors[method or known[0]]
-            numbered = True
+            with safe_open(path, framework="pt") as file:
+                known = [key for key in METHODS if key in file.keys()]  # noqa: SIM118
+                if not known or (method and method not in known):
+                    raise ValueError(f"it has no directions {method or 'sefa or pca'}")
+                key = method or known[0]
+                vectors, deviations = file.get_tensor(key), file.get_tensor(f"{key}_std")
+                made_by = json.loads((file.metadata() or {}).get("sg2", "{}"))
+                checkpoint = str(made_by["checkpoint"]) if "checkpoint" in made_by else None
+                if len(deviations) != len(vectors):
+                    raise ValueError("it has not one deviation for each direction")
     except OSError as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
-    except SafetensorError as error:
-        raise Sg2Error(f"{path} is damaged, or no safetensors file: {error}") from error
-    except (ValueError, LookupError, TypeError, EOFError, RuntimeError, UnpicklingError) as error:
+    except (*BAD_ARRAYS, AttributeError, UnpicklingError) as error:
         told = " ".join(str(error).split())[:100]
         raise Sg2Error(f"{path} is damaged or holds no directions: {told}") from error
-    if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
-        raise Sg2Error(f"{path} holds no directions")
-    if vectors.shape[-1:] != (w_dim,):
-        raise UsageError(
-            f"{path} has directions of {list(vectors.shape)[-1:]} numbers, W has {w_dim}"
-        )
-    if numbered:
-        if vectors.ndim != 2:
-            raise UsageError(f"{path} holds one direction: leave :{number} out")
-        return _pick(vectors, number, str(path))
-    if vectors.shape not in ((w_dim,), (1, w_dim), (num_ws, w_dim)):
-        raise UsageError(
-            f"{path} is {list(vectors.shape)}, neither [{w_dim}] nor [{num_ws},{w_dim}]"
-        )
-    return vectors[0] if vectors.shape == (1, w_dim) else vectors
+    return vectors, deviations, checkpoint
 
 
 def edit(ws: Tensor, direction: Direction, amount: float, rows: Sequence[int]) -> Tensor:

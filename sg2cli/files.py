@@ -14,6 +14,8 @@ from typing import BinaryIO, Literal
 
 from sg2cli.errors import Sg2Error, reason
 
+SKIPPABLE = (".png", ".jpg", ".jpeg", ".webp")  # files that say what made them
+
 
 def sha256(path: Path) -> str:
     """Of a file's content, in hexadecimal."""
@@ -56,11 +58,31 @@ def make_folder(folder: Path) -> None:
         raise Sg2Error(f"cannot make the folder {folder}: {reason(error)}") from error
 
 
-def clash(path: Path) -> Sg2Error:
-    """The answer to a name that is taken."""
-    return Sg2Error(
-        f"{path} exists: --overwrite replaces it, --skip-existing keeps what the same settings made"
-    )
+def clash(path: Path, skippable: bool = False) -> Sg2Error:
+    """The answer to a name that is taken; `skippable` where --skip-existing works."""
+    more = ", --skip-existing keeps what the same settings made" if skippable else ""
+    return Sg2Error(f"{path} exists: --overwrite replaces it{more}")
+
+
+def check_folder(folder: Path) -> None:
+    """Sg2Error when a folder cannot be made or written into; nothing is made yet."""
+    there = folder
+    while kind(there) == "nothing" and there != there.parent:
+        there = there.parent
+    if kind(there) != "folder":
+        raise Sg2Error(f"cannot make the folder {folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Sg2Error(f"cannot write into {folder}: permission denied")
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Sg2Error when a file cannot be made, or is there and may not be replaced."""
+    check_folder(path.parent)
+    what = kind(path)
+    if what == "folder":
+        raise Sg2Error(f"{path} is a folder: give the name of a file")
+    if what != "nothing" and not overwrite:
+        raise clash(path)
 
 
 @contextmanager
@@ -82,7 +104,7 @@ def new_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
             with suppress(FileNotFoundError):
                 temporary.unlink()
     except FileExistsError as error:
-        raise clash(path) from error
+        raise clash(path, skippable=path.suffix.lower() in SKIPPABLE) from error
     except OSError as error:
         raise Sg2Error(f"cannot write {path}: {reason(error)}") from error
 

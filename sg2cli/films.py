@@ -1,4 +1,4 @@
-"""Films: frames to mp4, GIF, animated WebP or a folder of PNG, each written as it comes."""
+"""Films: frames to mp4, GIF or animated WebP, each written as it comes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".gif", ".webp")
 
 
-def check_film(path: Path, width: int, height: int) -> None:
+def check_film(path: Path, width: int, height: int, fps: float = 30) -> None:
     """UsageError when no film of this name and size can be written here."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: films are written as {', '.join(SUFFIXES)} or into a folder")
@@ -27,6 +27,10 @@ def check_film(path: Path, width: int, height: int) -> None:
             )
         if width % 2 or height % 2:
             raise UsageError(f"mp4 needs even sides, not {width}x{height}: write a .gif or .webp")
+    if path.suffix.lower() == ".gif" and fps > 100:
+        raise UsageError(
+            f"a GIF shows 100 frames a second at most, not {fps:g}: write .mp4 or .webp"
+        )
     if path.suffix.lower() == ".webp" and max(width, height) > 16383:
         raise UsageError(f"{width}x{height} pixels are beyond what webp holds")
 
@@ -45,6 +49,17 @@ def _picture(frame: Image) -> Any:
     return PIL.Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
 
 
+def _opaque(frame: Image) -> Any:
+    """As RGB, over white where it has alpha."""
+    import PIL.Image
+
+    picture = _picture(frame)
+    if picture.mode not in ("LA", "RGBA"):
+        return picture.convert("RGB")
+    white = PIL.Image.new("RGBA", picture.size, "white")
+    return PIL.Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
 def _write_mp4(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
     import av
     import numpy as np
@@ -56,7 +71,7 @@ def _write_mp4(file: IO[bytes], frames: Iterator[Image], count: int, fps: float)
         for number, frame in enumerate(frames):
             if number == 0:
                 stream.height, stream.width = frame.shape[:2]
-            rgb = np.asarray(_picture(frame).convert("RGB"))
+            rgb = np.asarray(_opaque(frame))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         container.mux(stream.encode())
 
@@ -67,18 +82,22 @@ def _write_gif(file: IO[bytes], frames: Iterator[Image], count: int, fps: float)
 
     shown = 0  # in hundredths of a second, the unit of GIF; rounded so that the sum is right
     for number, frame in enumerate(frames, start=1):
-        picture = _picture(frame).convert("RGB").quantize(256)
+        picture = _opaque(frame).quantize(256)
         until = round(number * 100 / fps)
         if number == 1:
             file.write(b"".join(getheader(picture, info={"loop": 0})[0]))
-        duration = 10 * max(1, until - shown)
+        duration = 10 * (until - shown)
         file.write(b"".join(getdata(picture, duration=duration, include_color_table=True)))
         shown = until
     file.write(b";")
 
 
 def _write_webp(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
-    """Through Pillow, which asks a picture of many frames for one after another."""
+    """Through Pillow, which asks a picture of many frames for one after another.
+
+    The encoder makes one longer frame of those that are alike, and holds what is compressed until
+    the end.
+    """
     import PIL.Image
 
     class Frames(PIL.Image.Image):
@@ -94,7 +113,8 @@ def _write_webp(file: IO[bytes], frames: Iterator[Image], count: int, fps: float
 
         def seek(self, frame: int) -> None:
             if frame == self._at + 1:  # Pillow goes back to the first when it is done
-                picture = _picture(next(frames)).convert("RGB")
+                picture = _picture(next(frames))
+                picture = picture.convert("RGBA" if picture.mode in ("LA", "RGBA") else "RGB")
                 self.im, self._size, self._mode = picture.im, picture.size, picture.mode
                 self._at = frame
 

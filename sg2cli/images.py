@@ -43,7 +43,9 @@ def to_images(pictures: Tensor) -> Image:
     import torch
 
     if not pictures.isfinite().all():
-        raise Sg2Error("the network drew NaN or infinity: try --precision fp32")
+        raise Sg2Error(
+            "the network drew NaN or infinity: a latent too far out, or too low a --precision"
+        )
     pixels = (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -222,7 +224,9 @@ def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Image:
     from PIL import ImageDraw, ImageFont
 
     width, channels = shape[1], shape[2]
-    size = max(10, min(40, width // 6))
+    size = min(40, max(10, width // 6))
+    while size > 5 and max(map(ImageFont.load_default(size).getlength, labels)) > width - 2:
+        size -= 1
     font = ImageFont.load_default(size)
     strip = PIL.Image.new("L", (width * len(labels), 2 * size), 255)
     draw = ImageDraw.Draw(strip)

@@ -333,6 +333,17 @@ def z_of(latent: Latent, z_dim: int) -> Array:
     return seed_to_z(latent.seed, z_dim) if own is None else own
 
 
+def class_vectors(G: Generator, count: int, class_index: int) -> Tensor | None:
+    """One-hot c [N,c_dim] for the mapping network; None where there are no classes."""
+    import torch
+
+    if not G.config.c_dim:
+        return None
+    c = torch.zeros(count, G.config.c_dim, device=G.device)
+    c[:, class_index] = 1
+    return c
+
+
 def to_ws(
     G: Generator,
     latents: Sequence[Latent],
@@ -353,10 +364,7 @@ def to_ws(
     # All go through the mapping network, so that its batch, and so its rounding, is the same
     # whatever the latents are.
     zs = [z_of(latent, config.z_dim) for latent in latents]
-    c = None
-    if config.c_dim:
-        c = torch.zeros(len(zs), config.c_dim, device=G.device)
-        c[:, class_index or 0] = 1
+    c = class_vectors(G, len(zs), class_index or 0)  # of latents that need none, any will do
     mapped = G.mapping(torch.from_numpy(np.stack(zs)).to(G.device), c)
     for latent, w in zip(latents, mapped, strict=True):
         if latent.space == "avg":

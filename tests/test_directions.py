@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from networks import random_generator, relative
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sg2cli import checkpoints, sampling
 from sg2cli.directions import edit, find_direction, moments, pca, save_directions, sefa
@@ -140,10 +140,15 @@ class Evil:
     [
         ("sefa", "which of the sefa directions"),
         ("sefa:128", "there are 128 directions, 0 to 127"),
-        ("lda:0", "no direction 'lda'"),
+        ("lda:0", "no direction 'lda:0'"),
         ("missing.npy", "no direction 'missing.npy'"),
-        ("wide.npy", r"of \[64\] numbers, W has 128"),
-        ("deep.npy", "neither"),
+        ("wide.npy", "W of this network has 128 numbers"),
+        ("deep.npy", "has 3 directions: give"),
+        ("npz.npy", "holds no directions"),
+        ("complex.npy", "holds no directions"),
+        ("list.pt:0", "holds no directions"),
+        ("other.safetensors", "no directions sefa or pca"),
+        ("pca.safetensors:sefa:0", "no directions sefa"),
         ("zero.npy", "is zero"),
         ("nan.npy", "is zero, NaN"),
         ("pickle.npy", "holds no directions"),
@@ -162,6 +167,12 @@ def test_what_is_no_direction(in_tmp: Path, text: str, told: str) -> None:
     np.save("pickle.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     torch.save({"eigvec": Evil()}, "evil.pt")
     torch.save({"other": 1}, "other.pt")
+    np.save("complex.npy", np.ones(128) * 1j)
+    np.savez("npz", a=np.ones(128))
+    Path("npz.npz").rename("npz.npy")
+    torch.save({"eigvec": [1, 2]}, "list.pt")
+    save_file({"other": torch.ones(128)}, "other.safetensors")
+    save_file({"pca": torch.eye(128), "pca_std": torch.ones(128)}, "pca.safetensors")
     Path("text.safetensors").write_text("some text in a file")
     with pytest.raises(Sg2Error, match=told):
         find_direction(text, AVATARS, ALL)

@@ -29,6 +29,7 @@ class Console:
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self._noted: set[str] = set()
 
     def wrote(self, path: Path, made_by: Mapping[str, Any]) -> None:
         """A file is complete: its path, or with --json an object of what made it."""
@@ -64,8 +65,9 @@ class Console:
             raise Sg2Error(f"cannot write to stdout: {reason(error)}") from error
 
     def note(self, text: str) -> None:
-        """A line on stderr that -q silences."""
-        if not self.quiet:
+        """A line on stderr that -q silences, and that is said once."""
+        if not self.quiet and text not in self._noted:
+            self._noted.add(text)
             complain(text)
 
     @contextmanager

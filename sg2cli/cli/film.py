@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sg2cli.cli.options import PATH, together
-from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.pictures import FOREIGN, Pictures
 from sg2cli.cli.session import Session
 from sg2cli.cli.sheets import Cell, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import clash, kind, make_folder, new_file, user_path
+from sg2cli.files import check_file, kind, make_folder, new_file, user_path
 from sg2cli.films import SUFFIXES, check_film, write_film
+from sg2cli.images import FORMATS
 
 if TYPE_CHECKING:
     from sg2cli.images import Image
     from sg2cli.sampling import Point
 
+fps_option = click.option(
+    "--fps",
+    type=click.FloatRange(0.1, 240),
+    default=30,
+    show_default=True,
+    help="Frames a second of a film.",
+)
 film_options = together(
     click.option(
         "--frames",
@@ -28,13 +36,7 @@ film_options = together(
         metavar="N",
         help="Frames of the film.",
     ),
-    click.option(
-        "--fps",
-        type=click.FloatRange(0.1, 240),
-        default=30,
-        show_default=True,
-        help="Frames a second.",
-    ),
+    fps_option,
     click.option(
         "-o",
         "--out",
@@ -46,16 +48,17 @@ film_options = together(
 )
 
 
+NO_FILMS = (FOREIGN | FORMATS.keys() | {".avi", ".mkv", ".mpg", ".webm"}) - set(SUFFIXES)
+
+
 def is_film(out: str) -> bool:
-    """Whether the name asks for a film; UsageError for one that sg2 cannot write."""
+    """Whether the name asks for a film, not a folder; UsageError for what is neither."""
     path = user_path(out)
-    if out == "-":
-        raise UsageError("a film does not go to stdout: give a file or a folder to --out")
-    if not path.suffix or kind(path) == "folder":
+    if out == "-" or (path.suffix.lower() in NO_FILMS and kind(path) != "folder"):
+        raise UsageError(f"{out}: give a folder, or a film: {', '.join(SUFFIXES)}")
+    if out.endswith("/") or kind(path) == "folder":
         return False
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: films are written as {', '.join(SUFFIXES)} or into a folder")
-    return True
+    return path.suffix.lower() in SUFFIXES
 
 
 class Film:
@@ -70,23 +73,22 @@ class Film:
         overwrite: bool,
         skip_existing: bool,
     ) -> None:
-        self.session, self.frames, self.fps = session, frames, fps
+        self.session, self.frames, self.fps, self.overwrite = session, frames, fps, overwrite
         self.path = user_path(out) if is_film(out) else None
-        parent = str(self.path.parent) if self.path else out
-        self.pictures = Pictures(parent, "png", overwrite, skip_existing, session.console)
-        if self.path:
-            height, width, _ = session.shape
-            check_film(self.path, width, height)
-            self.pictures.check([])
-            if kind(self.path) != "nothing" and not overwrite:
-                if skip_existing:
-                    raise Sg2Error(
-                        f"{self.path} exists, and a film does not say what made it: "
-                        "--overwrite replaces it, another name spares it"
-                    )
-                raise clash(self.path)
-        else:
+        if not self.path:
+            self.pictures = Pictures(out, "png", overwrite, skip_existing, session.console)
             self.pictures.check(map(self._name, range(frames)))
+            return
+        if overwrite and skip_existing:
+            raise UsageError("--overwrite and --skip-existing contradict one another: give one")
+        height, width, _ = session.shape
+        check_film(self.path, width, height, fps)
+        if skip_existing and kind(self.path) == "file":
+            raise Sg2Error(
+                f"{self.path} exists, and a film does not say what made it: "
+                "--overwrite replaces it, another name spares it"
+            )
+        check_file(self.path, overwrite)
 
     def _name(self, frame: int) -> str:
         return f"frame{frame:0{max(4, len(str(self.frames - 1)))}d}"
@@ -114,6 +116,6 @@ class Film:
                     yield image
                     bar.update()
 
-        with new_file(self.path, self.pictures.overwrite) as file:
+        with new_file(self.path, self.overwrite) as file:
             write_film(file, self.path.suffix, images(), self.frames, self.fps)
         console.wrote(self.path, {**made_by, "fps": self.fps})

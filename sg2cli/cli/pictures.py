@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -12,8 +11,8 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.cli.console import Console, Terminated
-from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import clash, kind, make_folder, new_file, user_path
+from sg2cli.errors import UsageError
+from sg2cli.files import check_folder, clash, kind, make_folder, new_file, user_path
 from sg2cli.images import FORMATS, ImageWriter, encode, is_kept
 
 if TYPE_CHECKING:
@@ -76,17 +75,11 @@ class Pictures:
         """Find out before any work whether the folder can be made, and a name is taken."""
         if self.to_stdout:
             return
-        folder = self.folder
-        while kind(folder) == "nothing" and folder != folder.parent:
-            folder = folder.parent
-        if kind(folder) != "folder":
-            raise Sg2Error(f"cannot make the folder {self.folder}: {folder} is a file")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise Sg2Error(f"cannot write into {self.folder}: permission denied")
-        if folder == self.folder and not (self.overwrite or self.skip_existing):
+        check_folder(self.folder)
+        if kind(self.folder) == "folder" and not (self.overwrite or self.skip_existing):
             for name in islice(names, LOOK_AHEAD):  # the others are found as they come
                 if kind(self.path(name)) != "nothing":
-                    raise clash(self.path(name))
+                    raise clash(self.path(name), skippable=True)
 
     def keeps(self, name: str, made_by: Mapping[str, Any]) -> bool:
         """Whether --skip-existing spares the work on this picture."""

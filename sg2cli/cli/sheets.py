@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -36,6 +36,15 @@ class Layout:
     header: Image | None = None
 
 
+def labels(values: Sequence[float], sign: str = "") -> list[str]:
+    """Numbers as short as tells them apart, with at least four digits; sign "+" shows it always."""
+    for digits in range(4, 18):
+        texts = [f"{value:{sign}.{digits}g}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
 def draw_cells(
     pictures: Pictures,
     cells: Iterable[Cell[Source] | None],
@@ -57,33 +66,36 @@ def draw_cells(
             sheet = Sheet(file, pictures.format, *at, shape, layout.made_by, layout.header)
         bar = stack.enter_context(pictures.console.progress("Drawing", count, "picture"))
         stack.enter_context(pictures)
-        waiting: deque[tuple[Cell[Source] | None, bool]] = deque()  # and whether it is drawn
+        # Name and account of each cell in order, and whether it is drawn; its source is not held.
+        waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
 
         def to_draw() -> Iterator[Source]:
             for cell in cells:
-                if cell is None or cell.name and pictures.keeps(cell.name, cell.made_by):
-                    waiting.append((cell, False))
+                if cell is None:
+                    waiting.append((None, {}, False))
+                    pass_undrawn()
+                elif cell.name and pictures.keeps(cell.name, cell.made_by):
+                    waiting.append((cell.name, {}, False))
+                    pass_undrawn()
                 elif cell.name or sheet:
-                    waiting.append((cell, True))
+                    waiting.append((cell.name, cell.made_by, True))
                     yield cell.source
 
         def pass_undrawn() -> None:
-            while waiting and not waiting[0][1]:
-                cell, _ = waiting.popleft()
+            while waiting and not waiting[0][2]:
+                name, _, _ = waiting.popleft()
                 if sheet:
-                    name = cell.name if cell else None
                     sheet.append(read_image(pictures.path(name), shape) if name else None)
                 bar.update()
 
         for image in render(to_draw()):
-            pass_undrawn()
-            cell, _ = waiting.popleft()
-            if cell and cell.name:
-                pictures.put(cell.name, image, cell.made_by)
+            name, made_by, _ = waiting.popleft()
+            if name:
+                pictures.put(name, image, made_by)
             if sheet:
                 sheet.append(image)
             bar.update()
-        pass_undrawn()
+            pass_undrawn()
         if sheet:
             sheet.finish()
     if pictures.kept:

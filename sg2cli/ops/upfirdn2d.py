@@ -18,11 +18,10 @@ from sg2cli.settings import ResampleFilter
 @lru_cache(maxsize=64)
 def filter_kernel(taps: ResampleFilter, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The kernel [f,f], sum 1, of taps [f] (for both directions) or [f][f]; one copy is shared."""
-    with torch.inference_mode(False):  # else the shared copy could take no part in a gradient
-        f = torch.tensor(taps, dtype=torch.float64, device="cpu")
-        if f.ndim == 1:
-            f = torch.outer(f, f)
-        return (f / f.sum()).to(device, dtype)
+    f = torch.tensor(taps, dtype=torch.float64, device="cpu")
+    if f.ndim == 1:
+        f = torch.outer(f, f)
+    return (f / f.sum()).to(device, dtype)
 
 
 def upfirdn2d(

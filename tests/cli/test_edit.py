@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import one_line
+from conftest import SG2, one_line
+from networks import random_generator
 from safetensors.torch import load_file
 from test_generate import pixels
 
@@ -89,8 +91,11 @@ def test_directions_of_a_file(sg2: Any) -> None:
         (["0", "--direction", "pca:500"], "there are 128 directions"),
         (["0", "--direction", "missing.npy"], "no direction 'missing.npy'"),
         (["0", "--direction", "pca:0", "--layers", "10"], "row 10 is beyond"),
-        (["0", "--direction", "pca:0", "--out", "a.avi"], ".mp4, .gif, .webp"),
+        (["0", "--direction", "pca:0", "--out", "a.avi"], "give a folder, or a film"),
         (["0", "--direction", "pca:0", "--steps", "1"], "--steps"),
+        (["0", "--direction", "pca:0", "--steps", "5", "--amount", "2"], "of a range"),
+        (["0", "--direction", "sefa"], "which of the sefa directions"),
+        (["0", "--direction", "sefa:" + "9" * 5000], "no direction 'sefa:999"),
     ],
 )
 def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
@@ -114,3 +119,57 @@ def test_bad_input_for_directions(sg2: Any, args: list[str], told: str) -> None:
     assert result.code == 2
     assert told in one_line(result.err)
     assert list(Path().iterdir()) == []
+
+
+def test_amounts_that_are_close_have_names_of_their_own(sg2: Any) -> None:
+    args = ["--direction", "sefa:0", "--amount", "1..1.001", "--steps", "11", "--out", "o"]
+    result = sg2("edit", "0", *args)
+    assert result.code == 0
+    assert len(set(result.lines)) == 12
+
+
+def test_skip_existing_knows_the_file_of_a_direction(sg2: Any) -> None:
+    args = ["edit", "0", "--direction", "v.npy", "--amount", "2", "--skip-existing"]
+    np.save("v.npy", np.eye(128)[0])
+    assert len(sg2(*args).lines) == 2
+    assert sg2(*args).lines == []
+    np.save("v.npy", np.eye(128)[1])
+    assert "other settings" in one_line(sg2(*args).err)
+
+
+def test_a_file_says_its_deviations_and_its_network(sg2: Any) -> None:
+    sg2("directions", "--samples", "5000")
+    direction = ["--direction", "directions.safetensors:pca:0", "--amount", "1"]
+    assert sg2("edit", "0", *direction).err == ""
+    other = random_generator(
+        img_resolution=8, channels=(4, 4), w_dim=128, mapping_features=(128,), c_dim=0
+    )
+    checkpoints.save_generator(other, Path("other.safetensors"), {})
+    result = sg2("edit", "0", "-n", "other.safetensors", *direction, "--out", "o")
+    assert result.code == 0
+    assert "was found in another network" in one_line(result.err)
+
+
+def test_classes_are_asked_for(sg2: Any) -> None:
+    G = random_generator(c_dim=3, embed_features=4)
+    checkpoints.save_generator(G, Path("c.safetensors"), {})
+    args = ["-n", "c.safetensors", "--direction", "pca:0"]
+    assert "3 classes" in one_line(sg2("edit", "avg", *args).err)
+    assert sg2("edit", "avg", *args, "--class", "1", "--amount", "1").code == 0
+
+
+def test_many_latents_start_at_once(shell: Any) -> None:
+    """Ten million rows of a sheet: drawn as they come until somebody has seen enough."""
+    command = [*SG2, "edit", "0-9999999", "--direction", "sefa:0", "--amount", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"out/seed0000-+1.png\n"
+        process.terminate()
+        assert process.wait(30) == 143
+
+
+def test_a_folder_may_have_a_dot(sg2: Any) -> None:
+    common = ["--direction", "sefa:0", "--amount", "1"]
+    assert sg2("edit", "0", *common, "--out", "run.1").lines[0] == "run.1/seed0000-+1.png"
+    for name in ("a.png", "a.avi", "-"):
+        assert "give a folder, or a film" in one_line(sg2("edit", "0", *common, "--out", name).err)

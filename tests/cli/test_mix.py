@@ -150,3 +150,47 @@ def test_memory_does_not_grow_with_the_sheet(in_tmp: Path) -> None:
         peaks.append(int(result.stderr) * 1024)
     assert resource.getpagesize()
     assert peaks[1] - peaks[0] < 12 * 54 * 64 * 64 * 3
+
+
+def test_names_that_would_meet_are_refused(sg2: Any) -> None:
+    for name in ("a", "a-b", "c", "b-c"):
+        np.save(f"{name}.npy", np.zeros((1, 128)))
+    result = sg2("mix", "--rows", "a.npy,a-b.npy", "--cols", "c.npy,b-c.npy")
+    assert result.code == 2
+    assert "rename the file" in one_line(result.err)
+    assert sg2("mix", "--rows", "a.npy", "--cols", "c.npy,b-c.npy").code == 0
+
+
+def test_sheets_have_an_end(sg2: Any) -> None:
+    assert "at most" in one_line(sg2("mix", "--rows", "0-9999999", "--cols", "0").err)
+    assert "but once" in one_line(sg2("mix", "--rows", "-", "--cols", "-").err)
+
+
+def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --skip-existing: the sources of what is not drawn are gone when the next one comes."""
+    import gc
+    import weakref
+
+    from sg2cli.cli.pictures import Pictures
+    from sg2cli.cli.sheets import Cell, Layout, draw_cells
+
+    class Source:
+        pass
+
+    alive: list[Any] = []
+    monkeypatch.setattr(Pictures, "keeps", lambda self, name, made_by: name != "grid")
+    monkeypatch.setattr("sg2cli.cli.sheets.read_image", lambda path, shape: np.zeros(shape, "u1"))
+
+    def cells() -> Any:
+        for i in range(50):
+            gc.collect()
+            assert sum(ref() is not None for ref in alive) <= 2
+            source = Source()
+            alive.append(weakref.ref(source))
+            yield Cell(source, {}, f"n{i}")
+
+    from sg2cli.cli.console import Console
+
+    pictures = Pictures("o", "png", False, True, Console())
+    draw_cells(pictures, cells(), 50, (4, 4, 3), Layout(5, 10, {}), lambda todo: iter(list(todo)))
+    assert pixels("o/grid.png").shape == (40, 20, 3)

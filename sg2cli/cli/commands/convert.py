@@ -9,8 +9,8 @@ import click
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NETWORK_FILE, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk
-from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import clash, kind, make_folder
+from sg2cli.errors import UsageError
+from sg2cli.files import check_file, make_folder
 
 
 @click.command()
@@ -30,10 +30,7 @@ def convert(checkpoint: str, out: Path, overwrite: bool, as_json: bool, quiet: b
     sg2 convert ffhq.pkl ffhq.safetensors
     """
     console = Console(as_json, quiet)
-    if kind(out) != "nothing" and not overwrite:
-        raise clash(out)
-    if kind(out.parent) in ("file", "other"):
-        raise Sg2Error(f"cannot write {out}: {out.parent} is no folder")
+    check_file(out, overwrite)
     if checkpoint.startswith(("http://", "https://")):
         raise UsageError("sg2 does not download: fetch the file, then give its path")
     from sg2cli.checkpoints import foreign

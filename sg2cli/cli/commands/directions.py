@@ -18,8 +18,7 @@ from sg2cli.cli.options import (
     quiet_option,
 )
 from sg2cli.cli.session import Session
-from sg2cli.errors import Sg2Error
-from sg2cli.files import clash, kind, make_folder
+from sg2cli.files import check_file, make_folder
 from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
 from sg2cli.styles import Styles, style_rows
@@ -83,10 +82,7 @@ def directions(
     config = session.network.config
     check_settings(config, session.settings, needs_class=True)
     rows = style_rows(layers, config) if layers else list(range(config.num_ws))
-    if kind(out) != "nothing" and not overwrite:
-        raise clash(out)
-    if kind(out.parent) == "file":
-        raise Sg2Error(f"cannot write {out}: {out.parent} is a file")
+    check_file(out, overwrite)
 
     G, _ = session.load(device, precision)
     from sg2cli import directions as found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sg2cli import checkpoints, images
 from sg2cli.cli.console import Console
-from sg2cli.cli.film import Film, is_film
+from sg2cli.cli.film import Film, fps_option, is_film
 from sg2cli.cli.options import (
     AMOUNT,
     LATENTS,
@@ -22,8 +23,10 @@ from sg2cli.cli.options import (
 )
 from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
-from sg2cli.cli.sheets import Cell, Layout, draw_cells
+from sg2cli.cli.sheets import Cell, Layout, draw_cells, labels
+from sg2cli.directions import check_direction
 from sg2cli.errors import UsageError
+from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
 from sg2cli.styles import Styles, style_rows
 
@@ -57,9 +60,7 @@ if TYPE_CHECKING:
 )
 @click.option("--layers", type=STYLES, help="Rows of ws that move: 0-5, coarse. [default: all]")
 @drawing_options
-@click.option(
-    "--fps", type=click.FloatRange(0.1, 240), default=30, show_default=True, help="Of a film."
-)
+@fps_option
 @click.option(
     "-o",
     "--out",
@@ -99,34 +100,43 @@ def edit(
     session = Session(checkpoints.find_network(network), drawing, console)
     config = session.network.config
     rows = style_rows(layers, config) if layers else list(range(config.num_ws))
+    check_direction(direction, config)
     todo = session.open(latents, "LATENTS", reserved=["grid"])
+    # W's deviation is measured through the mapping network, whatever the latents are.
+    check_settings(config, drawing, needs_class=True)
     filmed = is_film(out)
     low, high = amount
+    if low == high and steps:
+        raise UsageError(f"--steps are of a range of amounts, as -3..3, not of {low:g}")
     count = 1 if low == high else steps or (60 if filmed else 7)
     amounts = [low if count == 1 else low + (high - low) * i / (count - 1) for i in range(count)]
+    texts = labels(amounts, "+")
     if filmed and (len(todo) > 1 or count == 1):
         raise UsageError("a film is of one latent over a range: give a folder to --out")
     film = Film(session, out, count, fps, overwrite, skip_existing) if filmed else None
     pictures = Pictures(out, "png", overwrite, skip_existing, console) if not filmed else None
     if pictures:
-        pictures.needs_folder()
-        names = [f"{latent.name}-{amount:+.4g}" for latent in todo for amount in amounts]
-        pictures.check(["grid", *names])
+        names = (f"{latent.name}-{text}" for latent in todo for text in texts)
+        pictures.check(chain(["grid"], names))
 
     G, used = session.load(device, precision)
     from sg2cli import directions, sampling
 
-    found = directions.find_direction(direction, G, rows, drawing.class_index)
+    with console.progress("Mapping", 100_000, "latent") as bar:
+        index = drawing.class_index
+        found = directions.find_direction(direction, G, rows, index, bar.update)
+    if found.checkpoint not in (None, session.network.sha256):
+        console.note(f"warning: {direction} was found in another network")
     size = sampling.batch_size(G, drawing, len(todo) * count)
-    made_of = {"direction": found.name, "layers": rows}
+    made_of = {**found.made_of, "layers": rows}
 
     def cells() -> Iterator[Cell[Point]]:
         for latent, point in zip(todo, sampling.locate(G, todo, drawing, size), strict=True):
-            for amount in amounts:
+            for amount, text in zip(amounts, texts, strict=True):
                 ws = directions.edit(point.ws, found, amount, rows)
                 edited = {**latent.made_of, **made_of, "amount": amount}
                 made_by = session.made_by(used, edited, is_mapped(latent))
-                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-{amount:+.4g}")
+                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-{text}")
 
     def render(points: Iterator[Point]) -> Iterator[Any]:
         return sampling.render(G, points, drawing.noise_mode, size)
@@ -136,6 +146,6 @@ def edit(
     if film:
         film.write((cell.source for cell in cells()), made_by, render)
     elif pictures:
-        header = images.column_header([f"{amount:+.3g}" for amount in amounts], session.shape)
+        header = images.column_header(texts, session.shape)
         layout = Layout(count, len(todo), made_by, header)
         draw_cells(pictures, cells(), len(todo) * count, session.shape, layout, render)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +24,8 @@ from sg2cli.cli.options import (
 from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells
+from sg2cli.errors import UsageError
+from sg2cli.latents import LatentFile
 from sg2cli.settings import DrawSettings, Precision
 from sg2cli.styles import Styles, default_styles, style_rows
 from sg2cli.styles import mix as mix_ws
@@ -28,6 +33,9 @@ from sg2cli.styles import mix as mix_ws
 if TYPE_CHECKING:
     from sg2cli.latents import Latent, LatentSource
     from sg2cli.sampling import Point
+
+STDIN = LatentFile(Path("-"))
+MOST = 10_000  # rows or columns: their ws are held in memory
 
 
 @click.command()
@@ -73,6 +81,8 @@ def mix(
     sg2 mix --rows 85,100 --cols 55,821 --styles coarse
     sg2 mix --rows me/projected.safetensors --cols 0-5 --styles 0-3
     """
+    if any(source == STDIN for source in rows) and any(source == STDIN for source in cols):
+        raise UsageError("stdin can be read but once: give a file to --rows or --cols")
     console = Console(as_json, quiet)
     drawing = DrawSettings(**settings)
     session = Session(checkpoints.find_network(network), drawing, console)
@@ -82,10 +92,13 @@ def mix(
     col_list = session.open(cols, "--cols", reserved=["grid"])
     pictures = Pictures(out, "png", overwrite, skip_existing, console)
     pictures.needs_folder()
+    if len(row_list) > MOST or len(col_list) > MOST:
+        raise UsageError(f"a sheet has {MOST:,} rows and columns at most: mix fewer at a time")
     row_latents, col_latents = list(row_list), _renamed(list(col_list), list(row_list))
     both = {latent.name: latent for latent in (*col_latents, *row_latents)}
+    _check_names([row.name for row in row_latents], [col.name for col in col_latents])
     mixed = (f"{row.name}-{col.name}" for row in row_latents for col in col_latents)
-    pictures.check(["grid", *both, *mixed])
+    pictures.check(chain(["grid"], both, mixed))
 
     G, used = session.load(device, precision)
     from sg2cli import sampling
@@ -126,6 +139,17 @@ def mix(
 
     count = layout.columns * layout.rows
     draw_cells(pictures, cells(), count, session.shape, layout, render)
+
+
+def _check_names(rows: list[str], cols: list[str]) -> None:
+    """UsageError where two pictures would have one name, as files may have a dash in theirs."""
+    row_set, col_set = set(rows), set(cols)
+    for name in {*row_set, *col_set}:
+        for match in re.finditer("-", name):
+            first, rest = name[: match.start()], name[match.end() :]
+            twice = name in row_set and any(f"{rest}-{col}" in col_set for col in cols)
+            if first in row_set and (rest in col_set or twice):
+                raise UsageError(f"two pictures would be named after {name}: rename the file")
 
 
 def _renamed(latents: list[Latent], others: list[Latent]) -> list[Latent]:

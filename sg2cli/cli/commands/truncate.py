@@ -24,7 +24,7 @@ from sg2cli.cli.options import (
 )
 from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session
-from sg2cli.cli.sheets import Cell, Layout, draw_cells
+from sg2cli.cli.sheets import Cell, Layout, draw_cells, labels
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def truncate(
     psis = tuple(dict.fromkeys(psis))
     pictures = Pictures(out, "png", overwrite, skip_existing, console)
     pictures.needs_folder()
-    header = images.column_header([f"{psi:g}" for psi in psis], session.shape)
-    names = (f"{latent.name}-psi{psi:g}" for latent in todo for psi in psis)
+    texts = labels(psis)
+    header = images.column_header(texts, session.shape)
+    names = (f"{latent.name}-psi{text}" for latent in todo for text in texts)
     pictures.check(chain(["grid"], names))
 
     G, used = session.load(device, precision)
@@ -99,10 +100,10 @@ def truncate(
     def cells() -> Iterator[Cell[Point]]:
         whole = replace(drawing, psi=None, cutoff=None)
         for latent, point in zip(todo, sampling.locate(G, todo, whole, size), strict=True):
-            for psi in psis:
+            for psi, text in zip(psis, texts, strict=True):
                 ws = truncate_ws(point.ws[None], G.mapping.w_avg, psi, drawing.cutoff)[0]
                 made_by = session.made_by(used, latent.made_of, mapped=True) | {"psi": psi}
-                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-psi{psi:g}")
+                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-psi{text}")
 
     made_of = {"latents": todo.describe(), "psis": psis}
     layout = Layout(len(psis), len(todo), session.made_by(used, made_of, mapped=True), header)
