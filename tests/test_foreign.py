@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copyreg
 import io
 import json
 import pickle
@@ -278,6 +279,21 @@ def test_hostile_files_are_refused(in_tmp: Path, name: str, sg2: Any) -> None:
     assert [path.name for path in Path().iterdir()] == ["net.pkl"]
 
 
+def test_extension_codes_are_refused_even_if_this_process_knows_them(in_tmp: Path) -> None:
+    """A code that was used before comes out of a cache, without the name being asked for."""
+    content = b"\x80\x02\x82\x2aU\x0ctouch canary\x85R."
+    copyreg.add_extension("os", "system", 42)
+    try:
+        pickle.loads(content[:4] + b".")
+        Path("net.pkl").write_bytes(content)
+        with pytest.raises(CheckpointError, match="opcode EXT1 at byte 2"):
+            read_foreign(Path("net.pkl"))
+    finally:
+        copyreg.remove_extension("os", "system", 42)
+        copyreg.clear_extension_cache()
+    assert not Path("canary").exists()
+
+
 def test_a_refused_global_is_named_with_its_offset(in_tmp: Path) -> None:
     Path("net.pkl").write_bytes(HOSTILE["state"])
     offset = HOSTILE["state"].index(b"cos\nsystem")
@@ -308,6 +324,7 @@ def test_the_hostile_files_would_work() -> None:
         b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",  # bytes of 4 EiB
         b"\x80\x04B" + (2**32 - 1).to_bytes(4, "little") + b"x.",
         b"\x80\x02]r" + (2**31).to_bytes(4, "little") + b".",  # a memo of 2 billion
+        b"\x80\x02]r" + (10**8).to_bytes(4, "little") + b".",  # one that would fit
         b"\x80\x04\x95" + (2**63 - 1).to_bytes(8, "little") + b"N.",  # a frame
         b"\x80\x02" + b"(" * 300_000 + b".",
         b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",

@@ -220,12 +220,18 @@ def test_a_row_that_is_not_finite_is_refused(in_tmp: Path) -> None:
         list(opened("f.npy"))
 
 
+class Evil:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("canary"),)
+
+
 def test_pickles_in_arrays_are_never_loaded(in_tmp: Path) -> None:
-    np.save("f.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    np.savez("f.npz", w=np.array([{"a": 1}], dtype=object))
+    np.save("f.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    np.savez("f.npz", w=np.array([Evil()], dtype=object))
     for name in ("f.npy", "f.npz"):
         with pytest.raises(Sg2Error, match="damaged or holds no latents"):
             opened(name)
+    assert not Path("canary").exists()
 
 
 @pytest.mark.parametrize("name", ["f.npy", "f.npz", "f.safetensors"])
