@@ -87,12 +87,6 @@ def _latents_file(text: str) -> Path:
     return user_path(text)
 
 
-def _network_file(text: str) -> Path:
-    if not text.endswith(".safetensors"):
-        raise ValueError(f"{brief(text)}: checkpoints are saved as .safetensors")
-    return user_path(text)
-
-
 def _directions_file(text: str) -> Path:
     if not text.endswith(".safetensors"):
         raise ValueError(f"{brief(text)}: directions are saved as .safetensors")
@@ -120,7 +114,6 @@ SEEDS = ParsedType("seeds", latents.parse_seeds)
 LATENTS = ParsedType("latents", latents.parse_latents, complete="file")
 DEVICE = ParsedType("device", _device)
 PSI = ParsedType("psi", _psi)
-NETWORK_FILE = ParsedType("file", _network_file, complete="file")
 DIRECTIONS_FILE = ParsedType("file", _directions_file, complete="file")
 LATENTS_FILE = ParsedType("file", _latents_file, complete="file")
 PSI_LIST = ParsedType("psi,psi", _numbers)

@@ -6,20 +6,32 @@ from pathlib import Path
 
 import click
 
+from sg2cli import checkpoints
+from sg2cli.checkpoints import export
+from sg2cli.checkpoints.export import TARGETS
 from sg2cli.cli.console import Console
-from sg2cli.cli.options import NETWORK_FILE, json_option, quiet_option
+from sg2cli.cli.options import PATH, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk
 from sg2cli.errors import UsageError
-from sg2cli.files import check_file, make_folder
+from sg2cli.files import check_file, make_folder, user_path
 
 
 @click.command()
 @click.argument("checkpoint", metavar="IN")
-@click.argument("out", metavar="OUT.safetensors", type=NETWORK_FILE)
+@click.argument("out", metavar="OUT", type=PATH)
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(TARGETS),
+    help="Write the other way: a checkpoint of ours as a .pt of plain tensors, for the "
+    "load_state_dict of stylegan2-ada-pytorch or of rosinality's stylegan2-pytorch.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @json_option
 @quiet_option
-def convert(checkpoint: str, out: Path, overwrite: bool, as_json: bool, quiet: bool) -> None:
+def convert(
+    checkpoint: str, out: str, target: str | None, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
     """Make a checkpoint of ours from another code's, without running a line in it.
 
     IN is a pickle of NVIDIA's PyTorch or TensorFlow code (.pkl), a .pt of rosinality's
@@ -28,14 +40,34 @@ def convert(checkpoint: str, out: Path, overwrite: bool, as_json: bool, quiet: b
 
     \b
     sg2 convert ffhq.pkl ffhq.safetensors
+    sg2 convert ffhq.safetensors ffhq.pt --to rosinality
     """
     console = Console(as_json, quiet)
-    check_file(out, overwrite)
+    path_out = user_path(out)
+    suffix = ".pt" if target else ".safetensors"
+    if path_out.suffix != suffix:
+        raise UsageError(f"{path_out}: this is saved as {suffix}")
     if checkpoint.startswith(("http://", "https://")):
         raise UsageError("sg2 does not download: fetch the file, then give its path")
+    check_file(path_out, overwrite)
+    if target:
+        _write_other(checkpoint, path_out, target, overwrite, console)
+    else:
+        _read_other(checkpoint, path_out, overwrite, console)
+
+
+def _write_other(name: str, out: Path, target: str, overwrite: bool, console: Console) -> None:
+    network = checkpoints.find_network(name)
+    G = network.load()
+    make_folder(out.parent)
+    export.save_as(G, out, target, overwrite)
+    console.wrote(out, {"format": target, "source": network.sha256})
+
+
+def _read_other(name: str, out: Path, overwrite: bool, console: Console) -> None:
     from sg2cli.checkpoints import foreign
 
-    with on_disk(checkpoint) as path:
+    with on_disk(name) as path:
         make_folder(out.parent)
         read, network, odd = foreign.convert(path, out, overwrite)
     config = network.config
