@@ -6,6 +6,7 @@ import argparse
 import copyreg
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -402,7 +403,7 @@ def test_damaged_files_are_read_or_refused(in_tmp: Path, number: int) -> None:
     to_generator(read_foreign(small_files(folder)[number]))
     random = np.random.RandomState(number)
     refused = 0
-    for _ in range(1500):
+    for _ in range(int(os.environ.get("FUZZ", 1000))):
         changed = bytearray(content)
         for _ in range(random.randint(1, 4)):
             a, b = sorted(random.randint(0, len(changed), 2))
@@ -421,7 +422,7 @@ def test_damaged_files_are_read_or_refused(in_tmp: Path, number: int) -> None:
         except CheckpointError as error:
             refused += 1
             assert len(str(error)) < 2000
-    assert refused > 300
+    assert refused > 200
     assert not Path("canary").exists()
 
 
