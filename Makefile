@@ -20,10 +20,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/cog --check docs/commands.md
+	$(BIN)/cog --check docs/commands.md docs/networks.md
 
 docs: .venv/installed-dev  ## write the help of every command into docs/commands.md
-	$(BIN)/cog -r docs/commands.md
+	$(BIN)/cog -r docs/commands.md docs/networks.md
 
 bench: .venv/installed-dev  ## what drawing and starting costs, as tables
 	PYTHONPATH=tests $(BIN)/python benchmarks/pipeline.py

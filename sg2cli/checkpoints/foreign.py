@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,13 +140,17 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
     return G
 
 
-def convert(path: Path, out: Path, overwrite: bool = False) -> tuple[Checkpoint, Network, str]:
+def convert(
+    path: Path, out: Path, overwrite: bool = False, origin: Mapping[str, str] | None = None
+) -> tuple[Checkpoint, Network, str]:
     """Write a network of another format as ours, and show that nothing was changed on the way.
 
-    Returns what was read, the new file, and what is odd about the picture of seed 0, or ''. The
-    file is read back and compared tensor by tensor. CheckpointError for what cannot be read.
+    `origin` goes into its metadata beside the hash. The file is read back and compared tensor by
+    tensor. Returns what was read, the new file, and what is odd about the picture of seed 0, or ''.
+    CheckpointError for what cannot be read.
     """
     checkpoint = read_foreign(path)
+    checkpoint.fields["source"].update(origin or {})
     with _told_of(path):
         G = to_generator(checkpoint)
     save_generator(G, out, checkpoint.fields["source"], overwrite)

@@ -87,6 +87,12 @@ def _latents_file(text: str) -> Path:
     return user_path(text)
 
 
+def _hash(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError(f"{brief(text)} is no SHA-256: give its 64 digits")
+    return text
+
+
 def _directions_file(text: str) -> Path:
     if not text.endswith(".safetensors"):
         raise ValueError(f"{brief(text)}: directions are saved as .safetensors")
@@ -137,6 +143,7 @@ def sources_option(
     )
 
 
+HASH = ParsedType("hex", _hash)
 PATH = ParsedType("path", str, complete="file")
 GRID = ParsedType("wxh", _grid)
 

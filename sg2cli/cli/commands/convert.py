@@ -9,11 +9,12 @@ import click
 from sg2cli import checkpoints
 from sg2cli.checkpoints import export
 from sg2cli.checkpoints.export import TARGETS
+from sg2cli.checkpoints.known import KNOWN, LICENCE
 from sg2cli.cli.console import Console
-from sg2cli.cli.options import PATH, json_option, quiet_option
+from sg2cli.cli.options import HASH, PATH, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk
-from sg2cli.errors import UsageError
-from sg2cli.files import check_file, make_folder, user_path
+from sg2cli.errors import CheckpointError, UsageError
+from sg2cli.files import check_file, kind, make_folder, user_path
 
 
 @click.command()
@@ -26,16 +27,24 @@ from sg2cli.files import check_file, make_folder, user_path
     help="Write the other way: a checkpoint of ours as a .pt of plain tensors, for the "
     "load_state_dict of stylegan2-ada-pytorch or of rosinality's stylegan2-pytorch.",
 )
+@click.option("--sha256", type=HASH, help="What a file from the web must have; else it is refused.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @json_option
 @quiet_option
 def convert(
-    checkpoint: str, out: str, target: str | None, overwrite: bool, as_json: bool, quiet: bool
+    checkpoint: str,
+    out: str,
+    target: str | None,
+    sha256: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Make a checkpoint of ours from another code's, without running a line in it.
 
     IN is a pickle of NVIDIA's PyTorch or TensorFlow code (.pkl), a .pt of rosinality's
-    stylegan2-pytorch, of pSp or e4e, or - for stdin. What is written is read back, compared
+    stylegan2-pytorch, of pSp or e4e; a path, - for stdin, an http(s) address, or the name of an
+    official network, as docs/networks.md lists them. What is written is read back, compared
     tensor by tensor, and drawn once.
 
     \b
@@ -47,13 +56,11 @@ def convert(
     suffix = ".pt" if target else ".safetensors"
     if path_out.suffix != suffix:
         raise UsageError(f"{path_out}: this is saved as {suffix}")
-    if checkpoint.startswith(("http://", "https://")):
-        raise UsageError("sg2 does not download: fetch the file, then give its path")
     check_file(path_out, overwrite)
     if target:
         _write_other(checkpoint, path_out, target, overwrite, console)
     else:
-        _read_other(checkpoint, path_out, overwrite, console)
+        _read_other(checkpoint, path_out, sha256, overwrite, console)
 
 
 def _write_other(name: str, out: Path, target: str, overwrite: bool, console: Console) -> None:
@@ -64,12 +71,27 @@ def _write_other(name: str, out: Path, target: str, overwrite: bool, console: Co
     console.wrote(out, {"format": target, "source": network.sha256})
 
 
-def _read_other(name: str, out: Path, overwrite: bool, console: Console) -> None:
+def _read_other(
+    name: str, out: Path, sha256: str | None, overwrite: bool, console: Console
+) -> None:
     from sg2cli.checkpoints import foreign
 
-    with on_disk(name) as path:
-        make_folder(out.parent)
-        read, network, odd = foreign.convert(path, out, overwrite)
+    address = name if name.startswith(("http://", "https://")) else None
+    if kind(user_path(name)) == "nothing" and name in KNOWN:
+        address = KNOWN[name]
+        console.note(LICENCE)
+    make_folder(out.parent)
+    if address:
+        path = _fetch(address, out.parent, sha256, console)
+        try:
+            read, network, odd = foreign.convert(path, out, overwrite, origin={"url": address})
+        except CheckpointError:  # of no use: not to be continued
+            path.unlink()
+            raise
+        path.unlink()
+    else:
+        with on_disk(name) as path:
+            read, network, odd = foreign.convert(path, out, overwrite)
     config = network.config
     classes = f"{config.c_dim} classes" if config.c_dim else "no classes"
     clamp = "no clamp" if config.conv_clamp is None else f"clamp {config.conv_clamp:g}"
@@ -88,3 +110,16 @@ def _read_other(name: str, out: Path, overwrite: bool, console: Console) -> None
     if odd:
         console.note(f"warning: {odd}")
     console.wrote(out, {"format": read.format, "source": source["sha256"], "made_up": read.made_up})
+
+
+def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> Path:
+    from sg2cli.downloads import download
+
+    with console.progress("Fetching", 0, "B") as bar:
+        bar.unit_scale = True
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return download(address, folder, sha256, progress)

@@ -1,0 +1,198 @@
+"""Downloads against a local server that drops, lies and changes its mind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from foreign_files import write_ada
+from networks import random_generator
+
+from sg2cli.checkpoints import Network
+from sg2cli.checkpoints.known import KNOWN
+from sg2cli.downloads import download
+from sg2cli.errors import Sg2Error
+
+CONTENT = np.random.RandomState(0).bytes(1_000_000)
+
+
+class Server:
+    """Serves `content`; each request is answered by the next of `ways`, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.content, self.etag = CONTENT, '"one"'
+        self.ways: list[str] = ["well"]
+        self.ranges: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None: ...
+
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/net.pkl"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        way = self.ways.pop(0) if len(self.ways) > 1 else self.ways[0]
+        wanted = request.headers.get("Range")
+        self.ranges.append(wanted)
+        if way.isdecimal():
+            request.send_error(int(way))
+            return
+        start = 0
+        same = request.headers.get("If-Range") == self.etag
+        if wanted and same and way != "no ranges":
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            request.send_response(206)
+            told = start + (100 if way == "other part" else 0)
+            size = len(self.content)
+            request.send_header("Content-Range", f"bytes {told}-{size - 1}/{size}")
+        else:
+            request.send_response(200)
+        body = self.content[start:]
+        length = len(body) + (1000 if way == "promises more" else 0)
+        if way != "no length":
+            request.send_header("Content-Length", "9" * 15 if way == "huge" else str(length))
+        if way != "no etag":
+            request.send_header("ETag", self.etag)
+        request.end_headers()
+        request.wfile.write(body[:300_000] if way == "drops" else body)
+        request.close_connection = True
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def fetch(server: Server, folder: Path, **more: Any) -> bytes:
+    return download(server.url, folder, pause=0, **more).read_bytes()
+
+
+def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    assert fetch(server, tmp_path, progress=lambda *args: told.append(args)) == CONTENT
+    assert told[0] == (0, len(CONTENT)) and told[-1] == (len(CONTENT), len(CONTENT))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_broke_off_goes_on(server: Server, tmp_path: Path) -> None:
+    server.ways = ["drops", "drops", "500", "well"]
+    assert fetch(server, tmp_path) == CONTENT
+    assert server.ranges == [None, "bytes=300000-", "bytes=600000-", "bytes=600000-"]
+
+
+def test_another_run_goes_on(server: Server, tmp_path: Path) -> None:
+    server.ways = ["drops", "500"]
+    with pytest.raises(Sg2Error, match="300,000 bytes are kept, the same command goes on"):
+        fetch(server, tmp_path)
+    server.ways = ["well"]
+    assert fetch(server, tmp_path) == CONTENT
+    assert server.ranges[-1] == "bytes=300000-"
+
+
+@pytest.mark.parametrize("way", ["no ranges", "other part", "416"])
+def test_servers_that_cannot_go_on_begin_again(server: Server, tmp_path: Path, way: str) -> None:
+    server.ways = ["drops", way, "well"]
+    assert fetch(server, tmp_path) == CONTENT
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    server.ways = ["drops", "500"]
+    with pytest.raises(Sg2Error):
+        fetch(server, tmp_path)
+    server.ways, server.etag, server.content = ["well"], '"two"', CONTENT[::-1]
+    assert fetch(server, tmp_path) == CONTENT[::-1]
+
+
+def test_without_a_validator_nothing_is_glued_together(server: Server, tmp_path: Path) -> None:
+    server.ways = ["drops", "500"]
+    with pytest.raises(Sg2Error):
+        fetch(server, tmp_path)
+    for note in tmp_path.glob("*.json"):
+        note.write_text("{}")
+    server.ways, server.content = ["no etag"], CONTENT[::-1]
+    assert fetch(server, tmp_path) == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        ("promises more", "peer closed|broke off"),
+        ("404", "says 404: check the address"),
+        ("403", "says 403"),
+        ("503", "says 503"),
+        ("huge", "which is no network"),
+    ],
+)
+def test_lies_and_refusals(server: Server, tmp_path: Path, way: str, told: str) -> None:
+    server.ways = [way]
+    with pytest.raises(Sg2Error, match=told):
+        fetch(server, tmp_path)
+
+
+def test_a_wrong_hash_is_refused_and_thrown_away(server: Server, tmp_path: Path) -> None:
+    right = sha256(CONTENT).hexdigest()
+    assert fetch(server, tmp_path, expected_sha256=right.upper()) == CONTENT
+    with pytest.raises(Sg2Error, match=f"has the SHA-256 {right}"):
+        fetch(server, tmp_path, expected_sha256="0" * 64)
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://[bad/x", "http:///x"])
+def test_addresses_that_lead_nowhere(tmp_path: Path, url: str) -> None:
+    with pytest.raises(Sg2Error):
+        download(url, tmp_path, pause=0)
+
+
+def test_convert_takes_an_address(sg2: Any, server: Server) -> None:
+    G = random_generator()
+    write_ada(G, Path("net.pkl"))
+    server.content = Path("net.pkl").read_bytes()
+    digest = sha256(server.content).hexdigest()
+    server.ways = ["no length", "well"]
+    for _ in range(2):
+        result = sg2("convert", server.url, "a/net.safetensors", "--overwrite")
+        assert result.code == 0, result.err
+        assert digest in result.err
+        source = Network.open(Path("a/net.safetensors")).source
+        assert (source["url"], source["sha256"]) == (server.url, digest)
+        assert [path.name for path in Path("a").iterdir()] == ["net.safetensors"]
+    server.content = b"\x80\x02cos\nsystem\n."
+    unsafe = sg2("convert", server.url, "c/net.safetensors")
+    assert unsafe.code == 3
+    assert "os.system" in unsafe.err
+    assert list(Path("c").iterdir()) == []
+    server.content = Path("net.pkl").read_bytes()
+    refused = sg2("convert", server.url, "b.safetensors", "--sha256", "0" * 64)
+    assert refused.code == 1
+    assert digest in refused.err
+    assert sg2("convert", server.url, "b.safetensors", "--sha256", "1").code == 2
+    server.ways = ["404"]
+    assert "says 404" in sg2("convert", server.url, "b.safetensors").err
+    assert not Path("b.safetensors").exists()
+
+
+def test_known_names_are_fetched_from_their_publisher(
+    sg2: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ada(random_generator(), Path("net.pkl"))
+    server.content = Path("net.pkl").read_bytes()
+    monkeypatch.setitem(KNOWN, "ffhq", server.url)
+    result = sg2("convert", "ffhq", "ffhq.safetensors")
+    assert result.lines == ["ffhq.safetensors"]
+    assert "non-commercial" in result.err
+    assert len(KNOWN) == 27
+    assert all(url.startswith("https://") for name, url in KNOWN.items() if name != "ffhq")
