@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from sg2cli.errors import Sg2Error, reason
 
@@ -119,3 +122,20 @@ def _link(temporary: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(path) from None
         temporary.rename(path)
+
+
+def safetensors_header(shapes: Mapping[str, tuple[int, ...]], made_by: Mapping[str, Any]) -> bytes:
+    """What stands before the numbers, float32 in the order of the names, of a .safetensors.
+
+    The library writes files that are in memory as a whole; so they can be written as they come.
+    The format: the header's length, and JSON filled up with spaces to a multiple of 8.
+    """
+    fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(made_by)}}
+    start = 0
+    for name, shape in shapes.items():
+        end = start + 4 * math.prod(shape)
+        fields[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        start = end
+    header = json.dumps(fields).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header

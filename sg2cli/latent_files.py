@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 import struct
 import tempfile
@@ -23,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import new_file
+from sg2cli.files import new_file, safetensors_header
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -182,7 +181,8 @@ def save_latents(
         raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
     with new_file(path, overwrite) as file:
         if path.suffix == ".safetensors":
-            file.write(_safetensors_header(arrays, made_by))
+            shapes = {name: array.shape for name, array in arrays.items()}
+            file.write(safetensors_header(shapes, made_by))
             for array in arrays.values():
                 array.write(file)
         elif path.suffix == ".npy":
@@ -204,19 +204,6 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, fields)
     return header.getvalue()
-
-
-def _safetensors_header(arrays: Mapping[str, Stream], made_by: Mapping[str, Any]) -> bytes:
-    """The library writes whole tensors only; the format is a length and JSON before the data."""
-    fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(made_by)}}
-    start = 0
-    for name, array in arrays.items():
-        end = start + 4 * math.prod(array.shape)
-        fields[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
-        start = end
-    header = json.dumps(fields).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header
 
 
 def inspect(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:

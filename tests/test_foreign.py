@@ -8,6 +8,8 @@ import io
 import json
 import os
 import pickle
+import resource
+import time
 import zipfile
 from collections import OrderedDict
 from contextlib import suppress
@@ -169,6 +171,34 @@ def test_networks_of_other_kinds_are_named(tmp_path: Path) -> None:
         (tmp_path / "net.pkl").write_bytes(pickle.dumps(contents))
         with pytest.raises(CheckpointError, match=told):
             read_foreign(tmp_path / "net.pkl")
+
+
+def test_older_networks_of_tensorflow_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.pkl"
+    write_tensorflow(random_generator(), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"8x8/Conv1/bias", b"8x8/StyleMod/b"))
+    with pytest.raises(CheckpointError, match="a StyleGAN network, of the first kind"):
+        read_foreign(path)
+    path.write_bytes(content.replace(b"synthesis", b"synthetic"))
+    with pytest.raises(CheckpointError, match="no StyleGAN2 .a ProGAN"):
+        read_foreign(path)
+
+
+def test_a_network_that_draws_nothing_is_told_of(sg2: Any) -> None:
+    for value, told in ((0.0, "of one colour"), (3e38, "holds NaN or infinity")):
+        G = random_generator()
+        G.synthesis.b16.torgb.weight.fill_(value)  # type: ignore[union-attr, operator]
+        for r in (4, 8, 16):
+            block = G.get_submodule(f"synthesis.b{r}.torgb")
+            block.weight.fill_(value)  # type: ignore[union-attr, operator]
+            block.bias.fill_(value)  # type: ignore[union-attr, operator]
+        write_ada(G, Path("net.pkl"))
+        result = sg2("convert", "net.pkl", "net.safetensors", "--overwrite")
+        assert result.code == 0
+        assert (
+            f"warning: its picture of seed 0 {told.split()[0]}" in result.err or told in result.err
+        )
 
 
 def test_labels_that_are_concatenated_are_refused_by_name(tmp_path: Path) -> None:
@@ -403,6 +433,7 @@ def test_damaged_files_are_read_or_refused(in_tmp: Path, number: int) -> None:
     to_generator(read_foreign(small_files(folder)[number]))
     random = np.random.RandomState(number)
     refused = 0
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(int(os.environ.get("FUZZ", 1000))):
         changed = bytearray(content)
         for _ in range(random.randint(1, 4)):
@@ -417,12 +448,15 @@ def test_damaged_files_are_read_or_refused(in_tmp: Path, number: int) -> None:
             elif action == 3 and random.rand() < 0.2:
                 del changed[b:]
         Path("damaged").write_bytes(changed)
+        start = time.monotonic()
         try:
             read_foreign(Path("damaged"))
         except CheckpointError as error:
             refused += 1
             assert len(str(error)) < 2000
+        assert time.monotonic() - start < 10
     assert refused > 200
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 256 << 10  # in KiB
     assert not Path("canary").exists()
 
 

@@ -114,7 +114,10 @@ def _zeros(shape: tuple[int, ...]) -> LazyTensor:
 
 
 def to_generator(checkpoint: Checkpoint) -> Generator:
-    """The generator with all numbers, in float32, on the CPU."""
+    """The generator with all numbers, in float32, on the CPU.
+
+    Takes the tensors out of the checkpoint one by one, so that they are not in memory twice.
+    """
     import numpy as np
     import torch
 
@@ -124,8 +127,8 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
     with torch.device("meta"):
         G = Generator(config)
     tensors = {}
-    for name, lazy in checkpoint.tensors.items():
-        tensor = lazy.read().to(torch.float32).contiguous()
+    for name in list(checkpoint.tensors):
+        tensor = checkpoint.tensors.pop(name).read().to(torch.float32).contiguous()
         if not tensor.isfinite().all():
             raise CheckpointError(f"its tensor {name} holds NaN or infinity")
         tensors[name] = tensor

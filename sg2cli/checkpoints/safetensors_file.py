@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from sg2cli.checkpoints.base import check_shapes, config_fields, parameters, read_config, taps_of
 from sg2cli.errors import CheckpointError, reason
-from sg2cli.files import new_file, sha256
+from sg2cli.files import new_file, safetensors_header, sha256
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -106,12 +106,13 @@ def save_generator(
     G: Generator, path: Path, source: Mapping[str, Any], overwrite: bool = False
 ) -> None:
     """Write a checkpoint as `Network` reads it; `source` says where it came from."""
-    from safetensors.torch import save
-
-    metadata = json.dumps(config_fields(G.config) | {"source": dict(source)})
-    tensors = {key: tensor.cpu().contiguous() for key, tensor in G.state_dict().items()}
+    tensors = G.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    made_by = config_fields(G.config) | {"source": dict(source)}
     with new_file(path, overwrite) as file:
-        file.write(save(tensors, {"sg2": metadata}))
+        file.write(safetensors_header(shapes, made_by))
+        for tensor in tensors.values():
+            file.write(tensor.float().cpu().contiguous().numpy().astype("<f4").tobytes())
 
 
 @contextmanager
