@@ -186,7 +186,7 @@ def test_older_networks_of_tensorflow_are_named(tmp_path: Path) -> None:
 
 
 def test_a_network_that_draws_nothing_is_told_of(sg2: Any) -> None:
-    for value, told in ((0.0, "of one colour"), (3e38, "holds NaN or infinity")):
+    for value, told in ((0.0, "is of one colour"), (3e38, "holds NaN or infinity")):
         G = random_generator()
         G.synthesis.b16.torgb.weight.fill_(value)  # type: ignore[union-attr, operator]
         for r in (4, 8, 16):
@@ -196,9 +196,7 @@ def test_a_network_that_draws_nothing_is_told_of(sg2: Any) -> None:
         write_ada(G, Path("net.pkl"))
         result = sg2("convert", "net.pkl", "net.safetensors", "--overwrite")
         assert result.code == 0
-        assert (
-            f"warning: its picture of seed 0 {told.split()[0]}" in result.err or told in result.err
-        )
+        assert f"warning: its picture of seed 0 {told}" in result.err
 
 
 def test_labels_that_are_concatenated_are_refused_by_name(tmp_path: Path) -> None:
