@@ -350,6 +350,10 @@ def test_the_hostile_files_would_work() -> None:
     assert ran == ["touch canary"] * 5
 
 
+# Tuples, each of which holds the one before twice: 60 of them are 2^60 when they are spelled out.
+DAG = b"\x80\x02)q\x00" + b"0h\x00h\x00\x86q\x00" * 60 + b"0"
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -362,6 +366,14 @@ def test_the_hostile_files_would_work() -> None:
         b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
         b"\x80\x02\x8b" + (2**31 - 1).to_bytes(4, "little") + b".",  # a number of 2 GiB
         b"\x80\x63.",
+        DAG + b"}h\x00Ns.",  # a tuple that takes years to hash, as a key,
+        DAG + b"(h\x00Nd.",
+        DAG.replace(b"\x80\x02", b"\x80\x04") + b"\x8f(h\x00\x90.",  # in a set,
+        DAG.replace(b"\x80\x02", b"\x80\x04") + b"(h\x00\x91.",
+        DAG + b"cbuiltins\nset\n]h\x00a\x85R}U\x05G_ema" + b"Ns.",
+        DAG + b"cnumpy\ndtype\nh\x00\x85R.",  # or to print, where a name is wanted
+        DAG + b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n"
+        b"}(U\x05state}U\x0aclass_nameh\x00u\x85R.",
         b"\x80\x02",
         b"PK\x03\x04" + bytes(100),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 from sg2cli.checkpoints.arrays import NUMPY, TORCH, Inert, StoredArray, StoredTensor, storage
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor, taps_of
-from sg2cli.checkpoints.unpickle import Attributes, Module
+from sg2cli.checkpoints.unpickle import Attributes, Module, Opaque, plain
 from sg2cli.errors import CheckpointError
 
 GLOBALS: dict[str, object] = {
@@ -17,7 +17,7 @@ GLOBALS: dict[str, object] = {
     "torch_utils.persistence _reconstruct_persistent_obj": Module,
     "torch.storage _load_from_bytes": Inert(storage),
     "dnnlib.util EasyDict": Attributes,
-    "builtins set": Inert(set),
+    "builtins set": Opaque,
 }
 MAX_DEPTH = 8  # modules in modules; a generator has four
 
@@ -46,8 +46,8 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     dense = [m.state for path, m in modules.items() if re.fullmatch(r"mapping\.fc\d+", path)]
     same = {
         "conv_clamp": {_number(layer.get("conv_clamp")) for layer in layers},
-        "activation": {str(layer.get("activation", "lrelu")) for layer in layers + dense},
-        "architecture": {str(block.get("architecture", "skip")) for block in blocks},
+        "activation": {_number(layer.get("activation", "lrelu")) for layer in layers + dense},
+        "architecture": {_number(block.get("architecture", "skip")) for block in blocks},
         "lr_multiplier": {_number(fc.get("bias_gain")) for fc in dense},
     }
     fields: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
             raise CheckpointError(f"its layers differ in {name}, which sg2 cannot honour")
         (fields[name],) = values
     for name in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"):
-        fields[name] = network.state.get(name)
+        fields[name] = _number(network.state.get(name))
     fields["num_fp16_res"] = sum(block.get("use_fp16") is True for block in blocks)
     filters = [t for name, t in stored.items() if name.endswith("conv0.resample_filter")]
     fields["resample_filter"] = taps_of(filters[0].tensor().tolist()) if filters else [1, 3, 3, 1]
@@ -93,7 +93,7 @@ def _tensors(module: Module) -> list[tuple[str, StoredTensor]]:
 
 
 def _number(value: object) -> Any:
-    """A number, or one that numpy wrapped."""
+    """A plain value, or a number that numpy wrapped."""
     if isinstance(value, StoredArray) and value.shape == ():
         return value.tensor().item()
-    return value if isinstance(value, int | float) or value is None else str(value)
+    return plain(value, "a setting")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.unpickle import Attributes, Opaque, Sealed, load
+from sg2cli.checkpoints.unpickle import Attributes, Opaque, Sealed, load, plain
 from sg2cli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Dtype(metaclass=Sealed):
     __slots__ = ("name", "order")
 
     def __init__(self, name: object, *_: object) -> None:
-        text = str(name).lstrip("<>=|")
+        text = str(plain(name, "the type of an array")).lstrip("<>=|")
         if text not in NUMPY_DTYPES:
             raise CheckpointError(f"an array in it holds {text[:20]!r}, not numbers")
         self.name, self.order = text, "<"

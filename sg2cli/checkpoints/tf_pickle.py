@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.arrays import NUMPY, StoredArray
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor
-from sg2cli.checkpoints.unpickle import Attributes, TensorFlowNetwork
+from sg2cli.checkpoints.unpickle import Attributes, TensorFlowNetwork, plain
 from sg2cli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -106,17 +106,17 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
         raise CheckpointError("a conditional network with LabelConcat, which sg2 does not read yet")
     if kwargs.get("normalize_latents") is False:
         raise CheckpointError("normalize_latents is False in it, which sg2 cannot honour")
-    activation = str(kwargs.get("nonlinearity", "lrelu"))
-    if str(kwargs.get("mapping_nonlinearity", "lrelu")) != activation:
+    activation = _number(kwargs.get("nonlinearity", "lrelu"))
+    if _number(kwargs.get("mapping_nonlinearity", "lrelu")) != activation:
         raise CheckpointError("mapping_nonlinearity is another than nonlinearity in it")
     kernel = kwargs.get("resample_kernel") or [1, 3, 3, 1]
     fields: dict[str, Any] = {
-        "architecture": str(kwargs.get("architecture", "skip")),
+        "architecture": _number(kwargs.get("architecture", "skip")),
         "activation": activation,
         "lr_multiplier": _number(kwargs.get("mapping_lrmul", 0.01)),
         "conv_clamp": _number(kwargs.get("conv_clamp")),
         "num_fp16_res": _number(kwargs.get("num_fp16_res", 0)),
-        "resample_filter": [_number(tap) for tap in kernel],
+        "resample_filter": [_number(tap) for tap in _listed(kernel)],
     }
     tensors: dict[str, LazyTensor] = {}
     for name, array in variables.items():
@@ -149,7 +149,7 @@ def _variables(network: TensorFlowNetwork, prefix: str, depth: int) -> dict[str,
     for item in variables if isinstance(variables, list) else []:
         if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[1], StoredArray):
             raise CheckpointError("its variables are not pairs of a name and an array")
-        found[f"{prefix}{item[0]}"] = item[1]
+        found[f"{prefix}{plain(item[0], 'a name')}"] = item[1]
     if isinstance(components, dict) and depth < 2:
         for name, component in components.items():
             if isinstance(component, TensorFlowNetwork):
@@ -169,8 +169,16 @@ def _kwargs(network: TensorFlowNetwork) -> dict[str, Any]:
     return found
 
 
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, StoredArray):
+        value = value.tensor().tolist()
+    if not isinstance(value, list | tuple):
+        raise CheckpointError("its resample_kernel is no list")
+    return list(value)
+
+
 def _number(value: Any) -> Any:
-    """A number, or one that numpy wrapped."""
+    """A plain value, or a number that numpy wrapped."""
     if isinstance(value, StoredArray) and math.prod(value.shape) == 1:
         return value.tensor().reshape(()).item()
-    return value
+    return plain(value, "a setting")

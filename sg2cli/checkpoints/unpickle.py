@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,7 +37,7 @@ class Module(metaclass=Sealed):
     def __init__(self, meta: object) -> None:
         if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
             raise CheckpointError("a module in it has no state")
-        self.class_name = str(meta.get("class_name"))
+        self.class_name = str(plain(meta.get("class_name"), "the name of a class"))
         self.state: dict[str, Any] = meta["state"]
 
 
@@ -87,7 +87,7 @@ def load(
     """
     offsets, end = _scan(content, start, persistent_load is not None)
 
-    class Unpickler(pickle.Unpickler):
+    class Unpickler(_PlainKeys):
         found = 0
 
         def find_class(self, module: str, name: str) -> Any:
@@ -117,6 +117,61 @@ def load(
         except Exception as error:  # what stand-ins and the unpickler raise is without number
             told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
             raise CheckpointError(f"damaged, or no network ({told})") from error
+
+
+_InPython: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _PlainKeys(_InPython):  # type: ignore[misc]
+    """Keys and members of sets are plain values.
+
+    The hash of a tuple that holds the one before twice, fifty deep, would take years, and no signal
+    interrupts it. Python's own unpickler is in C, and cannot be told so; this one is in Python.
+    """
+
+    def _check(self, keys: Iterable[object]) -> None:
+        for key in keys:
+            plain(key, "a key")
+
+    def load_setitem(self) -> None:
+        self._check(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self._check(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        self._check(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        self._check(self.stack)
+        super().load_frozenset()
+
+    dispatch = {  # noqa: RUF012: as in the class above
+        **_InPython.dispatch,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+    }
+
+
+def plain(value: Any, what: str) -> Any:
+    """A text or number, or None; CheckpointError for all else.
+
+    What a file holds is compared, hashed or printed only as one of these: a nested value may be
+    exponentially larger than its file.
+    """
+    if value is not None and not isinstance(value, str | bytes | int | float):
+        raise CheckpointError(f"damaged, or no network: {what} in it is no plain value")
+    return value
 
 
 class _Reader:
