@@ -131,6 +131,16 @@ def test_what_a_file_lacks_is_made_up_and_told(tmp_path: Path) -> None:
     )
 
 
+def test_noise_is_not_made_up_without_end(tmp_path: Path) -> None:
+    G, path = random_generator(img_resolution=64, channels=(2,) * 5), tmp_path / "net.pt"
+    state = {k: v for k, v in rosinality_state(G).items() if not k.startswith("noises")}
+    for k in range(4, 14):
+        state |= {f"convs.{2 * k}.noise.weight": torch.zeros(1)}
+    torch.save({"g_ema": state}, path)
+    with pytest.raises(CheckpointError, match="8192x8192 are not made up"):
+        read_foreign(path)
+
+
 def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
     G, path = random_generator(), tmp_path / "psp.pt"
     state = {f"decoder.{key}": value for key, value in rosinality_state(G).items()}

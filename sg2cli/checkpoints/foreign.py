@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
 
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
+MOST_NOISE = 4096  # pixels a side: a small file could claim any size
 PICKLES = {**tf_pickle.GLOBALS, **ada_pickle.GLOBALS}
 
 
@@ -84,8 +85,11 @@ def _complete(checkpoint: Checkpoint) -> None:
     if noisy and not any(name.endswith(".noise_const") for name in shapes):
         for seed, name in enumerate(noisy):
             match = re.match(r"synthesis\.b(\d{1,5})\.", name)
+            size = int(match[1]) if match else 4
+            if size > MOST_NOISE:
+                raise CheckpointError(f"it has no noise maps, and {size}x{size} are not made up")
             key = name.replace("noise_strength", "noise_const")
-            checkpoint.tensors[key] = _drawn_noise(int(match[1]) if match else 4, seed)
+            checkpoint.tensors[key] = _drawn_noise(size, seed)
         checkpoint.made_up.append("noise maps, drawn from fixed seeds")
     if "mapping.w_avg" not in shapes:
         layers = [name for name in shapes if re.fullmatch(r"mapping\.fc\d{1,3}\.bias", name)]

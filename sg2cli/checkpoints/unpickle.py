@@ -119,7 +119,7 @@ def load(
             raise CheckpointError(f"damaged, or no network ({told})") from error
 
 
-_InPython: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_InPython: Any = pickle._Unpickler
 
 
 class _PlainKeys(_InPython):  # type: ignore[misc]
