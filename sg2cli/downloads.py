@@ -66,6 +66,7 @@ def download(
     found = sha256(part)
     if expected_sha256 and found != expected_sha256.lower():
         part.unlink()
+        _note_of(part).unlink(missing_ok=True)
         raise Sg2Error(f"{url} has the SHA-256 {found}, not {expected_sha256}: it is another file")
     _note_of(part).unlink(missing_ok=True)
     return part

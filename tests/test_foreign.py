@@ -336,6 +336,36 @@ def test_extension_codes_are_refused_even_if_this_process_knows_them(in_tmp: Pat
     assert not Path("canary").exists()
 
 
+def test_checked_tensors_cannot_be_changed(in_tmp: Path) -> None:
+    """BUILD would set the slots of what was found to fit its numbers."""
+    build = pickle.MARK + b"N" + dumps({"shape": (9999, 9999)})[2:-1] + b"tb"
+
+    class Pickler(HostilePickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return ("storage", "FloatStorage", "0", "cpu", 4) if obj is Ellipsis else None
+
+    file = io.BytesIO()
+    Pickler(file, 2).dump(Call(*TENSOR, Ellipsis, 0, (4,), (1,), False, OrderedDict()))
+    members = {"data/0": bytes(16)}
+    Path("net.pt").write_bytes(zipped(file.getvalue()[:-1] + build + b".", **members))
+    with pytest.raises(CheckpointError, match="change a tensor that was checked"):
+        read_foreign(Path("net.pt"))
+
+
+def test_a_compressed_data_pkl_is_refused(in_tmp: Path) -> None:
+    with zipfile.ZipFile("net.pt", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02" + b"N0" * (8 << 20) + b"N.")
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_foreign(Path("net.pt"))
+
+
+def test_names_in_a_file_have_no_power_over_the_terminal(sg2: Any) -> None:
+    Path("net.pkl").write_bytes(b"\x80\x02c\x1b[31mos\nsystem\n.")
+    result = sg2("convert", "net.pkl", "net.safetensors")
+    assert result.code == 3
+    assert "\x1b" not in result.err
+
+
 def test_a_refused_global_is_named_with_its_offset(in_tmp: Path) -> None:
     Path("net.pkl").write_bytes(HOSTILE["state"])
     offset = HOSTILE["state"].index(b"cos\nsystem")

@@ -60,7 +60,7 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     fields["num_fp16_res"] = sum(block.get("use_fp16") is True for block in blocks)
     filters = [t for name, t in stored.items() if name.endswith("conv0.resample_filter")]
     fields["resample_filter"] = taps_of(filters[0].tensor().tolist()) if filters else [1, 3, 3, 1]
-    left_out = [name for name in pickled if name != "G_ema" and pickled[name] is not None]
+    left_out = [str(name) for name in pickled if name != "G_ema" and pickled[name] is not None]
     return Checkpoint("NVIDIA PyTorch pickle", fields, tensors, left_out)
 
 

@@ -33,6 +33,7 @@ STORAGES = {  # torch's storage classes: dtype, and bytes a number
 NUMPY_DTYPES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 1, "b1": 1}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
 MAX_DIMS = 8
+MAX_SIDE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,26 @@ class Storage:
     width: int
     content: memoryview
 
+    def __setstate__(self, state: object) -> None:
+        raise CheckpointError("unsafe: it tries to change numbers that were checked")
+
 
 class StoredTensor(metaclass=Sealed):
     """A strided view of a storage. Shapes are known at once; `tensor` reads the numbers."""
 
     __slots__ = ("dtype", "offset", "shape", "storage", "stride")
 
-    def __init__(
-        self, storage: object, offset: object, size: object, stride: object, *_: object
-    ) -> None:
-        ok = isinstance(storage, Storage) and isinstance(offset, int)
-        ok = ok and isinstance(size, tuple) and isinstance(stride, tuple)
-        if not ok or not all(type(n) is int and n >= 0 for n in (*size, *stride, offset)):  # type: ignore[misc]
+    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> None:
+        ok = isinstance(storage, Storage) and isinstance(size, tuple) and isinstance(stride, tuple)
+        ok = ok and len(size) <= MAX_DIMS and len(stride) <= MAX_DIMS
+        numbers = (*size, *stride, offset) if ok else (None,)
+        if not all(type(n) is int and 0 <= n < MAX_SIDE for n in numbers):
             raise CheckpointError("a tensor in it is not described as torch does")
-        self.storage: Storage = storage  # type: ignore[assignment]
+        self.storage: Storage = storage
         self.dtype = self.storage.dtype
-        self.offset: int = offset  # type: ignore[assignment]
-        self.shape: tuple[int, ...] = size  # type: ignore[assignment]
-        self.stride: tuple[int, ...] = stride  # type: ignore[assignment]
+        self.offset: int = offset
+        self.shape: tuple[int, ...] = size
+        self.stride: tuple[int, ...] = stride
         steps = [(n - 1) * step for n, step in zip(self.shape, self.stride, strict=False)]
         last = self.offset + sum(steps)
         # A stride of 0 repeats numbers: a small file could claim any size.
@@ -71,6 +74,9 @@ class StoredTensor(metaclass=Sealed):
             raise CheckpointError("a tensor in it lies outside of its numbers")
         if math.prod(self.shape) * self.storage.width > len(self.storage.content):
             raise CheckpointError("a tensor in it claims more numbers than there are")
+
+    def __setstate__(self, state: object) -> None:
+        raise CheckpointError("unsafe: it tries to change a tensor that was checked")
 
     def tensor(self) -> Tensor:
         import torch
@@ -98,10 +104,12 @@ class StoredArray(metaclass=Sealed):
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
             raise CheckpointError("an array in it is not described as numpy does")
         _, shape, dtype, fortran, content = state
+        if not isinstance(shape, tuple) or len(shape) > MAX_DIMS:
+            raise CheckpointError("an array in it has no shape")
+        if not all(type(n) is int and 0 <= n < MAX_SIDE for n in shape):
+            raise CheckpointError("an array in it has no shape")
         if isinstance(content, str):  # of Python 2
             content = content.encode("latin1")
-        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-            raise CheckpointError("an array in it has no shape")
         wanted = math.prod(shape) * NUMPY_DTYPES[dtype.name]
         if not isinstance(content, bytes) or len(content) != wanted or len(shape) > MAX_DIMS:
             raise CheckpointError("an array in it has not the numbers that its shape asks for")
@@ -272,7 +280,7 @@ def _read_zip(
                 raise CheckpointError("a zip file, but none of torch.save")
             folder = pickles[0][: -len("data.pkl")]
             order = infos.get(f"{folder}byteorder")
-            if order and members.read(order) != b"little":
+            if order and (order.file_size > 16 or members.read(order) != b"little"):
                 raise CheckpointError("its numbers are big-endian, which is not read")
 
             def persistent_load(pid: Any) -> Storage:
@@ -288,7 +296,10 @@ def _read_zip(
                     raise CheckpointError("damaged: its numbers are cut off")
                 return Storage(*STORAGES[name], view[begin : begin + info.file_size])
 
-            found, _ = load(members.read(pickles[0]), allowed, persistent_load)
+            info = infos[pickles[0]]
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(view):
+                raise CheckpointError("unsafe: its data.pkl is compressed, which torch never does")
+            found, _ = load(members.read(info), allowed, persistent_load)
             return found
     except (zipfile.BadZipFile, struct.error, NotImplementedError, EOFError, ValueError) as error:
         raise CheckpointError(f"damaged ({error}): copy or download it again") from error

@@ -96,7 +96,12 @@ def _complete(checkpoint: Checkpoint) -> None:
         last = shapes.get(f"mapping.fc{len(layers) - 1}.bias", (0,))
         checkpoint.tensors["mapping.w_avg"] = _zeros(last)
         checkpoint.made_up.append(W_AVG)
-    check_shapes(read_config(checkpoint.fields, checkpoint.shapes), checkpoint.shapes)
+    config = read_config(checkpoint.fields, checkpoint.shapes)
+    if config.img_resolution > MOST_NOISE:
+        raise CheckpointError(
+            f"it claims {config.img_resolution} pixels a side, which no network has"
+        )
+    check_shapes(config, checkpoint.shapes)
 
 
 def _drawn_noise(size: int, seed: int) -> LazyTensor:
@@ -177,7 +182,9 @@ def _oddity(G: Generator) -> str:
     import torch
 
     z = torch.from_numpy(np.random.RandomState(0).randn(1, G.config.z_dim)).float()
-    c = torch.eye(G.config.c_dim)[:1] if G.config.c_dim else None
+    c = torch.zeros(1, G.config.c_dim) if G.config.c_dim else None
+    if c is not None:
+        c[0, 0] = 1
     picture = G(z, c)
     if not picture.isfinite().all():
         return "its picture of seed 0 holds NaN or infinity"

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from sg2cli.errors import CheckpointError
 
+MAX_KEY = 1 << 40
 MAX_OPCODES = 20_000_000  # a network with its discriminator has some ten thousand
 # Extension codes name objects of the process that reads; INST and OBJ are of protocol 0.
 REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEXT_BUFFER", "READONLY_BUFFER"}
@@ -39,6 +40,9 @@ class Module(metaclass=Sealed):
             raise CheckpointError("a module in it has no state")
         self.class_name = str(plain(meta.get("class_name"), "the name of a class"))
         self.state: dict[str, Any] = meta["state"]
+
+    def __setstate__(self, state: object) -> None:
+        raise CheckpointError("unsafe: it tries to change a module that was checked")
 
 
 class TensorFlowNetwork(metaclass=Sealed):
@@ -132,6 +136,9 @@ class _PlainKeys(_InPython):  # type: ignore[misc]
     def _check(self, keys: Iterable[object]) -> None:
         for key in keys:
             plain(key, "a key")
+            # Numbers that differ by multiples of a large prime have one hash.
+            if isinstance(key, int) and abs(key) > MAX_KEY:
+                raise CheckpointError("damaged, or no network: a key in it is a huge number")
 
     def load_setitem(self) -> None:
         self._check(self.stack[-2:-1])

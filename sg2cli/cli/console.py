@@ -84,5 +84,8 @@ def complain(text: str) -> None:
     """A line on stderr, above a bar; lost if nobody listens."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError), tqdm.external_write_mode(sys.stderr):
-            sys.stderr.write(f"sg2: {' '.join(text.split())}\n")
+            line = " ".join(text.split())
+            # What a file says of itself has no control over the terminal.
+            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+            sys.stderr.write(f"sg2: {shown}\n")
             sys.stderr.flush()

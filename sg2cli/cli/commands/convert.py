@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 
@@ -13,7 +14,7 @@ from sg2cli.checkpoints.known import KNOWN, LICENCE
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import HASH, PATH, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk
-from sg2cli.errors import CheckpointError, UsageError
+from sg2cli.errors import UsageError
 from sg2cli.files import check_file, kind, make_folder, user_path
 
 
@@ -80,15 +81,16 @@ def _read_other(
     if kind(user_path(name)) == "nothing" and name in KNOWN:
         address = KNOWN[name]
         console.note(LICENCE)
+    if sha256 and not address:
+        raise UsageError("--sha256 is for files from the web")
     make_folder(out.parent)
     if address:
         path = _fetch(address, out.parent, sha256, console)
         try:
-            read, network, odd = foreign.convert(path, out, overwrite, origin={"url": address})
-        except CheckpointError:  # of no use: not to be continued
-            path.unlink()
-            raise
-        path.unlink()
+            origin = _public(address)
+            read, network, odd = foreign.convert(path, out, overwrite, origin)
+        finally:
+            path.unlink(missing_ok=True)
     else:
         with on_disk(name) as path:
             read, network, odd = foreign.convert(path, out, overwrite)
@@ -110,6 +112,14 @@ def _read_other(
     if odd:
         console.note(f"warning: {odd}")
     console.wrote(out, {"format": read.format, "source": source["sha256"], "made_up": read.made_up})
+
+
+def _public(address: str) -> dict[str, str]:
+    """Where a network came from, for its metadata: without passwords and tokens."""
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    url = urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return {"url": url, "file": parts.path.rpartition("/")[2]}
 
 
 def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> Path:
