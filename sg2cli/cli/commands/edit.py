@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +139,7 @@ def edit(
                 made_by = session.made_by(used, edited, is_mapped(latent))
                 yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-{text}")
 
-    def render(points: Iterator[Point]) -> Iterator[Any]:
-        return sampling.render(G, points, drawing.noise_mode, size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
 
     all_made_of = {"latents": todo.describe(), **made_of, "amounts": amounts}
     made_by = session.made_by(used, all_made_of, todo.need_mapping)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -121,8 +122,7 @@ def interpolate(
             # One seed for all frames: random noise would flicker.
             yield replace(point, noise=noise, seed=key_latents[0].seed)
 
-    def render(todo: Iterator[Point]) -> Iterator[Any]:
-        return sampling.render(G, todo, drawing.noise_mode, size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
 
     made_of = {
         "walk": keys.describe(),

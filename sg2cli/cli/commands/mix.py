@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,8 +135,7 @@ def mix(
         len(col_latents) + 1, len(row_latents) + 1, session.made_by(used, made_of, mapped)
     )
 
-    def render(points: Iterator[Point]) -> Iterator[Any]:
-        return sampling.render(G, points, drawing.noise_mode, size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
 
     count = layout.columns * layout.rows
     draw_cells(pictures, cells(), count, session.shape, layout, render)

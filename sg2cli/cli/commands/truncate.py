@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,6 @@ def truncate(
     made_of = {"latents": todo.describe(), "psis": psis}
     layout = Layout(len(psis), len(todo), session.made_by(used, made_of, mapped=True), header)
 
-    def render(points: Iterator[Point]) -> Iterator[Any]:
-        return sampling.render(G, points, drawing.noise_mode, size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
 
     draw_cells(pictures, cells(), len(todo) * len(psis), session.shape, layout, render)
