@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sg2cli.cli.options import PATH, together
-from sg2cli.cli.pictures import FOREIGN, Pictures
+from sg2cli.cli.pictures import FOREIGN, Pictures, check_choice
 from sg2cli.cli.session import Session
 from sg2cli.cli.sheets import Cell, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
@@ -79,8 +79,7 @@ class Film:
             self.pictures = Pictures(out, "png", overwrite, skip_existing, session.console)
             self.pictures.check(map(self._name, range(frames)))
             return
-        if overwrite and skip_existing:
-            raise UsageError("--overwrite and --skip-existing contradict one another: give one")
+        check_choice(overwrite, skip_existing)
         height, width, _ = session.shape
         check_film(self.path, width, height, fps)
         if skip_existing and kind(self.path) == "file":

@@ -25,6 +25,12 @@ FOREIGN = {  # a user who writes these wants a file, not a folder of that name
 LOOK_AHEAD = 10_000  # names checked before the first picture is drawn
 
 
+def check_choice(overwrite: bool, skip_existing: bool) -> None:
+    """UsageError for two answers to the question what becomes of existing files."""
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing contradict one another: give one")
+
+
 class Pictures:
     """The destination that `--out`, `--format`, `--overwrite` and `--skip-existing` describe."""
 
@@ -37,8 +43,7 @@ class Pictures:
         console: Console,
     ) -> None:
         """UsageError for options that contradict one another."""
-        if overwrite and skip_existing:
-            raise UsageError("--overwrite and --skip-existing contradict one another: give one")
+        check_choice(overwrite, skip_existing)
         self.to_stdout = out == "-"
         path = user_path(out)
         suffix = path.suffix.lower()
