@@ -9,11 +9,15 @@ Architecture = Literal["skip", "resnet", "orig"]
 Activation = Literal["lrelu", "relu", "linear"]
 NoiseMode = Literal["const", "random", "none"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+LpipsNet = Literal["vgg", "alex"]
+Space = Literal["w", "w+"]
 ResampleFilter = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 NOISE_MODES: tuple[str, ...] = get_args(NoiseMode)
+LPIPS_NETS: tuple[str, ...] = get_args(LpipsNet)
+SPACES: tuple[str, ...] = get_args(Space)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
@@ -66,3 +70,44 @@ class DrawSettings:
     class_index: int | None = None
     noise_mode: NoiseMode = "const"
     batch: int | None = None  # None: by the resolution
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    """How a picture's latent is found. The defaults are those of NVIDIA's projector."""
+
+    steps: int = 1000
+    seed: int = 303
+    space: Space = "w"
+    lr: float = 0.1
+    lr_rampup: float = 0.05  # parts of the steps
+    lr_rampdown: float = 0.25
+    w_noise: float = 0.05  # of the standard deviation of w, falling to 0
+    w_noise_ramp: float = 0.75  # part of the steps
+    noise_weight: float = 1e5
+    noise_maps: bool = True
+    wplus_weight: float = 0.0
+    pixel_weight: float = 0.0
+    lpips: LpipsNet = "vgg"
+    candidates: int = 0  # mapped seeds that are tried as a start; 0: the mean of w
+    keep_best: bool = False  # else the last
+    patience: int | None = None
+
+
+PRESETS: dict[str, ProjectSettings] = {
+    "paper": ProjectSettings(),
+    "fast": ProjectSettings(steps=150, keep_best=True),
+    "best": ProjectSettings(keep_best=True, patience=300),
+}
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """Pivotal tuning. The defaults are those of Roich et al., the radius in units of W."""
+
+    steps: int = 350
+    seed: int = 303
+    lr: float = 3e-4
+    pixel_weight: float = 1.0
+    locality_weight: float = 0.1
+    locality_radius: float = 2.0  # standard deviations of w

@@ -46,6 +46,7 @@ class Network:
     source: Mapping[str, Any]  # where it came from, as its metadata says
     parameters: int  # numbers in all tensors but noise maps, filters and w_avg
     dtypes: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]  # of all its tensors but filters
 
     @classmethod
     def open(cls, path: Path) -> Network:
@@ -69,7 +70,7 @@ class Network:
         source = fields.get("source")
         source = source if isinstance(source, dict) else {}
         dtypes_used = tuple(sorted({dtypes[key] for key in weights}))
-        return cls(path, config, source, parameters(weights), dtypes_used)
+        return cls(path, config, source, parameters(weights), dtypes_used, weights)
 
     @cached_property
     def sha256(self) -> str:

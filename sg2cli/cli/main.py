@@ -21,6 +21,7 @@ COMMANDS = (
     "mix",
     "truncate",
     "interpolate",
+    "project",
     "edit",
     "directions",
     "convert",

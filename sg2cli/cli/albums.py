@@ -1,0 +1,163 @@
+"""The photos of a run, what becomes of each, and the folder that their results go into."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sg2cli.errors import Sg2Error, UsageError, brief
+from sg2cli.files import check_folder, kind, make_folder, new_file, user_path
+from sg2cli.photos import PHOTO_SUFFIXES
+
+RESULTS = (  # of one photo; the first says that all is there
+    *("projected.safetensors", "snapshot.safetensors", "tuned.safetensors", "projected_w.npz"),
+    *("target.png", "projected.png", "compare.png", "history.csv", "loss.png"),
+    *("film.mp4", "film.gif"),
+)
+COLUMNS = ("photo", "state", "steps_done", "lpips_vgg", "lpips_alex", "psnr", "w_distance", "says")
+
+
+@dataclass
+class Entry:
+    """A photo of a run, its folder, and what is known of it so far."""
+
+    source: Path  # '-' is stdin
+    folder: Path
+    state: str = (
+        "not begun"  # then begun, or projected or kept from an earlier run; its end; failed
+    )
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    says: str = ""
+
+    @property
+    def name(self) -> str:
+        return "stdin" if str(self.source) == "-" else str(self.source)
+
+    def read(self) -> Path | bytes:
+        """What `photos.read_photo` takes."""
+        return sys.stdin.buffer.read() if str(self.source) == "-" else self.source
+
+
+def find_photos(arguments: Sequence[str]) -> list[Path]:
+    """Files, the pictures in folders, what patterns match, and '-'. UsageError for nothing."""
+    found: list[Path] = []
+    for text in arguments:
+        path = user_path(text)
+        what = "file" if text == "-" else kind(path)
+        if what == "folder":
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+            if not inside:
+                raise UsageError(f"no picture in the folder {path}")
+            found += inside
+        elif what == "nothing":
+            matching = sorted(glob.glob(str(path))) if glob.has_magic(text) else []  # noqa: PTH207
+            if not matching:
+                raise UsageError(f"no photo {brief(text)}: give a file, a folder, or - for stdin")
+            found += map(Path, matching)
+        else:
+            found.append(Path("-") if text == "-" else path)
+    if found.count(Path("-")) > 1:
+        raise UsageError("stdin can be read once: give - once")
+    return found
+
+
+class Album:
+    """Photos, each with a folder of its own in `--out`."""
+
+    def __init__(self, out: Path, photos: Sequence[Path], overwrite: bool, resume: bool) -> None:
+        """Sg2Error for a folder that cannot be, or, with neither option, for a name taken."""
+        if overwrite and resume:
+            raise UsageError("--overwrite and --resume contradict one another: give one")
+        check_folder(out)
+        self.out = out
+        self.entries = [
+            Entry(photo, out / stem) for photo, stem in zip(photos, _stems(photos), strict=True)
+        ]
+        self.summary = out / "summary.csv" if len(photos) > 1 else None
+        taken = [entry.folder / name for entry in self.entries for name in RESULTS]
+        if self.summary:
+            taken.append(self.summary)
+        if kind(out) == "folder" and not (overwrite or resume):
+            for path in taken:
+                if kind(path) != "nothing":
+                    raise Sg2Error(
+                        f"{path} exists: --overwrite replaces it, --resume goes on from it"
+                    )
+        self._overwrite = overwrite
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The folder, for this process alone. However it ends, the summary is written."""
+        make_folder(self.out)
+        with _locked(self.out):
+            try:
+                yield
+            finally:
+                if self.summary:
+                    with new_file(self.summary, overwrite=True) as file:
+                        file.write(self._table())
+
+    def begin(self, entry: Entry) -> None:
+        """Make the folder of a photo, without what an earlier run left in it, if so wished."""
+        make_folder(entry.folder)
+        if self._overwrite:
+            for name in RESULTS:
+                (entry.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(entry.folder / "frames", ignore_errors=True)
+
+    def failed(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.state == "failed"]
+
+    def _table(self) -> bytes:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for entry in self.entries:
+            figures = (entry.figures.get(name, "") for name in COLUMNS[2:-1])
+            writer.writerow((entry.name, entry.state, *figures, entry.says))
+        return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _stems(photos: Sequence[Path]) -> Iterator[str]:
+    """Names of folders; equal stems get -2, -3."""
+    taken: set[str] = set()
+    for photo in photos:
+        stem = "stdin" if str(photo) == "-" else photo.stem
+        number, name = 1, stem
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        yield name
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Sg2Error when another process has the folder; the lock ends with the process, however."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Sg2Error(
+                f"another sg2 project is at work in {folder}: wait for it, or give another --out"
+            ) from None
+        except OSError:  # a network disk without locks
+            pass
+        yield
+    finally:
+        os.close(handle)

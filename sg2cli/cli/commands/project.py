@@ -1,0 +1,273 @@
+"""`sg2 project`: the latents of photos."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sg2cli import __version__, checkpoints
+from sg2cli.cli.albums import Album, Entry, find_photos
+from sg2cli.cli.console import Console, Terminated
+from sg2cli.cli.options import (
+    LATENTS,
+    PATH,
+    ParsedType,
+    class_option,
+    json_option,
+    network_options,
+    quiet_option,
+)
+from sg2cli.errors import Sg2Error, UsageError, brief
+from sg2cli.files import kind, user_path
+from sg2cli.latents import open_latents
+from sg2cli.photos import Crop
+from sg2cli.sampling import check_settings
+from sg2cli.settings import LPIPS_NETS, PRESETS, SPACES, DrawSettings, Precision, TuneSettings
+
+if TYPE_CHECKING:
+    from sg2cli.latents import LatentSource
+
+
+def _crop(text: str) -> Crop:
+    if text in ("center", "none"):
+        return text  # type: ignore[return-value]
+    match = re.fullmatch(r"(\d{1,6}),(\d{1,6}),(\d{1,6}),(\d{1,6})", text, re.ASCII)
+    if not match:
+        raise ValueError(f"{brief(text)} is no crop: give center, none or X,Y,W,H in pixels")
+    x, y, width, height = map(int, match.groups())
+    if not width * height:
+        raise ValueError(f"{text} is a box of no size")
+    return x, y, width, height
+
+
+def _colour(text: str) -> str:
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(text)
+    except ValueError:
+        raise ValueError(f"{brief(text)} is no colour: give a name, or #rrggbb") from None
+    return text
+
+
+def _duration(text: str) -> float:
+    match = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?:in)?)?(?:(\d{1,9})s?)?", text, re.ASCII)
+    hours, minutes, seconds = (int(digits or 0) for digits in match.groups()) if match else (0,) * 3
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ValueError(f"{brief(text)} is no time: give 90s, 30m or 1h30m")
+    return total
+
+
+CROP = ParsedType("crop", _crop)
+COLOUR = ParsedType("colour", _colour)
+DURATION = ParsedType("time", _duration)
+BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory and caches allow
+
+
+@click.command()
+@network_options
+@click.argument("photos", nargs=-1, required=True, type=PATH, metavar="PHOTO...")
+@click.option(
+    "--preset",
+    type=click.Choice(tuple(PRESETS)),
+    default="paper",
+    show_default=True,
+    help="NVIDIA's projector to the number; as good in a fifth of its time; better, slowly. "
+    "The options below change single settings of it.",
+)
+@click.option("--space", type=click.Choice(SPACES), help="One w for all layers, or one each. [w]")
+@click.option("--steps", "--num-steps", type=click.IntRange(1, 1_000_000), help="[paper: 1000]")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of noise, for each photo. [303]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="The highest. [paper: 0.1]")
+@click.option(
+    "--w-noise", type=click.FloatRange(0), help="On w at first, in standard deviations. [0.05]"
+)
+@click.option("--noise-weight", type=click.FloatRange(0), help="Of structure in noise maps. [1e5]")
+@click.option(
+    "--noise-maps",
+    type=click.Choice(("on", "off")),
+    help="Optimise noise maps too, or leave the checkpoint's own. [on]",
+)
+@click.option("--wplus-weight", type=click.FloatRange(0), help="Keeps rows of W+ together.")
+@click.option("--pixel-weight", type=click.FloatRange(0), help="Of the mean square of pixels.")
+@click.option("--lpips", type=click.Choice(LPIPS_NETS), help="The perceptual network. [vgg]")
+@click.option("--candidates", type=click.IntRange(0, 10_000), help="Starts that are tried.")
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    help="End a photo after so many steps without gain; 0: never.",
+)
+@click.option(
+    "--mask",
+    type=PATH,
+    metavar="PICTURE",
+    help="As large as the photo: white counts, grey weighs, black is left alone.",
+)
+@click.option(
+    "--crop",
+    type=CROP,
+    default="center",
+    show_default=True,
+    metavar="CROP",
+    help="center: the largest square; none: all, squeezed; or X,Y,W,H in pixels.",
+)
+@click.option(
+    "--background",
+    type=COLOUR,
+    default="white",
+    show_default=True,
+    metavar="COLOUR",
+    help="Behind what is transparent.",
+)
+@click.option("--init", type=LATENTS, metavar="LATENT", help="Start here: one, or one a photo.")
+@class_option
+@click.option("--batch", type=click.IntRange(1, 256), metavar="N", help="Photos at once.")
+@click.option(
+    "--time-limit",
+    type=DURATION,
+    metavar="TIME",
+    help="For all photos: 90s, 30m, 1h30m. The schedule is hastened to end by then.",
+)
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Then tune the network on each photo (pivotal tuning): tuned.safetensors. "
+    "`--tune together`: one network for all.",
+)
+@click.option("--tune-steps", type=click.IntRange(1), help="A photo. [350]")
+@click.option("--save-video", is_flag=True, help="A film of the steps: film.mp4, or .gif.")
+@click.option("--save-npz", is_flag=True, help="NVIDIA's projected_w.npz, too.")
+@click.option("--resume", is_flag=True, help="Go on from where a run was interrupted.")
+@click.option("--overwrite", is_flag=True, help="Replace existing results.")
+@click.option(
+    "-o",
+    "--out",
+    "--outdir",
+    type=PATH,
+    default="out",
+    show_default=True,
+    metavar="DIR",
+    help="Gets a folder a photo.",
+)
+@json_option
+@quiet_option
+def project(
+    network: str,
+    device: str,
+    precision: Precision,
+    photos: tuple[str, ...],
+    preset: str,
+    noise_maps: str | None,
+    mask: str | None,
+    crop: Crop,
+    background: str,
+    init: tuple[LatentSource, ...] | None,
+    class_index: int | None,
+    batch: int | None,
+    time_limit: float | None,
+    tune: bool,
+    tune_steps: int | None,
+    save_video: bool,
+    save_npz: bool,
+    resume: bool,
+    overwrite: bool,
+    out: str,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Find the latents that give the photos: files, folders, patterns, or - for stdin.
+
+    \b
+    sg2 project me.jpg --preset fast
+    sg2 project photos/*.jpg --space w+ --preset best --out found
+    sg2 generate --latents out/me/projected.safetensors --out again
+    """
+    console = Console(as_json, quiet)
+    found = checkpoints.find_network(network)
+    config = found.config
+    if config.img_channels not in (1, 3):
+        raise UsageError(
+            f"this network draws {config.img_channels} channels: photos have 3, or 1 if grey"
+        )
+    check_settings(config, DrawSettings(class_index=class_index), needs_class=True)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if noise_maps:
+        given["noise_maps"] = noise_maps == "on"
+    chosen = replace(PRESETS[preset], **given)
+    if given.get("patience"):  # a plateau is one of scores
+        chosen = replace(chosen, keep_best=True)
+    # "--tune together" reads well, but an option with a value would swallow the next photo.
+    together = tune and "together" in photos and kind(Path("together")) == "nothing"
+    names = [name for name in photos if not (together and name == "together")]
+    if tune_steps and not tune:
+        raise UsageError("--tune-steps is for --tune")
+    tuning = (
+        TuneSettings(seed=chosen.seed, steps=tune_steps or TuneSettings.steps) if tune else None
+    )
+    inits = list(open_latents(init, config)) if init else []
+    album = Album(user_path(out), find_photos(names), overwrite, resume)
+    if len(inits) > 1 and len(inits) != len(album.entries):
+        raise UsageError(f"--init has {len(inits)} latents for {len(album.entries)} photos")
+
+    from sg2cli import devices
+    from sg2cli.cli.projections import Projector
+
+    G = found.load(devices.resolve(device))
+    used = G.set_precision(precision)
+    recipe = {
+        "checkpoint": found.sha256,
+        "precision": used,
+        "preset": preset,
+        "version": __version__,
+    }
+    with album.open():
+        projector = Projector(
+            found,
+            G,
+            album,
+            chosen,
+            console,
+            recipe,
+            class_index,
+            tuning,
+            together,
+            save_npz,
+            save_video,
+        )
+        jobs = projector.jobs(crop, background, user_path(mask) if mask else None, inits)
+        try:
+            projector.run(jobs, batch or BATCHES.get(max(64, config.img_resolution), 1), time_limit)
+        except (KeyboardInterrupt, Terminated):
+            done = sum(bool(entry.figures) for entry in album.entries)
+            console.note(
+                f"stopped: {done} of {len(album.entries)} photos are done; "
+                "the same command with --resume goes on from here"
+            )
+            raise
+    for entry in album.entries:
+        if entry.figures:
+            console.note(report(entry))
+    if failed := album.failed():
+        names = [entry.name for entry in failed]
+        raise Sg2Error(
+            f"{len(failed)} of {len(album.entries)} photos failed: {', '.join(names[:10])}"
+            f"{' and others' if len(names) > 10 else ''}; summary.csv says why"
+        )
+
+
+def report(entry: Entry) -> str:
+    """How near it came, in a line."""
+    figures = entry.figures
+    psnr = "equal pixels" if figures["psnr"] is None else f"PSNR {figures['psnr']:.2f} dB"
+    outside = f"; {figures['outside']}" if figures["outside"] else ""
+    return (
+        f"{entry.name}: LPIPS-VGG {figures['lpips_vgg']:.4f}, LPIPS-Alex "
+        f"{figures['lpips_alex']:.4f}, {psnr}, w {figures['w_distance']:.2f} standard deviations "
+        f"from the mean{outside}"
+    )

@@ -1,0 +1,272 @@
+"""Projecting the photos of an album: batches of them, their films, their tuned networks."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sg2cli import __version__
+from sg2cli.checkpoints.tuned import open_tuned, save_differences
+from sg2cli.cli.albums import Album, Entry
+from sg2cli.cli.console import Console
+from sg2cli.errors import Sg2Error
+from sg2cli.files import make_folder, new_file
+from sg2cli.films import write_film
+from sg2cli.images import encode, read_image, to_images
+from sg2cli.inversion import results, snapshots
+from sg2cli.inversion.losses import LPIPS
+from sg2cli.inversion.project import Projection, Run, spread_of_w
+from sg2cli.inversion.tuning import tune
+from sg2cli.latents import to_ws
+from sg2cli.photos import Crop, Photo, read_photo
+from sg2cli.settings import ProjectSettings, TuneSettings
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from sg2cli.checkpoints import Network
+    from sg2cli.generator import Generator
+    from sg2cli.images import Image
+    from sg2cli.latents import Latent
+
+FRAMES = 120  # of a film, at most
+LONG = 600  # seconds, after which it is worth a word how long it will take
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo that was read, and the recipe of its result."""
+
+    entry: Entry
+    photo: Photo
+    recipe: Mapping[str, Any]
+    init: Latent | None
+
+
+class Projector:
+    """Projects the photos of an album with one network, and writes what it finds."""
+
+    def __init__(
+        self,
+        network: Network,
+        G: Generator,
+        album: Album,
+        settings: ProjectSettings,
+        console: Console,
+        recipe: Mapping[str, Any],
+        class_index: int | None = None,
+        tuning: TuneSettings | None = None,
+        together: bool = False,
+        npz: bool = False,
+        film: bool = False,
+    ) -> None:
+        """`recipe`: what all results have in common beside these."""
+        self.network, self.G, self.album, self.console = network, G, album, console
+        self.settings, self.tuning, self.together, self.npz = settings, tuning, together, npz
+        self.recipe = {**recipe, **asdict(settings), "class": class_index, "tune": None}
+        self.film = ("mp4" if importlib.util.find_spec("av") else "gif") if film else None
+        self.spread = spread_of_w(G, class_index)
+        self.lpips = LPIPS(settings.lpips).to(G.device)
+        self.judge = results.Judge(self.spread, self.lpips)
+
+    def jobs(
+        self, crop: Crop, background: str, mask: Path | None, inits: Sequence[Latent]
+    ) -> Iterator[Job]:
+        """Read the photos, one after the other."""
+        size, channels = self.G.config.img_resolution, self.G.config.img_channels
+        for index, entry in enumerate(self.album.entries):
+            with self._blaming(entry):
+                photo = read_photo(entry.read(), size, channels, crop, background, mask)
+                init = inits[index % len(inits)] if inits else None
+                recipe = {
+                    **self.recipe,
+                    "init": init and dict(init.made_of),
+                    "target": {"file": entry.name, "sha256": photo.sha256},
+                }
+                yield Job(entry, photo, recipe, init)
+
+    def run(self, jobs: Iterator[Job], size: int, seconds: float | None = None) -> None:
+        """Project all, `size` at a time, in so many seconds if there is a limit."""
+        deadline = monotonic() + seconds if seconds else None
+        steps, to_tune = self.settings.steps, []
+        batches = -(-len(self.album.entries) // size)
+        with self.console.progress("Projecting", batches * steps, "step") as bar:
+            for number in range(batches):
+                batch = [job for job in islice(jobs, size) if self._begin(job)]
+                left = (deadline - monotonic()) / (batches - number) if deadline else None
+                if new := [job for job in batch if job.entry.state == "begun"]:
+                    self._project(new, left, bar)
+                bar.update((number + 1) * steps - bar.n)  # they may have ended before
+                if self.together:
+                    to_tune += batch
+                elif self.tuning:
+                    for job in batch:
+                        if job.entry.state != "kept":
+                            self._tune([job], job.entry.folder)
+            if any(job.entry.state != "kept" for job in to_tune):
+                self._tune(to_tune, self.album.out)
+
+    def _begin(self, job: Job) -> bool:
+        """Find out what an earlier run left: the entry is "kept", "projected" or "begun"."""
+        entry = job.entry
+        with self._blaming(entry):
+            self.album.begin(entry)
+            recipes = [job.recipe]
+            if self.tuning:
+                recipes.append(self._tuned(job))
+            found = results.read_result(entry.folder, recipes, self.G)
+            if found:
+                which, projection, figures = found
+                entry.state = "kept" if which == len(recipes) - 1 else "projected"
+                entry.figures = results.told(projection, figures)
+            else:
+                entry.state = "begun"
+        return entry.state != "failed"
+
+    def _tuned(self, job: Job) -> dict[str, Any]:
+        assert self.tuning
+        return {**job.recipe, "tune": {**asdict(self.tuning), "together": self.together}}
+
+    def _project(self, jobs: Sequence[Job], seconds: float | None, bar: tqdm[Any]) -> None:
+        """Project some photos as a batch."""
+        settings, G = self.settings, self.G
+        inits = [
+            (to_ws(G, [job.init], class_index=self.recipe["class"])[0], job.init.noise)
+            for job in jobs
+            if job.init
+        ]
+        photos = [job.photo for job in jobs]
+        run = Run(G, photos, settings, self.spread, self.lpips, inits)
+        snapshot = jobs[0].entry.folder / "snapshot.safetensors"
+        recipe = {"recipes": [job.recipe for job in jobs]}
+        if snapshots.load_state(snapshot, run, recipe):
+            self.console.note(f"going on from step {run.state.step}")
+        before, start, first = bar.n, monotonic(), run.state.step
+
+        def on_step(run: Run) -> None:
+            step = run.state.step
+            lpips = [run.history[member][-1].lpips for member in run.state.members]
+            bar.set_postfix(lpips=f"{sum(lpips) / len(lpips):.3f}", refresh=False)
+            bar.update(before + step - bar.n)
+            took = monotonic() - start
+            if step - first == 5 and took / 5 * (settings.steps - step) > LONG and not seconds:
+                minutes = took / 5 * (settings.steps - step) / 60
+                self.console.note(
+                    f"about {minutes:.0f} minutes for this batch of {len(jobs)}: "
+                    "--preset fast and --time-limit shorten that, --resume goes on after a stop"
+                )
+            if self.film and (step - 1) % max(1, settings.steps // FRAMES) == 0:
+                self._take_frames(run, jobs)
+
+        for projection in snapshots.project(run, snapshot, recipe, on_step, seconds):
+            job = jobs[projection.member]
+            with self._blaming(job.entry):
+                self._finish(job, projection)
+
+    def _finish(self, job: Job, projection: Projection) -> None:
+        """Write what was found; if the network is to be tuned on it, that comes after."""
+        entry = job.entry
+        image, figures, made_by = self._judge(self.G, job, projection, job.recipe)
+        paths = results.write_history(entry.folder, projection, figures)
+        if self.film:
+            paths.append(self._write_film(job))
+        for path in [] if self.tuning else paths:
+            self.console.wrote(path, made_by)
+        for path in results.write_result(
+            entry.folder, projection, job.photo, image, made_by, figures, self.npz
+        ):
+            if not self.tuning:
+                self.console.wrote(path, made_by)
+        if projection.ended == "not finite":
+            self.console.note(
+                f"{entry.name}: the loss is not finite any more: the best so far is kept"
+            )
+
+    def _judge(
+        self, G: Generator, job: Job, projection: Projection, recipe: Mapping[str, Any]
+    ) -> tuple[Image, results.Figures, dict[str, Any]]:
+        """Draw a projection, and measure it for the report and the metadata."""
+        image = results.redraw(G, projection)
+        figures = self.judge.measure(image, job.photo, projection.ws)
+        job.entry.state = projection.ended
+        job.entry.figures = results.told(projection, figures)
+        return image, figures, {**recipe, **job.entry.figures}
+
+    def _tune(self, jobs: Sequence[Job], folder: Path) -> None:
+        """Tune the network on photos that are projected; draw and describe them anew."""
+        assert self.tuning
+        found = []
+        for job in jobs:
+            result = results.read_result(job.entry.folder, [job.recipe, self._tuned(job)], self.G)
+            assert result
+            found.append((job, result[1]))
+        with self.console.progress("Tuning", self.tuning.steps * len(jobs), "step") as bar:
+
+            def on_step(lpips: float) -> None:
+                bar.set_postfix(lpips=f"{lpips:.3f}", refresh=False)
+                bar.update()
+
+            pairs = [(projection, job.photo) for job, projection in found]
+            differences = tune(self.G, pairs, self.tuning, self.spread, self.lpips, on_step)
+        made_by = {
+            "checkpoint": self.network.sha256,
+            "targets": [job.recipe["target"] for job in jobs],
+            "tune": self._tuned(jobs[0])["tune"],
+            "version": __version__,
+        }
+        path = folder / "tuned.safetensors"
+        save_differences(path, differences, made_by, overwrite=True)
+        self.console.wrote(path, made_by)
+        tuned = copy.deepcopy(self.G)
+        opened = open_tuned(path, self.network)
+        opened.apply(tuned)
+        for job, projection in found:
+            recipe = {**self._tuned(job), "tuned": opened.sha256}
+            image, figures, told = self._judge(tuned, job, projection, recipe)
+            for written in results.write_result(
+                job.entry.folder, projection, job.photo, image, told, figures, self.npz
+            ):
+                self.console.wrote(written, told)
+
+    def _take_frames(self, run: Run, jobs: Sequence[Job]) -> None:
+        """Draw where the run stands."""
+        with torch.inference_mode():
+            images = to_images(run.draw(run.state.params))
+        for member, image in zip(run.state.members, images, strict=True):
+            folder = jobs[member].entry.folder / "frames"
+            make_folder(folder)
+            with new_file(folder / f"{run.state.step:07d}.png", overwrite=True) as file:
+                file.write(encode(image, "png", {}))
+
+    def _write_film(self, job: Job) -> Path:
+        """Target beside result over the steps; the single frames go."""
+        folder, target = job.entry.folder / "frames", job.photo.pixels
+        frames = sorted(folder.glob("*.png"))
+        path = job.entry.folder / f"film.{self.film}"
+        pairs = (np.hstack([target, read_image(frame, target.shape)]) for frame in frames)
+        with new_file(path, overwrite=True) as file:
+            write_film(file, path.suffix, pairs, len(frames), fps=30)
+        shutil.rmtree(folder)
+        return path
+
+    @contextmanager
+    def _blaming(self, entry: Entry) -> Iterator[None]:
+        """One photo's error costs the others nothing; of a single one it ends the run."""
+        try:
+            yield
+        except Sg2Error as error:
+            entry.state, entry.says = "failed", str(error)
+            if len(self.album.entries) == 1:
+                raise
+            self.console.note(str(error))

@@ -1,0 +1,1 @@
+"""GAN inversion: the latent of a real picture."""

@@ -1,0 +1,158 @@
+"""What an inversion minimises: the perceptual distance LPIPS, and the structure in noise maps.
+
+All are sums over what belongs to one picture of the batch, never over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sg2cli.checkpoints import weights_folder
+from sg2cli.errors import Sg2Error
+from sg2cli.settings import LpipsNet
+
+Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w], unit vectors over C
+
+
+class Stage(NamedTuple):
+    """Convolutions, by their index in torchvision's `features`, behind a pooling of this size."""
+
+    pool: int  # window, in steps of 2; 0: none
+    convs: tuple[int, ...]
+
+
+# The backbones of LPIPS v0.1 (Zhang et al. 2018, arXiv:1801.03924): VGG16 and AlexNet, of which
+# the last activation of each stage is compared.
+STAGES: dict[LpipsNet, tuple[Stage, ...]] = {
+    "vgg": (
+        Stage(0, (0, 2)),
+        Stage(2, (5, 7)),
+        Stage(2, (10, 12, 14)),
+        Stage(2, (17, 19, 21)),
+        Stage(2, (24, 26, 28)),
+    ),
+    "alex": (
+        Stage(0, (0,)),
+        Stage(3, (3,)),
+        Stage(3, (6,)),
+        Stage(0, (8,)),
+        Stage(0, (10,)),
+    ),
+}
+SMALLEST: dict[LpipsNet, int] = {"vgg": 16, "alex": 64}  # pictures that all stages can see
+LARGEST = 256  # to which larger pictures are reduced, as NVIDIA's projector does
+# ImageNet's mean and standard deviation, for pictures in -1..1.
+MEAN = (-0.030, -0.088, -0.188)
+STD = (0.458, 0.448, 0.450)
+
+
+class LPIPS(nn.Module):
+    """The learned distance of pictures [N,1|3,H,W] of -1..1 (Zhang et al. 2018, eq. 1).
+
+    0 is the same picture, 0.1 a good copy, 0.7 an unrelated one. The weights take no gradient.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: LpipsNet) -> None:
+        """Sg2Error when the weights, which come with sg2, are not there."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        super().__init__()
+        self.net = net
+        path = weights_folder() / f"lpips-{net}.safetensors"
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise Sg2Error(f"cannot read {path} ({error}): install sg2 again") from error
+        for name, tensor in tensors.items():
+            self.register_buffer(name.replace(".", "_"), tensor.float())
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+
+    def features(self, pictures: Tensor) -> Features:
+        """What is compared of pictures [N,1|3,H,W]; one channel counts as grey."""
+        x = (_fit(pictures, self.net) - self.mean) / self.std
+        found = []
+        for stage in STAGES[self.net]:
+            if stage.pool:
+                x = F.max_pool2d(x, stage.pool, 2)
+            for index in stage.convs:
+                x = F.relu(self._conv(x, index), inplace=True)
+            found.append(_unit(x))
+        return tuple(found)
+
+    def _conv(self, x: Tensor, index: int) -> Tensor:
+        weight, bias = (self.get_buffer(f"features_{index}_{kind}") for kind in ("weight", "bias"))
+        size = weight.shape[-1]
+        if size == 11:  # the first of AlexNet
+            return F.conv2d(x, weight, bias, stride=4, padding=2)
+        return F.conv2d(x, weight, bias, padding=size // 2)
+
+    def distance(self, found: Features, target: Features) -> Tensor:
+        """Of two pictures' features, [N] each, or [1] for all: -> [N]."""
+        total = torch.zeros((), dtype=found[0].dtype, device=found[0].device)
+        for k, (a, b) in enumerate(zip(found, target, strict=True)):
+            weight = self.get_buffer(f"lin_{k}_weight")  # [1,C,1,1]
+            total = total + ((a - b).square() * weight).sum(dim=1).mean(dim=(1, 2))
+        return total
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Pictures [N,1|3,H,W] -> [N]."""
+        return self.distance(self.features(a), self.features(b))
+
+
+def _fit(pictures: Tensor, net: LpipsNet) -> Tensor:
+    """Three channels, and a size that the network sees well: [N,1|3,H,W] -> [N,3,h,w]."""
+    size = pictures.shape[-1]
+    if size > LARGEST:
+        pictures = F.interpolate(pictures, size=(LARGEST, LARGEST), mode="area")
+    elif size < SMALLEST[net]:
+        pictures = F.interpolate(pictures, size=(SMALLEST[net],) * 2, mode="nearest")
+    return pictures.expand(-1, 3, -1, -1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Unit vectors over the channels. Of zeros: zeros, with a finite gradient."""
+    length = (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt()
+    return x / (length + 1e-10)
+
+
+def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:
+    """How far noise maps [N,1,H,W] are from white: -> [N] (StyleGAN2 appendix D, eq. of L_ij).
+
+    The squared correlation of neighbours, at the map's size and at each half of it down to 8.
+    """
+    total: Tensor | int = 0
+    for x in noise_maps:
+        while True:
+            for dim in (3, 2):
+                total = total + (x * x.roll(1, dims=dim)).mean(dim=(1, 2, 3)).square()
+            if x.shape[-1] <= 8:
+                break
+            x = F.avg_pool2d(x, 2)
+    assert isinstance(total, Tensor)
+    return total
+
+
+def whiten(noise_map: Tensor) -> Tensor:
+    """Mean 0 and mean square 1 for each map of [N,1,H,W]."""
+    x = noise_map - noise_map.mean(dim=(1, 2, 3), keepdim=True)
+    return x * x.square().mean(dim=(1, 2, 3), keepdim=True).rsqrt()
+
+
+def row_spread(ws: Tensor, w_std: float) -> Tensor:
+    """How far the rows of ws [N,num_ws,w_dim] are from their mean, in units of W: -> [N]."""
+    return ((ws - ws.mean(dim=1, keepdim=True)) / w_std).square().sum(dim=2).mean(dim=1)
+
+
+def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
+    """The mean square difference of pictures [N,C,H,W] of -1..1: -> [N]."""
+    return (a - b).square().mean(dim=(1, 2, 3))

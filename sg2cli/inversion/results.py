@@ -1,0 +1,229 @@
+"""What a projection leaves in its folder, and how near it came."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sg2cli.errors import Sg2Error
+from sg2cli.files import kind, new_file
+from sg2cli.images import Sheet, column_header, encode, same_recipe
+from sg2cli.inversion.losses import LPIPS
+from sg2cli.inversion.project import Projection, Record, Spread
+from sg2cli.latent_files import Stream, inspect, save_latents
+from sg2cli.latents import LatentFile, open_latents
+from sg2cli.sampling import Point, render
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sg2cli.generator import Generator
+    from sg2cli.images import Image
+    from sg2cli.photos import Photo
+
+LATENT = "projected.safetensors"
+COMPARED = 256  # pixels a side, at least, of the pictures that are compared
+# Beyond these a photo is called unlike what the network draws. Its own samples, found again, stay
+# below 0.05 and 1.6; photos of the kind that it was trained on, in W, around 0.15 and 1.3.
+FAR_LPIPS, FAR_W = 0.35, 2.5
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How near a picture is to its target, as 8-bit pictures; inside a mask."""
+
+    lpips_vgg: float
+    lpips_alex: float
+    psnr: float  # dB
+    w_distance: float  # of ws from the mean of w, in standard deviations of w
+
+    @property
+    def outside(self) -> str | None:
+        """A plain word, if the photo is not what the network can draw."""
+        if self.lpips_vgg > FAR_LPIPS:
+            return "the network draws nothing like it"
+        if self.w_distance > FAR_W:
+            return "found far from what the network was trained on: edits of it may fail"
+        return None
+
+
+class Judge:
+    """Measures pictures by both networks of LPIPS."""
+
+    def __init__(self, spread: Spread, known: LPIPS) -> None:
+        """`known`: the one that is in memory already."""
+        self.spread = spread
+        others = (LPIPS(net) for net in ("vgg", "alex") if net != known.net)
+        self.nets = {lpips.net: lpips.to(known.mean.device) for lpips in (known, *others)}
+
+    def measure(self, image: Image, photo: Photo, ws: Tensor) -> Figures:
+        """A picture [H,W,C] against its photo; ws [num_ws,w_dim]."""
+        a, b = (_as_tensor(pixels).to(ws.device) for pixels in (image, photo.pixels))
+        weight = torch.ones_like(a[:, :1])
+        if photo.mask is not None:
+            weight = torch.from_numpy(photo.mask).to(a)[None, None]
+            a = b.lerp(a, weight)
+        with torch.inference_mode():
+            vgg, alex = (self.nets[net](a, b).item() for net in ("vgg", "alex"))
+            error = ((a - b).square() * weight).sum().item() / (weight.sum().item() * a.shape[1])
+            distance = self.spread.distance(ws[None]).item()
+        psnr = 10 * math.log10(4 / error) if error else math.inf
+        return Figures(vgg, alex, psnr, distance)
+
+
+def _as_tensor(image: Image) -> Tensor:
+    """[H,W,C] uint8 -> [1,C,H,W] of -1..1."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def redraw(G: Generator, projection: Projection) -> Image:
+    """The picture [H,W,C], exactly as `sg2 generate` draws it from the files."""
+    noise = {name: noise_map.cpu().numpy() for name, noise_map in projection.noise.items()}
+    (image,) = render(G, [Point(projection.ws, noise=noise)], "const", 1)
+    return image
+
+
+def write_history(folder: Path, projection: Projection, figures: Figures) -> list[Path]:
+    """How it went, as a table and, if matplotlib is installed, as a curve."""
+    written = [_put(folder / "history.csv", _table(projection.history))]
+    if curve := _curve(projection.history, figures):
+        written.append(_put(folder / "loss.png", curve))
+    return written
+
+
+def write_result(
+    folder: Path,
+    projection: Projection,
+    photo: Photo,
+    image: Image,
+    made_by: Mapping[str, Any],
+    figures: Figures,
+    npz: bool = False,
+) -> Iterator[Path]:
+    """Write the files of a photo, each given as soon as it is complete.
+
+    The latent comes last: where it is, all is.
+    """
+    yield _put(folder / "target.png", encode(photo.pixels, "png", made_by))
+    yield _put(folder / "projected.png", encode(image, "png", made_by))
+    yield _put(folder / "compare.png", _compare(photo.pixels, image, figures, made_by))
+    ws = Stream((1, *projection.ws.shape), [projection.ws.cpu().numpy()])
+    if npz:
+        save_latents(folder / "projected_w.npz", {"ws": ws}, made_by, overwrite=True)
+        yield folder / "projected_w.npz"
+    noise = {
+        name: Stream((1, *noise_map.shape), [noise_map.cpu().numpy()])
+        for name, noise_map in projection.noise.items()
+    }
+    save_latents(folder / LATENT, {"ws": ws, **noise}, made_by, overwrite=True)
+    yield folder / LATENT
+
+
+def read_result(
+    folder: Path, recipes: Sequence[Mapping[str, Any]], G: Generator
+) -> tuple[int, Projection, Figures] | None:
+    """What `write_result` wrote, less its history, and by which recipe; None if nothing is there.
+
+    Sg2Error when it was made by none of them.
+    """
+    path = folder / LATENT
+    if kind(path) == "nothing":
+        return None
+    made_by = inspect(path)[1]
+    which = next((i for i, recipe in enumerate(recipes) if _agrees(made_by, recipe)), None)
+    if which is None:
+        raise Sg2Error(
+            f"{path} was made with other settings, or of another picture: "
+            "--overwrite replaces it, another --out spares it"
+        )
+    (latent,) = open_latents([LatentFile(path)], G.config)
+    values = {field.name: made_by.get(field.name) for field in fields(Figures)}
+    values["psnr"] = math.inf if values["psnr"] is None else values["psnr"]
+    if latent.values is None or not all(isinstance(value, float) for value in values.values()):
+        raise Sg2Error(f"{path} does not say how near it came: --overwrite makes it anew")
+    noise = {name: G.mapping.w_avg.new_tensor(array) for name, array in latent.noise.items()}
+    ws = G.mapping.w_avg.new_tensor(latent.values).expand(G.config.num_ws, -1)
+    projection = Projection(0, ws, noise, made_by["steps_done"], made_by["ended"], [])
+    return which, projection, Figures(**values)  # type: ignore[arg-type]  # all are floats
+
+
+def _agrees(made_by: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
+    return same_recipe({key: made_by.get(key) for key in recipe}, recipe)
+
+
+def _put(path: Path, content: bytes) -> Path:
+    with new_file(path, overwrite=True) as file:
+        file.write(content)
+    return path
+
+
+def told(projection: Projection, figures: Figures) -> dict[str, Any]:
+    """For the metadata: how it ended and how near it came."""
+    shown = {name: round(value, 6) for name, value in asdict(figures).items()}
+    if not math.isfinite(figures.psnr):
+        shown["psnr"] = None  # equal pixels; JSON has no infinity
+    return {
+        "steps_done": projection.steps,
+        "ended": projection.ended,
+        **shown,
+        "outside": figures.outside,
+    }
+
+
+def _table(rows: Sequence[Record]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(Record))
+    writer.writerows(astuple(row) for row in rows)
+    return text.getvalue().encode()
+
+
+def _compare(target: Image, image: Image, figures: Figures, made_by: Mapping[str, Any]) -> bytes:
+    """Target, result and their difference side by side, under the figures."""
+    times = -(-COMPARED // len(target))
+    difference = np.abs(target.astype(int) - image).astype(np.uint8)
+    cells = [a.repeat(times, axis=0).repeat(times, axis=1) for a in (target, image, difference)]
+    labels = [
+        "target",
+        f"LPIPS {figures.lpips_vgg:.3f} (Alex {figures.lpips_alex:.3f})",
+        f"difference: PSNR {figures.psnr:.1f} dB",
+    ]
+    shape = cells[0].shape
+    file = io.BytesIO()
+    sheet = Sheet(file, "png", 3, 1, shape, made_by, column_header(labels, shape))
+    for cell in cells:
+        sheet.append(cell)
+    sheet.finish()
+    return file.getvalue()
+
+
+def _curve(history: Sequence[Record], figures: Figures) -> bytes | None:
+    """LPIPS, learning rate and noise penalty over the steps, if matplotlib is installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    steps = [record.step for record in history]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes[0].plot(steps, [record.lpips for record in history], label="LPIPS of the step", lw=1)
+    axes[0].axhline(figures.lpips_vgg, color="C2", ls="--", lw=1, label="LPIPS-VGG of the result")
+    axes[0].set_ylabel("LPIPS")
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend()
+    axes[1].plot(steps, [record.lr for record in history], color="C1", lw=1)
+    axes[1].set_ylabel("learning rate")
+    axes[1].set_xlabel("step")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()

@@ -1,0 +1,119 @@
+"""States of a run in files, from which it goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sg2cli.errors import Sg2Error, reason
+from sg2cli.files import kind, new_file
+from sg2cli.inversion.project import Projection, Record, Run, State
+
+EVERY = 30.0  # seconds
+
+
+def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
+    """Write the state of a run, and for which recipe it holds."""
+    state = run.state
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in state.tensors().items()}
+    for member in state.members:
+        rows = [astuple(record) for record in run.history[member][: state.step]]
+        tensors[f"history.{member}"] = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
+    fields = {"step": state.step, "members": state.members, "recipe": recipe}
+    with new_file(path, overwrite=True) as file:
+        file.write(save(tensors, {"sg2": json.dumps(fields)}))
+
+
+def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
+    """Bring a run to the state in the file, if there is one, and if it is of this recipe.
+
+    Sg2Error when the file is damaged.
+    """
+    if kind(path) == "nothing":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
+            if fields["recipe"] != json.loads(json.dumps(recipe)):
+                return False
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state, history = _checked(run, fields["step"], fields["members"], tensors)
+    except OSError as error:
+        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise Sg2Error(f"{path} is damaged ({error}): remove it, to begin anew") from error
+    run.history = history
+    run.restore(state)
+    return True
+
+
+def _checked(
+    run: Run, step: Any, members: Any, tensors: Mapping[str, Tensor]
+) -> tuple[State, list[list[Record]]]:
+    """The state and the history in the file; ValueError if they are not those of such a run."""
+    count = len(run.history)
+    if not (isinstance(step, int) and 0 <= step <= run.settings.steps):
+        raise ValueError("its step is none of this run's")
+    if sorted(set(members)) != list(members) or not set(members) <= set(range(count)):
+        raise ValueError("its members are none of this run's")
+    fresh = run.state.only(list(members))
+    own = {}
+    for name, expected in fresh.tensors().items():
+        tensor = tensors[name]
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            raise ValueError(f"its {name} is {list(tensor.shape)}, not {list(expected.shape)}")
+        own[name] = tensor.to(expected.device)
+    history: list[list[Record]] = [[] for _ in range(count)]
+    for member in members:
+        rows = tensors[f"history.{member}"]
+        if rows.shape != (step, 5):
+            raise ValueError(f"its history of {member} has not {step} lines")
+        history[member] = [Record(int(row[0]), *row[1:]) for row in rows.tolist()]
+    return replace(fresh.with_tensors(own), step=step), history
+
+
+def project(
+    run: Run,
+    snapshot: Path,
+    recipe: Mapping[str, Any],
+    on_step: Callable[[Run], object] = lambda run: None,
+    seconds: float | None = None,
+) -> Iterator[Projection]:
+    """Take a run to its end; gives projections as they end, within `seconds`, if there is a limit.
+
+    The state is saved every half minute, when it is interrupted, and before a projection is given:
+    whoever is stopped while writing one gets it again. The file goes when all is done.
+    """
+    start = saved = monotonic()
+
+    def part() -> float:
+        return (monotonic() - start) / seconds if seconds else 0
+
+    try:
+        while run.state.members:
+            found, others = run.ended(part())
+            if found:
+                save_state(snapshot, run, recipe)
+                run.restore(others)
+                yield from found
+                continue
+            run.step(part())
+            on_step(run)
+            if monotonic() - saved > EVERY:
+                save_state(snapshot, run, recipe)
+                saved = monotonic()
+    except GeneratorExit:  # whoever takes the projections was stopped: see above
+        raise
+    except BaseException:
+        save_state(snapshot, run, recipe)  # a step that is not done has changed nothing
+        raise
+    snapshot.unlink(missing_ok=True)

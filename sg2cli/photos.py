@@ -1,0 +1,201 @@
+"""Users' own pictures, of any kind that Pillow reads, as pixels that a network can be held to.
+
+Files are read as if an enemy had made them: the size is checked before a pixel is unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.images import BAD_PICTURES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sg2cli.images import Image
+
+Box = tuple[int, int, int, int]  # x, y, width, height
+Crop = Literal["center", "none"] | Box
+
+PHOTO_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".jp2")
+)
+MAX_PIXELS = 1 << 28  # a picture of 16384 x 16384; three bytes each are held
+MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture as a network of its size is held to it."""
+
+    pixels: Image  # [H,W,C] uint8
+    mask: np.ndarray[Any, np.dtype[np.float32]] | None = None  # [H,W]: 0 does not count, 1 does
+
+    @property
+    def sha256(self) -> str:
+        """Of the pixels and the mask."""
+        digest = hashlib.sha256(self.pixels.tobytes())
+        if self.mask is not None:
+            digest.update(self.mask.tobytes())
+        return digest.hexdigest()
+
+
+def read_photo(
+    source: Path | bytes,
+    size: int,
+    channels: int,
+    crop: Crop = "center",
+    background: str = "white",
+    mask: Path | None = None,
+) -> Photo:
+    """A picture file, or its bytes, cropped and reduced (Lanczos) to [size,size,channels].
+
+    What is transparent shows the background; an ICC profile is applied, EXIF rotation is undone.
+    Crop 'center' takes the largest square in the middle, 'none' all, which is squeezed into a
+    square. The mask is a picture of the same size, of which white counts and grey weighs.
+    Sg2Error says what is wrong with the file.
+    """
+    import numpy as np
+    import PIL.Image
+
+    name = str(source) if isinstance(source, Path) else "stdin"
+    with _opened(source, name) as picture:
+        upright = picture.size
+        box = _box(upright, crop, name, min(MIN_SIDE, size))
+        shown = _flatten(picture, "L" if channels == 1 else "RGB", background).crop(box)
+        shown = shown.resize((size, size), PIL.Image.Resampling.LANCZOS)
+    pixels = np.array(shown).reshape(size, size, channels)
+    if mask is None:
+        return Photo(pixels)
+    with _opened(mask, str(mask)) as picture:
+        if picture.size != upright:
+            raise UsageError(
+                f"the mask {mask} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
+                "they have to lie on one another"
+            )
+        weight = _flatten(picture, "L", "black").crop(box)
+        weight = weight.resize((size, size), PIL.Image.Resampling.BOX)
+    weights = np.array(weight, np.float32) / np.float32(255)
+    if not weights.any():
+        raise UsageError(f"the mask {mask} is black where {name} is cropped: nothing counts")
+    return Photo(pixels, weights)
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
+    """A picture through Pillow, upright; every error that comes out of the block names it."""
+    import PIL.Image
+    from PIL import ImageOps
+
+    try:
+        if isinstance(source, Path) and not source.stat().st_size or source == b"":
+            raise Sg2Error(f"{name} is empty")
+        limit = PIL.Image.MAX_IMAGE_PIXELS
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            PIL.Image.MAX_IMAGE_PIXELS = None  # we have a limit of our own, below
+            try:
+                with PIL.Image.open(
+                    io.BytesIO(source) if isinstance(source, bytes) else source
+                ) as picture:
+                    width, height = picture.size
+                    if width * height > MAX_PIXELS:
+                        raise Sg2Error(
+                            f"{name} unpacks to {_by(picture.size)} pixels, more than "
+                            f"{MAX_PIXELS >> 20} million: reduce it first"
+                        )
+                    # MPO: photos of phones, whose further pictures are previews and depth.
+                    frames = getattr(picture, "n_frames", 1)
+                    if frames > 1 and picture.format != "MPO":
+                        raise Sg2Error(f"{name} holds {frames} pictures: save one of them alone")
+                    yield ImageOps.exif_transpose(picture)
+            finally:
+                PIL.Image.MAX_IMAGE_PIXELS = limit
+    except PIL.UnidentifiedImageError as error:
+        raise Sg2Error(
+            f"{name} is no picture that can be read: give a PNG, JPEG, WebP..."
+        ) from error
+    except OSError as error:
+        raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
+    except (*BAD_PICTURES, MemoryError) as error:
+        raise Sg2Error(f"{name} is a damaged picture ({error})") from error
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _box(size: tuple[int, int], crop: Crop, name: str, smallest: int) -> Box:
+    """Left, top, right, bottom of what is shown."""
+    width, height = size
+    if crop == "center":
+        side = min(size)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, (width + side) // 2, (height + side) // 2)
+    elif crop == "none":
+        box = (0, 0, width, height)
+    else:
+        left, top, right, bottom = crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]
+        if right > width or bottom > height:
+            raise UsageError(
+                f"--crop {','.join(map(str, crop))} reaches beyond {name}, {_by(size)} pixels"
+            )
+        box = (left, top, right, bottom)
+    if min(box[2] - box[0], box[3] - box[1]) < smallest:
+        shown = _by((box[2] - box[0], box[3] - box[1]))
+        raise Sg2Error(f"{name} shows {shown} pixels: too few, {smallest} x {smallest} are needed")
+    return box
+
+
+def _flatten(picture: Any, mode: str, background: str) -> Any:
+    """In 8 bits a channel, sRGB, opaque: 'RGB', or 'L' of it."""
+    import PIL.Image
+
+    picture = _in_srgb(_in_8_bits(picture))
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        picture = PIL.Image.new("RGBA", seen.size, background)
+        picture.alpha_composite(seen)
+    return picture if picture.mode == mode else picture.convert("RGB").convert(mode)
+
+
+def _in_8_bits(picture: Any) -> Any:
+    """Pictures of 16 and 32 bits a pixel, which Pillow would cut off at 255."""
+    import numpy as np
+    import PIL.Image
+
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    highest = 1.0 if picture.mode == "F" else 65535.0
+    if not np.isfinite(values).all():
+        raise ValueError("it holds NaN or infinity")
+    if values.min() < 0 or values.max() > highest:
+        raise ValueError(f"its values are not of 0 to {highest:g}")
+    return PIL.Image.fromarray((values * (255 / highest) + 0.5).astype(np.uint8))
+
+
+def _in_srgb(picture: Any) -> Any:
+    """Colours as the embedded profile means them; one that cannot be used is left alone."""
+    from PIL import ImageCms
+
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "RGBA", "L", "CMYK"):
+        return picture
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+        shown = ImageCms.profileToProfile(
+            picture, own, ImageCms.createProfile("sRGB"), outputMode=mode
+        )
+    except (OSError, ImageCms.PyCMSError):
+        return picture  # as viewers do with a profile that they cannot read
+    return picture if shown is None else shown
