@@ -1,0 +1,82 @@
+"""The frozen 3x3 convolution against torch's own in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import relative
+
+from sg2cli.ops import conv2d
+from sg2cli.ops.conv2d import conv3x3
+
+# N, I, O, H, W: few pixels; few channels; one picture; a batch of small ones, and of large ones.
+SHAPES = [
+    (1, 40, 33, 7, 5),
+    (2, 3, 64, 48, 50),
+    (1, 35, 64, 61, 47),
+    (5, 33, 40, 23, 27),
+    (2, 32, 48, 66, 70),
+    (3, 64, 3, 40, 40),
+]
+
+
+@pytest.fixture(params=[True, False], ids=["nnpack", "plain"])
+def nnpack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if not request.param:
+        monkeypatch.setattr(conv2d, "has_nnpack", lambda: False)
+    elif not conv2d.has_nnpack():
+        pytest.skip("this torch has no NNPACK")
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_values_and_gradient(nnpack: bool, randn: Any, shape: Any, with_bias: bool) -> None:
+    n, i, o, h, w = shape
+    x, weight, weigh = randn(n, i, h, w), randn(o, i, 3, 3), randn(n, o, h, w)
+    bias = randn(o) if with_bias else None
+    expected_x = x.clone().requires_grad_()
+    expected = F.conv2d(expected_x, weight, bias, padding=1)
+    (expected * weigh).sum().backward()
+    found_x = x.float().requires_grad_()
+    found = conv3x3(found_x, weight.float(), None if bias is None else bias.float())
+    (found * weigh.float()).sum().backward()
+    assert found_x.grad is not None
+    assert relative(found.detach(), expected.detach()) < 2e-5
+    assert relative(found_x.grad, expected_x.grad) < 2e-5
+    with torch.inference_mode():
+        drawn = conv3x3(x.float(), weight.float(), None if bias is None else bias.float())
+    assert torch.equal(drawn, found)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_any_layout(randn: Any, layout: torch.memory_format) -> None:
+    x, weight = randn(2, 32, 72, 65).float(), randn(32, 32, 3, 3).float()
+    expected = F.conv2d(x, weight, padding=1)
+    found = conv3x3(x.to(memory_format=layout), weight.to(memory_format=layout))
+    assert relative(found, expected) < 2e-5
+
+
+@pytest.mark.parametrize("learns", ["weight", "bias"])
+def test_weights_that_learn_get_their_gradient(randn: Any, learns: str) -> None:
+    x, weight, bias = randn(1, 32, 48, 48), randn(32, 32, 3, 3), randn(32)
+    leaf = (weight if learns == "weight" else bias).requires_grad_()
+    (expected,) = torch.autograd.grad(F.conv2d(x, weight, bias, padding=1).square().sum(), leaf)
+    parts = [x.float(), weight.detach().float(), bias.detach().float()]
+    single = parts[1 if learns == "weight" else 2].requires_grad_()
+    (found,) = torch.autograd.grad(conv3x3(*parts).square().sum(), single)
+    assert relative(found, expected) < 1e-5
+
+
+def test_float64_is_torchs_own(randn: Any) -> None:
+    x, weight = randn(1, 32, 48, 48), randn(32, 32, 3, 3)
+    assert torch.equal(conv3x3(x, weight), F.conv2d(x, weight, padding=1))
+
+
+def test_it_is_deterministic(randn: Any) -> None:
+    x, weight = randn(3, 32, 40, 40).float(), randn(64, 32, 3, 3).float()
+    results = [conv3x3(x, weight) for _ in range(5)]
+    assert all(torch.equal(results[0], again) for again in results)
