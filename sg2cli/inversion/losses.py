@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sg2cli.checkpoints import weights_folder
 from sg2cli.errors import Sg2Error
+from sg2cli.ops.conv2d import conv3x3
 from sg2cli.settings import LpipsNet
 
 Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w], unit vectors over C
@@ -94,7 +95,7 @@ class LPIPS(nn.Module):
         size = weight.shape[-1]
         if size == 11:  # the first of AlexNet
             return F.conv2d(x, weight, bias, stride=4, padding=2)
-        return F.conv2d(x, weight, bias, padding=size // 2)
+        return conv3x3(x, weight, bias) if size == 3 else F.conv2d(x, weight, bias, padding=2)
 
     def distance(self, found: Features, target: Features) -> Tensor:
         """Of two pictures' features, [N] each, or [1] for all: -> [N]."""
