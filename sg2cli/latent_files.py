@@ -98,7 +98,10 @@ def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], 
         _check_dtype(name, tensor.get_dtype())
     metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"))
     arrays = {name: StoredArray(tuple(s.get_shape()), s.__getitem__) for name, s in slices.items()}
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("checkpoint", ""), str):
+    odd = not isinstance(metadata, dict) or any(
+        not isinstance(metadata.get(key, ""), str) for key in ("checkpoint", "tuned")
+    )
+    if odd:
         raise ValueError("its sg2 metadata is not what sg2 writes")
     return arrays, metadata
 

@@ -153,6 +153,7 @@ class _Rows:
     noise: Mapping[str, Array]  # each [H,W] or [N,H,W]
     sha256: str
     checkpoint: str | None  # hash of the network it was made with, if it says so
+    tuned: str | None  # and of the file of differences that it was drawn with
 
     def latent(self, row: int, name: str) -> Latent:
         import numpy as np
@@ -186,10 +187,15 @@ class LatentList:
             for p in self.parts
         )
 
-    def warnings(self, checkpoint: str) -> list[str]:
-        """Files that say they were made with another network than the one of this hash."""
+    def warnings(self, checkpoint: str, tuned: str | None = None) -> list[str]:
+        """Files that say they were made with another network than the one of these hashes."""
         rows = [part for part in self.parts if isinstance(part, _Rows)]
-        return [
+        untuned = [
+            f"a network was tuned for {part.stem}: --tuned draws with it"
+            for part in rows
+            if part.tuned not in (None, tuned)
+        ]
+        return untuned + [
             f"{part.stem} was made with another network, {part.checkpoint[:12]}: it looks different"
             for part in rows
             if part.checkpoint and part.checkpoint != checkpoint
@@ -305,8 +311,8 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
         if k.endswith("noise_const")
     }
     stem = "stdin" if stdin else source.path.stem
-    made_with = metadata.get("checkpoint")
-    return _Rows(stem, space, array, range(first, last + 1), noise, digest, made_with)
+    made_with = (metadata.get("checkpoint"), metadata.get("tuned"))
+    return _Rows(stem, space, array, range(first, last + 1), noise, digest, *made_with)
 
 
 def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 Architecture = Literal["skip", "resnet", "orig"]
@@ -70,6 +71,7 @@ class DrawSettings:
     class_index: int | None = None
     noise_mode: NoiseMode = "const"
     batch: int | None = None  # None: by the resolution
+    tuned: Path | None = None  # differences of weights
 
 
 @dataclass(frozen=True)

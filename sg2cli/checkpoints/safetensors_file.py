@@ -34,6 +34,7 @@ FOREIGN = {  # what a file that is no safetensors starts with, and what to call 
     b"\x80": "a pickle, as NVIDIA's networks are",
 }
 FILTER = re.compile(r"synthesis\.b\d+\.((conv[01]|skip)\.)?resample_filter")
+TUNED = "tuned"  # in the metadata of differences, see checkpoints.tuned
 CONVERTIBLE = (b"PK\x03\x04", b"\x80")
 
 
@@ -56,6 +57,11 @@ class Network:
             shapes = {key: tuple(tensor.get_shape()) for key, tensor in tensors.items()}
             dtypes = {key: tensor.get_dtype() for key, tensor in tensors.items()}
             fields = _sg2_fields(file.metadata() or {})
+            if fields.get("kind") == TUNED:
+                raise CheckpointError(
+                    "differences of weights, no network: give them to --tuned, or make one with "
+                    "`sg2 convert NETWORK OUT --merge` and this file"
+                )
             if odd := [key for key in shapes if dtypes[key] not in FLOATS]:
                 raise CheckpointError(
                     f"its tensor {odd[0]} is {dtypes[odd[0]]}, not floating point"

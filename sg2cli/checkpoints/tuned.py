@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from sg2cli.checkpoints.safetensors_file import Network
-from sg2cli.errors import CheckpointError, UsageError, reason
+from sg2cli.checkpoints.safetensors_file import TUNED, Network
+from sg2cli.errors import CheckpointError, UsageError
 from sg2cli.files import kind, new_file, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator
-
-KIND = "tuned"  # in the metadata, for `info` and for whoever gives it as a network
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,16 @@ class Tuned:
                 own[name].data = own[name].data + difference.to(own[name])
 
 
+def inspect(path: Path) -> dict[str, Any] | None:
+    """What made a file of differences; None if it is something else."""
+    try:
+        with safe_open(path, framework="np") as file:
+            fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
+    except (OSError, SafetensorError, ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) and fields.get("kind") == TUNED else None
+
+
 def open_tuned(path: Path, network: Network) -> Tuned:
     """Look at a file of differences, and hold it against the network that it is to change.
 
@@ -53,25 +61,21 @@ def open_tuned(path: Path, network: Network) -> Tuned:
     """
     if kind(path) != "file":
         raise UsageError(f"no file {path}: give a tuned.safetensors")
-    shapes = {name: shape for name, shape in network.shapes.items() if name != "mapping.w_avg"}
-    try:
-        with safe_open(path, framework="np") as file:
-            fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
-            if not isinstance(fields, dict) or fields.get("kind") != KIND:
-                raise CheckpointError(f"{path} holds no differences of weights, as --tune saves")
-            if fields.get("checkpoint") != network.sha256:
-                raise UsageError(
-                    f"{path} was tuned from another network, {str(fields.get('checkpoint'))[:12]}: "
-                    "give that with --network"
-                )
-            for name in file.keys():  # noqa: SIM118
-                found = file.get_slice(name)
-                if tuple(found.get_shape()) != shapes.get(name) or found.get_dtype() != "F16":
-                    raise CheckpointError(f"{path}: its tensor {name} fits none of the network's")
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): copy it again") from error
+    fields = inspect(path)
+    if fields is None:
+        raise CheckpointError(f"{path} holds no differences of weights, as --tune saves them")
+    if fields.get("checkpoint") != network.sha256:
+        raise UsageError(
+            f"{path} was tuned from another network, {str(fields.get('checkpoint'))[:12]}: "
+            "give that to --network"
+        )
+    with safe_open(path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118
+            found = file.get_slice(name)
+            fits = name.startswith("synthesis.") and not name.endswith("noise_const")
+            shape = network.shapes.get(name) if fits else None
+            if tuple(found.get_shape()) != shape or found.get_dtype() != "F16":
+                raise CheckpointError(f"{path}: its tensor {name} fits none of the network's")
     return Tuned(path, sha256(path))
 
 
@@ -84,7 +88,7 @@ def save_differences(
     """Write differences by the names of the weights; `made_by` has the network's hash."""
     from safetensors.torch import save
 
-    metadata = {"sg2": json.dumps({"kind": KIND, **made_by})}
+    metadata = {"sg2": json.dumps({"kind": TUNED, **made_by})}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in differences.items()}
     with new_file(path, overwrite) as file:
         file.write(save(tensors, metadata))

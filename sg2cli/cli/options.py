@@ -144,6 +144,7 @@ def sources_option(
 
 
 HASH = ParsedType("hex", _hash)
+TUNED_FILE = ParsedType("file", user_path, complete="file")
 PATH = ParsedType("path", str, complete="file")
 GRID = ParsedType("wxh", _grid)
 
@@ -228,7 +229,13 @@ batch_option = click.option(
     metavar="N",
     help="Pictures computed at once. [default: by resolution]",
 )
-drawing_options = together(truncation_options, class_and_noise_options, batch_option)
+tuned_option = click.option(
+    "--tuned",
+    type=TUNED_FILE,
+    metavar="FILE",
+    help="Draw with the network as `sg2 project --tune` tuned it.",
+)
+drawing_options = together(truncation_options, class_and_noise_options, batch_option, tuned_option)
 out_option = click.option(
     "-o",
     "--out",

@@ -92,7 +92,7 @@ class Projector:
                 recipe = {
                     **self.recipe,
                     "init": init and dict(init.made_of),
-                    "target": {"file": entry.name, "sha256": photo.sha256},
+                    "target": {"file": Path(entry.name).name, "sha256": photo.sha256},
                 }
                 yield Job(entry, photo, recipe, init)
 
@@ -181,7 +181,7 @@ class Projector:
         paths = results.write_history(entry.folder, projection, figures)
         if self.film:
             paths.append(self._write_film(job))
-        for path in [] if self.tuning else paths:
+        for path in paths:
             self.console.wrote(path, made_by)
         for path in results.write_result(
             entry.folder, projection, job.photo, image, made_by, figures, self.npz

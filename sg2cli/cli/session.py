@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sg2cli import checkpoints
+from sg2cli.checkpoints.tuned import Tuned, open_tuned
 from sg2cli.cli.console import Console
 from sg2cli.errors import UsageError
 from sg2cli.latents import LatentList, open_latents
@@ -26,6 +28,11 @@ class Session:
     settings: DrawSettings
     console: Console
 
+    @cached_property
+    def tuned(self) -> Tuned | None:
+        """The differences of --tuned, found to fit the network."""
+        return open_tuned(self.settings.tuned, self.network) if self.settings.tuned else None
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """[H,W,C] of a picture."""
@@ -36,11 +43,12 @@ class Session:
         self, sources: Iterable[LatentSource], what: str, reserved: Iterable[str] = ()
     ) -> LatentList:
         """The latents, checked against the network and the settings; `what` names the option."""
+        tuned = self.tuned.sha256 if self.tuned else None
         latents = open_latents(sources, self.network.config, reserved)
         if not len(latents):
             raise UsageError(f"nothing to draw: give {what}")
         check_settings(self.network.config, self.settings, latents.need_mapping)
-        for warning in latents.warnings(self.network.sha256):
+        for warning in latents.warnings(self.network.sha256, tuned):
             self.console.note(f"warning: {warning}")
         return latents
 
@@ -49,11 +57,14 @@ class Session:
         from sg2cli import devices
 
         G = self.network.load(devices.resolve(device))
+        if self.tuned:
+            self.tuned.apply(G)
         return G, G.set_precision(precision)
 
     def made_by(self, precision: str, made_of: Mapping[str, Any], mapped: bool) -> dict[str, Any]:
         """See `sampling.made_by`."""
-        return made_by(self.network.sha256, precision, self.settings, made_of, mapped)
+        told = made_by(self.network.sha256, precision, self.settings, made_of, mapped)
+        return {**told, "tuned": self.tuned.sha256} if self.tuned else told
 
 
 def is_mapped(latent: Latent) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sg2cli import checkpoints, images, latent_files
+from sg2cli.checkpoints import tuned
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
 from sg2cli.cli.standard_input import on_disk
@@ -57,6 +58,8 @@ def describe(path: Path) -> dict[str, Any]:
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
         return _foreign(path)
+    if (made_by := tuned.inspect(path)) is not None:
+        return made_by | {"kind": "differences of weights, for --tuned"}
     return _checkpoint(checkpoints.find_network(path))
 
 

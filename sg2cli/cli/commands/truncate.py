@@ -22,6 +22,7 @@ from sg2cli.cli.options import (
     out_option,
     output_options,
     sources_option,
+    tuned_option,
 )
 from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 )
 @class_and_noise_options
 @batch_option
+@tuned_option
 @out_option
 @output_options
 def truncate(
