@@ -61,7 +61,7 @@ def spread_of_w(G: Generator, class_index: int | None = None) -> Spread:
     with torch.inference_mode():
         mapped = [
             G.mapping(part, class_vectors(G, len(part), class_index or 0))
-            for part in torch.split(torch.from_numpy(z).to(G.device, torch.float32), 1000)
+            for part in torch.split(torch.from_numpy(z).float().to(G.mapping.w_avg), 1000)
         ]
     samples = torch.cat(mapped).cpu().numpy()
     mean = samples.mean(axis=0)
@@ -75,6 +75,7 @@ class State:
     """All that a step reads and makes anew, a row for each picture that is under way."""
 
     step: int
+    scored_at: int  # the last step at which scores were taken
     members: tuple[int, ...]  # which of the run's pictures they are
     params: Params
     moment1: Params
@@ -187,6 +188,7 @@ class Run:
         zeros = {name: torch.zeros_like(param) for name, param in params.items()}
         return State(
             step=0,
+            scored_at=0,
             members=tuple(range(count)),
             params=params,
             moment1=zeros,
@@ -250,7 +252,8 @@ class Run:
         gradients = torch.autograd.grad(total.sum(), list(params.values()))
 
         with torch.no_grad():
-            if settings.keep_best and (scale == 0 or old.step % SCORE_EVERY == 0):
+            scored = settings.keep_best and (scale == 0 or old.step % SCORE_EVERY == 0)
+            if scored:
                 score = distance.detach() if scale == 0 else self.score(old.params)
                 better = score < old.score
             else:
@@ -269,6 +272,7 @@ class Run:
         much_better = better & (score < (1 - LEAST_GAIN) * old.score)
         self.state = State(
             step=old.step + 1,
+            scored_at=old.step if scored else old.scored_at,
             members=old.members,
             **new,
             kept=_where(better, old.params, old.kept),
@@ -286,13 +290,14 @@ class Run:
             score = self.score(state.params)
             better = score < state.score if settings.keep_best else score.isfinite()
             kept = _where(better, state.params, kept)
+        improved_at = state.improved_at.tolist()
         ended: dict[int, Ended] = {}
         for row in range(len(state.members)):
             if not all(param[row].isfinite().all() for param in state.params.values()):
                 ended[row] = "not finite"
             elif all_over:
                 ended[row] = "done" if state.step >= settings.steps else "time"
-            elif settings.patience and state.step - state.improved_at[row] > settings.patience:
+            elif settings.patience and state.scored_at - improved_at[row] >= settings.patience:
                 ended[row] = "plateau"
         found = []
         for row, why in ended.items():

@@ -28,7 +28,7 @@ def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
     for member in state.members:
         rows = [astuple(record) for record in run.history[member][: state.step]]
         tensors[f"history.{member}"] = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
-    fields = {"step": state.step, "members": state.members, "recipe": recipe}
+    fields = {"step": state.step, "scored_at": state.scored_at, "members": state.members, "recipe": recipe}
     with new_file(path, overwrite=True) as file:
         file.write(save(tensors, {"sg2": json.dumps(fields)}))
 
@@ -46,7 +46,7 @@ def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
             if fields["recipe"] != json.loads(json.dumps(recipe)):
                 return False
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state, history = _checked(run, fields["step"], fields["members"], tensors)
+        state, history = _checked(run, fields, tensors)
     except OSError as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
@@ -57,11 +57,12 @@ def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
 
 
 def _checked(
-    run: Run, step: Any, members: Any, tensors: Mapping[str, Tensor]
+    run: Run, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[State, list[list[Record]]]:
     """The state and the history in the file; ValueError if they are not those of such a run."""
     count = len(run.history)
-    if not (isinstance(step, int) and 0 <= step <= run.settings.steps):
+    step, scored_at, members = fields["step"], fields["scored_at"], fields["members"]
+    if not 0 <= int(scored_at) <= int(step) <= run.settings.steps:
         raise ValueError("its step is none of this run's")
     if sorted(set(members)) != list(members) or not set(members) <= set(range(count)):
         raise ValueError("its members are none of this run's")
@@ -78,7 +79,7 @@ def _checked(
         if rows.shape != (step, 5):
             raise ValueError(f"its history of {member} has not {step} lines")
         history[member] = [Record(int(row[0]), *row[1:]) for row in rows.tolist()]
-    return replace(fresh.with_tensors(own), step=step), history
+    return replace(fresh.with_tensors(own), step=step, scored_at=scored_at), history
 
 
 def project(

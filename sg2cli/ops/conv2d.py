@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # Below so many pixels in all, NNPACK takes longer to transform the weights than it saves; with
 # fewer channels, to transform the pixels.
@@ -53,7 +54,13 @@ class _Conv3x3(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return convolve(grad, transposed(weight)), None, None
+        if weight not in _TRANSPOSED:
+            _TRANSPOSED[weight] = transposed(weight)
+        return convolve(grad, _TRANSPOSED[weight]), None, None
+
+
+# Frozen weights are turned but once: for small pictures that takes longer than the convolution.
+_TRANSPOSED = WeakTensorKeyDictionary()
 
 
 def transposed(weight: Tensor) -> Tensor:

@@ -1,0 +1,423 @@
+"""`sg2 project`: what users give, and what they get."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import SG2, one_line
+from networks import random_generator
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from sg2cli import checkpoints
+from sg2cli.inversion import project as inversion
+
+FILES = ["history.csv", "loss.png", "target.png", "projected.png", "compare.png"]
+LATENT = "projected.safetensors"
+
+
+@pytest.fixture
+def net(in_tmp: Path) -> Path:
+    """A network of 16x16 pixels, whose pictures stay in range."""
+    G = random_generator(conv_clamp=1.0)
+    checkpoints.save_generator(G, in_tmp / "net.safetensors", {})
+    return in_tmp / "net.safetensors"
+
+
+def photo(name: str, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path:
+    coarse = np.random.RandomState(seed).randint(0, 256, (4, 4, 3), np.uint8)
+    PIL.Image.fromarray(coarse).resize(size, PIL.Image.Resampling.BICUBIC).save(name)
+    return Path(name)
+
+
+def pixels(path: Path | str) -> Any:
+    with PIL.Image.open(path) as picture:
+        return np.array(picture).astype(int)
+
+
+def metadata(path: Path | str) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        found = json.loads(file.metadata()["sg2"])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    result = sg2("project", "me.png", "-n", net, "--steps", 4, "--save-npz", "--out", "o")
+    assert result.code == 0, result.err
+    names = [*FILES, "projected_w.npz", LATENT]
+    assert result.lines == [f"o/me/{name}" for name in names]
+    assert sorted(os.listdir("o/me")) == sorted(names)
+    assert "LPIPS-VGG" in result.err and "PSNR" in result.err and "deviations" in result.err
+
+    stored = load_file(f"o/me/{LATENT}")
+    G = checkpoints.load_generator(net)
+    layers = [layer.noise_name for layer in G.synthesis.layers]
+    assert sorted(stored) == sorted(["ws", *layers])
+    assert stored["ws"].shape == (1, G.config.num_ws, G.config.w_dim)
+    assert np.array_equal(np.load("o/me/projected_w.npz")["w"], stored["ws"].numpy())
+    assert sg2("generate", "-n", net, "--latents", f"o/me/{LATENT}", "--out", "again.png").code == 0
+    assert (pixels("again.png") == pixels("o/me/projected.png")).all()
+    plain = G.synthesis(stored["ws"], {name: stored[name] for name in layers})
+    drawn = (plain * 127.5 + 128).clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
+    assert abs(pixels("o/me/projected.png") - drawn.numpy()).max() <= 1
+
+    told = metadata(f"o/me/{LATENT}")
+    difference = pixels("o/me/projected.png") - pixels("o/me/target.png")
+    psnr = 10 * np.log10(255**2 / (difference**2).mean())
+    assert told["psnr"] == pytest.approx(psnr, abs=1e-3)
+    assert told["checkpoint"] == checkpoints.find_network(net).sha256
+    assert told["steps_done"] == 4 and 0 < told["lpips_vgg"] < 2
+    with open("o/me/history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    assert {"lr", "lpips", "noise_penalty", "w_distance"} < rows[0].keys()
+    with PIL.Image.open("o/me/compare.png") as compared:
+        assert compared.size[0] == 3 * 256
+
+
+def test_without_matplotlib_all_but_the_curve_is_there(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    photo("me.png")
+    result = sg2("project", "me.png", "-n", net, "--steps", 1, "--out", "o")
+    assert result.code == 0 and "sg2cli[plot]" in result.err
+    assert sorted(os.listdir("o/me")) == sorted({*FILES, LATENT} - {"loss.png"})
+
+
+def test_existing_results_are_spared_resumed_or_replaced(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    args = ("project", "me.png", "-n", net, "--out", "o", "--steps")
+    assert sg2(*args, 2).code == 0
+    before = Path(f"o/me/{LATENT}").read_bytes()
+    result = sg2(*args, 3)
+    assert result.code == 1
+    assert "--overwrite" in one_line(result.err) and "--resume" in result.err
+    result = sg2(*args, 3, "--resume")
+    assert result.code == 1 and "other settings" in one_line(result.err)
+    kept = sg2(*args, 2, "--resume")
+    assert kept.code == 0 and kept.lines == []
+    assert Path(f"o/me/{LATENT}").read_bytes() == before
+    assert sg2(*args, 3, "--overwrite").code == 0
+    assert metadata(f"o/me/{LATENT}")["steps_done"] == 3
+    assert sg2(*args, 3, "--overwrite", "--resume").code == 2
+
+
+def test_many_photos_get_folders_and_a_summary(sg2: Any, net: Path) -> None:
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+    photo("a/x.png", 1)
+    photo("a/y.jpg", 2)
+    photo("b/x.png", 3)
+    Path("a/notes.txt").write_text("not a picture, and of no such name")
+    result = sg2(
+        "project", "a", "b/*.png", "-n", net, "--steps", 2, "--batch", 2, "--out", "o", "--json"
+    )
+    assert result.code == 0, result.err
+    assert sorted(os.listdir("o")) == ["summary.csv", "x", "x-2", "y"]
+    with open("o/summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["photo"], row["state"]) for row in rows] == [
+        ("a/x.png", "done"),
+        ("a/y.jpg", "done"),
+        ("b/x.png", "done"),
+    ]
+    told = [json.loads(line) for line in result.lines]
+    latents = [line for line in told if line["path"].endswith(LATENT)]
+    for row, line in zip(rows, latents, strict=True):
+        assert float(row["lpips_vgg"]) == line["lpips_vgg"] == metadata(line["path"])["lpips_vgg"]
+
+
+def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Path) -> None:
+    photo("good.png", 1)
+    photo("too.png", 1, size=(1, 1))
+    Path("empty.jpg").touch()
+    Path("words.png").write_text("no picture")
+    files = ("empty.jpg", "good.png", "words.png", "too.png")
+    result = sg2("project", *files, "-n", net, "--steps", 2, "--out", "o")
+    assert result.code == 1
+    last = result.err.strip().splitlines()[-1]
+    assert last.startswith("sg2: 3 of 4 photos failed: empty.jpg, words.png, too.png")
+    assert Path(f"o/good/{LATENT}").exists()
+    assert sorted(os.listdir("o")) == ["good", "summary.csv"]
+    with open("o/summary.csv") as file:
+        states = {row["photo"]: (row["state"], row["says"]) for row in csv.DictReader(file)}
+    assert states["good.png"] == ("done", "")
+    assert states["empty.jpg"][0] == "failed" and "empty" in states["empty.jpg"][1]
+    alone = sg2("project", "good.png", "-n", net, "--steps", 2, "--out", "alone")
+    assert alone.code == 0
+    a, b = (load_file(f"{out}/good/{LATENT}")["ws"] for out in ("o", "alone"))
+    assert (a - b).norm() < 1e-4 * b.norm()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["none*.jpg"], 2, "no photo"),
+        (["missing.jpg"], 2, "no photo"),
+        (["empty"], 2, "no picture in the folder"),
+        (["words.png"], 1, "is no picture"),
+        (["me.png", "--mask", "me.png", "--crop", "0,0,40,2"], 1, ""),
+        (["me.png", "--mask", "small.png"], 2, "10 x 10"),
+        (["me.png", "--crop", "0,0,90,90"], 2, "reaches beyond"),
+        (["me.png", "--crop", "a,b"], 2, "no crop"),
+        (["me.png", "--crop", "0,0,0,9"], 2, "no size"),
+        (["me.png", "--background", "blurple"], 2, "no colour"),
+        (["me.png", "--time-limit", "soon"], 2, "no time"),
+        (["me.png", "--class", "3"], 2, "no classes"),
+        (["me.png", "--steps", "0"], 2, "--steps"),
+        (["me.png", "--lr", "-1"], 2, "--lr"),
+        (["me.png", "--lr", "nan"], 2, "--lr"),
+        (["me.png", "--tune-steps", "4"], 2, "--tune"),
+        (["me.png", "--init", "0-1"], 2, "2 latents for 1 photo"),
+        (["-", "-"], 2, "once"),
+        (["me.png", "--tuned", "x"], 2, "No such option"),
+    ],
+)
+def test_bad_input_is_one_line(sg2: Any, net: Path, args: list[str], code: int, says: str) -> None:
+    photo("me.png")
+    photo("small.png", size=(10, 10))
+    Path("words.png").write_text("words")
+    Path("empty").mkdir()
+    result = sg2("project", *args, "-n", net, "--steps", 1, "--out", "o")
+    assert (result.code, says in one_line(result.err)) == (code, True), result.err
+    assert not list(Path("o").glob("*/projected.safetensors"))
+
+
+def test_a_photo_from_stdin(shell: Any, net: Path) -> None:
+    content = photo("me.png").read_bytes()
+    args = ("project", "-", "-n", net, "--steps", 1, "--out", "o", "-q")
+    result = shell(*args, input=content)
+    assert result.returncode == 0 and result.stderr == b""
+    assert result.stdout.splitlines()[-1] == f"o/stdin/{LATENT}".encode()
+
+
+def test_grey_networks_and_classes(sg2: Any, in_tmp: Path) -> None:
+    G = random_generator(img_channels=1, c_dim=3, embed_features=8, conv_clamp=1.0)
+    checkpoints.save_generator(G, in_tmp / "net.safetensors", {})
+    photo("me.png")
+    args = ("project", "me.png", "-n", "net.safetensors", "--steps", 2, "--out")
+    assert "give --class" in one_line(sg2(*args, "o").err)
+    assert sg2(*args, "o", "--class", 1).code == 0
+    assert sg2(*args, "p", "--class", 2).code == 0
+    assert pixels("o/me/target.png").shape == (16, 16)
+    a, b = (load_file(f"{out}/me/{LATENT}")["ws"] for out in "op")
+    assert (a - b).norm() > 1e-3 * b.norm()
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_a_start_and_a_seed_are_honoured(sg2: Any, net: Path, space: str) -> None:
+    photo("me.png")
+    args = ("project", "me.png", "-n", net, "--steps", 1, "--w-noise", 0, "--space", space)
+    ws = {}
+    for out, more in {"a": (), "b": ("--init", "7"), "c": ("--seed", "5")}.items():
+        assert sg2(*args, *more, "--out", out).code == 0
+        stored = load_file(f"{out}/me/{LATENT}")
+        ws[out] = stored["ws"]
+        maps = [stored[name] for name in stored if name != "ws"]
+        assert all(noise_map.isfinite().all() for noise_map in maps)
+    sg2("generate", "-n", net, "--seeds", 7, "--save-latents", "seven.npy", "--out", "g")
+    # The first step has a learning rate of 0.
+    assert np.allclose(ws["b"], np.load("seven.npy"), atol=1e-5)
+    assert not torch.equal(ws["a"], ws["b"]) and torch.equal(ws["a"], ws["c"])
+    b4 = "synthesis.b4.conv1.noise_const"
+    assert not torch.equal(load_file(f"a/me/{LATENT}")[b4], load_file(f"c/me/{LATENT}")[b4])
+    assert sg2(*args, "--init", f"b/me/{LATENT}", "--seed", 9, "--out", "d").code == 0
+    assert torch.equal(load_file(f"b/me/{LATENT}")[b4], load_file(f"d/me/{LATENT}")[b4])
+
+
+def test_noise_maps_can_be_left_alone(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    args = ("project", "me.png", "-n", net, "--steps", 2, "--noise-maps", "off", "--out", "o")
+    assert sg2(*args).code == 0
+    assert list(load_file(f"o/me/{LATENT}")) == ["ws"]
+
+
+def test_a_film_of_the_steps(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    result = sg2("project", "me.png", "-n", net, "--steps", 5, "--save-video", "--out", "o")
+    assert result.code == 0, result.err
+    assert "o/me/film.mp4" in result.lines and not Path("o/me/frames").exists()
+    import av
+
+    with av.open("o/me/film.mp4") as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(frames) == 5 and frames[0].shape == (16, 32, 3)
+    assert abs(frames[0][:, :16].astype(int) - pixels("o/me/target.png")).mean() < 25
+
+
+def test_tuning_gives_weights_that_draw_the_photo(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    args = ("project", "me.png", "-n", net, "--steps", 3)
+    assert sg2(*args, "--out", "plain").code == 0
+    result = sg2(*args, "--tune", "--tune-steps", 12, "--out", "o")
+    assert result.code == 0, result.err
+    assert result.lines[-1] == f"o/me/{LATENT}" and "o/me/tuned.safetensors" in result.lines
+    plain, told = metadata(f"plain/me/{LATENT}"), metadata(f"o/me/{LATENT}")
+    assert told["lpips_vgg"] < plain["lpips_vgg"]
+    tuned = load_file("o/me/tuned.safetensors")
+    assert all(t.dtype == torch.float16 for t in tuned.values())
+    assert any(t.abs().max() > 0 for t in tuned.values())
+
+    draw = ("generate", "-n", net, "--latents", f"o/me/{LATENT}", "--out")
+    result = sg2(*draw, "untuned.png")
+    assert "--tuned" in result.err  # it says what is missing
+    assert sg2(*draw, "tuned.png", "--tuned", "o/me/tuned.safetensors").code == 0
+    assert (pixels("tuned.png") == pixels("o/me/projected.png")).all()
+    assert (pixels("untuned.png") == pixels("plain/me/projected.png")).all()
+    for command in (
+        ("mix", "--rows", f"o/me/{LATENT}", "--cols", "1"),
+        ("truncate", "--latents", f"o/me/{LATENT}", "--psi", "0,1"),
+        ("interpolate", "--latents", f"1,o/me/{LATENT}", "--frames", "2"),
+        ("edit", f"o/me/{LATENT}", "--direction", "sefa:0", "--amount", "0"),
+    ):
+        out = f"with-{command[0]}"
+        options = ("-n", net, "--tuned", "o/me/tuned.safetensors", "--out", out)
+        assert sg2(*command, *options).code == 0
+        same = [
+            abs(pixels(path) - pixels("tuned.png")).max() <= 1
+            for path in Path(out).glob("*.png")
+            if pixels(path).shape == (16, 16, 3)
+        ]
+        assert any(same), command
+    assert sg2(*args, "--tune", "--tune-steps", 12, "--out", "o", "--resume").lines == []
+
+
+def test_tuning_together_makes_one_network_for_all(sg2: Any, net: Path) -> None:
+    photo("a.png", 1)
+    photo("b.png", 2)
+    args = ("project", "a.png", "b.png", "-n", net, "--steps", 2, "--out", "o")
+    result = sg2(*args, "--tune", "together", "--tune-steps", 3)
+    assert result.code == 0, result.err
+    assert sorted(os.listdir("o")) == ["a", "b", "summary.csv", "tuned.safetensors"]
+    for name in "ab":
+        latent = f"o/{name}/{LATENT}"
+        draw = ("generate", "-n", net, "--latents", latent, "--out", f"{name}{name}.png")
+        assert sg2(*draw, "--tuned", "o/tuned.safetensors").code == 0
+        assert (pixels(f"{name}{name}.png") == pixels(f"o/{name}/projected.png")).all()
+
+
+@pytest.mark.parametrize("damage", ["other network", "no differences", "cut", "nan", "missing"])
+def test_tuned_files_that_do_not_fit_are_refused(sg2: Any, net: Path, damage: str) -> None:
+    from sg2cli.checkpoints.tuned import save_differences
+
+    G = checkpoints.load_generator(net)
+    made_by = {"checkpoint": checkpoints.find_network(net).sha256}
+    name = "synthesis.b8.conv0.weight"
+    difference = torch.zeros_like(G.get_parameter(name)).half()
+    if damage == "other network":
+        made_by = {"checkpoint": "0" * 64}
+    if damage == "nan":
+        difference[0, 0] = torch.nan
+    path = Path("t.safetensors")
+    if damage != "missing":
+        save_differences(path, {name: difference}, made_by)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-3])
+    file = net if damage == "no differences" else path
+    result = sg2("generate", "-n", net, "--seeds", 1, "--tuned", file)
+    assert result.code == (2 if damage in ("other network", "missing") else 3)
+    one_line(result.err)
+    if damage == "other network":
+        assert sg2("info", "t.safetensors").code == 0
+        result = sg2("generate", "-n", "t.safetensors", "--seeds", 1)
+        assert result.code == 3 and "--tuned" in one_line(result.err)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_best_and_says_so(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = inversion.Run.loss
+
+    def broken(self: Any, params: Any, jitter: Any = 0) -> Any:
+        total, distance, penalty = loss(self, params, jitter)
+        spoilt = torch.nan if self.state.step == 3 else 1.0
+        return total * spoilt, distance * spoilt, penalty
+
+    monkeypatch.setattr(inversion.Run, "loss", broken)
+    photo("me.png")
+    result = sg2("project", "me.png", "-n", net, "--steps", 6, "--out", "o")
+    assert result.code == 0 and "not finite" in result.err
+    told = metadata(f"o/me/{LATENT}")
+    assert told["ended"] == "not finite" and told["steps_done"] == 4
+    assert load_file(f"o/me/{LATENT}")["ws"].isfinite().all()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_resumes_to_the_same_latents(
+    shell: Any, net: Path, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in "abc":
+        photo(f"{name}.png", ord(name))
+    args = ("project", "a.png", "b.png", "c.png", "-n", net, "--steps", 30, "--batch", 2)
+    assert shell(*args, "--out", "whole").returncode == 0
+    command = [*SG2, *map(str, args), "--out", "o", "--resume"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    first = Path("o/a") / ("snapshot.safetensors" if stop == signal.SIGKILL else "")
+    deadline = time.monotonic() + 60
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.3)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=60)
+    if stop != signal.SIGKILL:
+        assert process.returncode == 128 + stop
+        assert b"--resume goes on" in err
+    again = shell(*args, "--out", "o", "--resume")
+    assert again.returncode == 0, again.stderr
+    for name in "abc":
+        for file in (LATENT, "history.csv"):
+            a, b = (Path(out, name, file).read_bytes() for out in ("whole", "o"))
+            assert a == b, (name, file)
+    assert not list(Path("o").glob("*/snapshot.safetensors"))
+    assert not list(Path("o").glob("**/.sg2-*"))
+
+
+def test_two_runs_do_not_share_a_folder(sg2: Any, net: Path) -> None:
+    import fcntl
+
+    photo("me.png")
+    Path("o").mkdir()
+    handle = os.open("o", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    result = sg2("project", "me.png", "-n", net, "--steps", 1, "--out", "o")
+    assert result.code == 1 and "another sg2 project" in one_line(result.err)
+    os.close(handle)
+    assert sg2("project", "me.png", "-n", net, "--steps", 1, "--out", "o").code == 0
+
+
+def test_a_time_limit_is_kept(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    start = time.monotonic()
+    args = ("--steps", 100_000, "--time-limit", "2s", "--out", "o")
+    result = sg2("project", "me.png", "-n", net, *args)
+    assert result.code == 0 and time.monotonic() - start < 60
+    assert metadata(f"o/me/{LATENT}")["ended"] == "time"
+
+
+def test_presets_set_what_no_option_does(sg2: Any, net: Path) -> None:
+    from dataclasses import asdict
+
+    from sg2cli.settings import PRESETS
+
+    photo("me.png")
+    for preset, settings in PRESETS.items():
+        args = ("--preset", preset, "--steps", 1, "--lr", 0.07, "--out", preset)
+        assert sg2("project", "me.png", "-n", net, *args).code == 0
+        told = metadata(f"{preset}/me/{LATENT}")
+        expected = {**asdict(settings), "steps": 1, "lr": 0.07}
+        assert {name: told[name] for name in expected} == expected

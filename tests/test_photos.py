@@ -1,0 +1,256 @@
+"""Users' pictures of every kind: right, or refused in one line."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from PIL import ImageCms
+
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.photos import read_photo
+
+SIZE = 32
+RAMP = np.stack(
+    np.broadcast_arrays(
+        np.linspace(0, 255, SIZE)[:, None], np.linspace(255, 0, SIZE)[None], 128.0
+    ),
+    axis=2,
+).astype(np.uint8)
+
+
+def saved(tmp_path: Path, picture: Any, name: str = "photo.png", **options: Any) -> Path:
+    path = tmp_path / name
+    picture.save(path, **options)
+    return path
+
+
+def rgb() -> Any:
+    return PIL.Image.fromarray(RAMP)
+
+
+def near(pixels: Any, expected: Any, within: float = 1) -> bool:
+    return bool(abs(pixels.astype(float) - expected).max() <= within)
+
+
+MODES: dict[str, tuple[Callable[[], Any], str, float]] = {
+    "rgb": (rgb, "png", 0),
+    "jpeg": (rgb, "jpg", 12),
+    "webp": (rgb, "webp", 30),
+    "tiff": (rgb, "tiff", 0),
+    "bmp": (rgb, "bmp", 0),
+    "cmyk": (lambda: rgb().convert("CMYK"), "tiff", 2),
+    "palette": (lambda: rgb().quantize(256), "png", 40),
+    "opaque alpha": (lambda: rgb().convert("RGBA"), "png", 0),
+    "ycbcr": (lambda: rgb().convert("YCbCr"), "tiff", 3),
+}
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_pictures_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> None:
+    make, suffix, within = MODES[kind]
+    path = saved(tmp_path, make(), f"photo.{suffix}")
+    assert near(read_photo(path, SIZE, 3).pixels, RAMP, within)
+
+
+GREY = np.linspace(0, 255, SIZE * SIZE).reshape(SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PIL.Image.fromarray(GREY.astype(np.uint8)),
+        lambda: PIL.Image.fromarray((GREY * 257).round().astype(np.uint16)),
+        lambda: PIL.Image.fromarray((GREY * 257).round().astype(np.int32)),
+        lambda: PIL.Image.fromarray((GREY / 255).astype(np.float32)),
+    ],
+    ids=["8 bits", "16 bits", "32 bits", "float"],
+)
+def test_grey_of_8_16_and_32_bits_has_the_same_brightness(tmp_path: Path, make: Any) -> None:
+    path = saved(tmp_path, make(), "photo.tiff")
+    assert near(read_photo(path, SIZE, 1).pixels[:, :, 0], GREY)
+    assert near(read_photo(path, SIZE, 3).pixels, GREY[:, :, None])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 2.0])
+def test_floats_that_are_no_brightness_are_refused(tmp_path: Path, value: float) -> None:
+    values = np.full((SIZE, SIZE), 0.5, np.float32)
+    values[3, 4] = value
+    with pytest.raises(Sg2Error, match="photo.tiff"):
+        read_photo(saved(tmp_path, PIL.Image.fromarray(values), "photo.tiff"), SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("background", "colour"),
+    [("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("black", (0, 0, 0))],
+)
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_shows_the_background(
+    tmp_path: Path, mode: str, background: str, colour: Any
+) -> None:
+    picture = PIL.Image.new("RGBA", (SIZE, SIZE), (90, 90, 90, 255))
+    picture.paste((200, 0, 0, 0), (0, 0, SIZE // 2, SIZE))
+    path = saved(tmp_path, picture.convert(mode))
+    pixels = read_photo(path, SIZE, 3, background=background).pixels
+    assert near(pixels[:, : SIZE // 2 - 2], np.array(colour))
+    assert near(pixels[:, SIZE // 2 + 2 :], 90)
+
+
+def test_half_transparent_pixels_are_mixed(tmp_path: Path) -> None:
+    path = saved(tmp_path, PIL.Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 128)))
+    assert near(read_photo(path, SIZE, 3).pixels, 127)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_read_upright(tmp_path: Path, orientation: int) -> None:
+    """The camera turned the pixels, and says how to turn them back."""
+    back = {
+        1: None,
+        2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+        3: PIL.Image.Transpose.ROTATE_180,
+        4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+        5: PIL.Image.Transpose.TRANSPOSE,
+        6: PIL.Image.Transpose.ROTATE_90,  # the undoing of 270
+        7: PIL.Image.Transpose.TRANSVERSE,
+        8: PIL.Image.Transpose.ROTATE_270,
+    }[orientation]
+    turned = rgb() if back is None else rgb().transpose(back)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, turned, exif=exif)
+    assert near(read_photo(path, SIZE, 3).pixels, RAMP, 0)
+
+
+def test_an_icc_profile_is_applied(tmp_path: Path) -> None:
+    """Lab values are colours whatever the screen; of linear light Pillow has no profile."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = saved(tmp_path, rgb(), icc_profile=profile)
+    assert near(read_photo(path, SIZE, 3).pixels, RAMP, 2)
+    swapped = bytearray(profile)  # red and blue change places: their tags point at one another
+    red, blue = swapped.index(b"rXYZ"), swapped.index(b"bXYZ")
+    swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    path = saved(tmp_path, rgb(), icc_profile=bytes(swapped))
+    assert near(read_photo(path, SIZE, 3).pixels, RAMP[:, :, ::-1], 4)
+
+
+def test_a_broken_icc_profile_changes_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path, rgb(), icc_profile=b"nonsense")
+    assert near(read_photo(path, SIZE, 3).pixels, RAMP, 0)
+
+
+def test_the_largest_square_is_cropped_from_the_middle_and_reduced(tmp_path: Path) -> None:
+    wide = PIL.Image.new("RGB", (100, 40), "red")
+    wide.paste((0, 0, 255), (30, 0, 70, 40))
+    path = saved(tmp_path, wide)
+    blue = np.array((0, 0, 255))
+    assert near(read_photo(path, 16, 3).pixels, blue, 0)
+    assert near(read_photo(path, 16, 3, crop=(30, 0, 40, 40)).pixels, blue, 0)
+    assert near(read_photo(path, 16, 3, crop=(0, 0, 20, 20)).pixels, np.array((255, 0, 0)), 0)
+    squeezed = read_photo(path, 20, 3, crop="none").pixels
+    assert near(squeezed[:, 8:12], blue) and near(squeezed[:, :4], np.array((255, 0, 0)))
+
+
+def test_a_target_is_reduced_as_nvidias_projector_does(tmp_path: Path) -> None:
+    noise = PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 70, 3), np.uint8))
+    expected = noise.crop((10, 0, 60, 50)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
+    found = read_photo(saved(tmp_path, noise), 16, 3).pixels
+    assert near(found, np.array(expected), 0)
+
+
+def test_a_box_beyond_the_photo_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, rgb())
+    with pytest.raises(UsageError, match="reaches beyond .* 32 x 32"):
+        read_photo(path, 16, 3, crop=(10, 10, 30, 10))
+
+
+def test_a_mask_lies_on_its_photo(tmp_path: Path) -> None:
+    photo = saved(tmp_path, PIL.Image.new("RGB", (64, 32), "red"))
+    mask = PIL.Image.new("L", (64, 32), 0)
+    mask.paste(255, (16, 0, 32, 32))
+    mask.paste(51, (32, 0, 40, 32))
+    path = saved(tmp_path, mask, "mask.png")
+    weights = read_photo(photo, 32, 3, mask=path).mask
+    assert weights is not None and weights.dtype == np.float32
+    assert near(weights[:, :16], 1, 0) and near(weights[:, 16:24], 0.2, 1e-6)
+    assert near(weights[:, 24:], 0, 0)
+    first, second = (read_photo(photo, 32, 3, mask=m) for m in (path, None))
+    assert first.sha256 != second.sha256
+
+
+def test_a_mask_of_another_size_or_of_nothing_is_refused(tmp_path: Path) -> None:
+    photo = saved(tmp_path, rgb())
+    with pytest.raises(UsageError, match="10 x 10 pixels, .* is 32 x 32"):
+        read_photo(photo, 16, 3, mask=saved(tmp_path, PIL.Image.new("L", (10, 10)), "m.png"))
+    with pytest.raises(UsageError, match="nothing counts"):
+        read_photo(photo, 16, 3, mask=saved(tmp_path, PIL.Image.new("L", (32, 32)), "m.png"))
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that unpacks to 10 gigapixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">2I5B", 100_000, 100_000, 8, 2, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+def animated(format: str) -> bytes:
+    file = io.BytesIO()
+    frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "green")]
+    frames[0].save(file, format, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def one_pixel() -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (1, 1)).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"just some words\n", "is no picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture"),
+        (one_pixel(), "1 x 1 pixels: too few"),
+        (bomb(), "100000 x 100000 pixels, more than 256 million"),
+        (animated("gif"), "holds 2 pictures"),
+        (animated("webp"), "holds 2 pictures"),
+        (animated("tiff"), "holds 2 pictures"),
+    ],
+    ids=["empty", "text", "svg", "one pixel", "bomb", "gif", "webp", "tiff"],
+)
+def test_files_that_are_no_photo_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    for source in (path, content):
+        with pytest.raises(Sg2Error, match=says):
+            read_photo(source, 32, 3)
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff", "gif"])
+def test_a_truncated_photo_is_refused_at_every_tenth(tmp_path: Path, format: str) -> None:
+    noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(noise).save(file, format)
+    whole = file.getvalue()
+    assert read_photo(whole, 32, 3).pixels.shape == (32, 32, 3)
+    for tenth in range(10):
+        with pytest.raises(Sg2Error, match="stdin"):
+            read_photo(whole[: len(whole) * tenth // 10], 32, 3)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Sg2Error, match="cannot read .*gone.png: no such file"):
+        read_photo(tmp_path / "gone.png", 32, 3)

@@ -1,0 +1,393 @@
+"""Projection: NVIDIA's numbers, gradients by the reference, and one picture apart from another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import GOLDEN, golden, random_generator
+from reference import Reference
+from safetensors.torch import load_file
+from test_losses import TARGETS, authors_lpips
+from torch import Tensor
+
+from sg2cli.errors import Sg2Error
+from sg2cli.generator import Generator
+from sg2cli.inversion import snapshots
+from sg2cli.inversion.losses import LPIPS
+from sg2cli.inversion.project import WS, Projection, Run, spread_of_w
+from sg2cli.photos import Photo, read_photo
+from sg2cli.settings import PRESETS, ProjectSettings
+
+SHORT = ProjectSettings(steps=8)
+
+
+def photos(count: int, size: int = 16, channels: int = 3) -> list[Photo]:
+    """Smooth pictures, each another."""
+    found = []
+    for seed in range(count):
+        coarse = np.random.RandomState(seed).rand(4, 4, channels) * 255
+        pixels = np.kron(coarse, np.ones((size // 4, size // 4, 1))).astype(np.uint8)
+        found.append(Photo(pixels))
+    return found
+
+
+def projected(run: Run) -> list[Projection]:
+    """All of a run, in order."""
+    found: list[Projection] = []
+    while run.state.members:
+        ended, others = run.ended()
+        if ended:
+            found += ended
+            run.restore(others)
+        else:
+            run.step()
+    return sorted(found, key=lambda projection: projection.member)
+
+
+def start(settings: ProjectSettings, count: int = 1, **more: Any) -> Run:
+    G = random_generator()
+    return Run(G, photos(count), settings, spread_of_w(G), **more)
+
+
+def test_the_golden_run_of_nvidias_projector() -> None:
+    expected = load_file(GOLDEN / "projection-uncond-64.safetensors")
+    G, _, _ = golden("uncond-64")
+    photo = read_photo(TARGETS / "avatar-dev00.png", 64, 3)
+    assert torch.equal(torch.from_numpy(photo.pixels).permute(2, 0, 1), expected["target"])
+    settings = replace(PRESETS["paper"], steps=60, seed=303)
+    run = Run(G, [photo], settings, spread_of_w(G))
+    for step in range(60):
+        run.step()
+        record = run.history[0][-1]
+        total = record.lpips + settings.noise_weight * record.noise_penalty
+        distance, loss = expected["dist_loss"][step].tolist()
+        assert record.lpips == pytest.approx(distance, abs=0.01)
+        assert total == pytest.approx(loss, rel=0.01)
+        w, expected_w = run.state.params[WS][0, 0], expected["w"][step]
+        error = ((w - expected_w).norm() / expected_w.norm()).item()
+        assert error < (1e-2 if step < 5 else 5e-2)
+    (projection,) = projected(run)
+    assert projection.ended == "done" and projection.steps == 60
+    assert torch.equal(projection.ws[3], run_w(projection))
+
+
+def run_w(projection: Projection) -> Tensor:
+    """The w of a projection into W, of which all rows are."""
+    assert (projection.ws == projection.ws[:1]).all()
+    return projection.ws[0]
+
+
+@pytest.mark.parametrize("name", ["gray-16", "random"])
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_gradients_are_those_of_the_reference(name: str, space: Any, randn: Any) -> None:
+    G = random_generator() if name == "random" else golden(name)[0]
+    G = G.double()
+    config = G.config
+    photo = photos(1, config.img_resolution, config.img_channels)[0]
+    settings = replace(SHORT, space=space, noise_weight=1e3, pixel_weight=0.5, wplus_weight=0.25)
+    spread = spread_of_w(G)
+    run = Run(G, [photo], settings, spread, LPIPS("vgg").double())
+    params = {
+        name: (param + 0.1 * randn(*param.shape)).requires_grad_()
+        for name, param in run.state.params.items()
+    }
+    jitter = 0.1 * randn(*params[WS].shape)
+    total, _, _ = run.loss(params, jitter)
+    found = torch.autograd.grad(total.sum(), list(params.values()))
+
+    reference, lpips = Reference(config, G.state_dict()), authors_lpips("vgg").double()
+    ws = (params[WS] + jitter).expand(-1, config.num_ws, -1)
+    maps = {name: param[0, 0] for name, param in params.items() if name != WS}
+    picture = reference.synthesis(ws, maps)
+    target = torch.from_numpy(photo.pixels).permute(2, 0, 1)[None].double() / 127.5 - 1
+    loss = lpips(picture.expand(-1, 3, -1, -1), target.expand(-1, 3, -1, -1)).sum()
+    for x in maps.values():
+        while True:
+            across, down = (x * x.roll(1, 1)).mean(), (x * x.roll(1, 0)).mean()
+            loss = loss + 1e3 * (across**2 + down**2)
+            if len(x) <= 8:
+                break
+            x = x.view(len(x) // 2, 2, len(x) // 2, 2).mean(dim=(1, 3))
+    loss = loss + 0.5 * ((picture - target) ** 2).mean()
+    rows = params[WS][0]
+    spreads = ((rows - rows.mean(dim=0)) ** 2).sum() / len(rows)
+    loss = loss + 0.25 * spreads / spread.std**2
+    assert total.item() == pytest.approx(loss.item(), rel=1e-10)
+    for a, b in zip(found, torch.autograd.grad(loss, list(params.values())), strict=True):
+        assert (a - b).norm() <= 1e-9 * max(1e-6, b.norm())
+
+
+def gradients(G: Generator, some: Sequence[Photo], settings: ProjectSettings) -> list[Tensor]:
+    """Of a second step, in all parameters, a row a photo."""
+    run = Run(G, some, settings, spread_of_w(G), LPIPS("vgg").double())
+    run.step()
+    params = {name: param.requires_grad_() for name, param in run.state.params.items()}
+    total, _, _ = run.loss(params)
+    return list(torch.autograd.grad(total.sum(), list(params.values())))
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_a_batch_has_the_gradients_of_single_runs(space: Any) -> None:
+    G = random_generator().double()
+    settings = replace(SHORT, space=space, wplus_weight=0.1, pixel_weight=0.1)
+    some = photos(3)
+    some[1] = replace(some[1], mask=np.tri(16, dtype=np.float32))
+    together = gradients(G, some, settings)
+    for i, photo in enumerate(some):
+        for batch, single in zip(together, gradients(G, [photo], settings), strict=True):
+            assert (batch[i] - single[0]).norm() <= 1e-9 * single[0].norm()
+
+
+def test_a_batch_in_float32_stays_with_single_runs() -> None:
+    G, _, _ = golden("uncond-64")
+    some = [read_photo(TARGETS / f"avatar-dev{i:02d}.png", 64, 3) for i in range(3)]
+    settings, lpips = replace(SHORT, steps=100), LPIPS("vgg")
+    together = Run(G, some, settings, spread_of_w(G), lpips)
+    alone = Run(G, some[1:2], settings, spread_of_w(G), lpips)
+    for _ in range(5):
+        together.step()
+        alone.step()
+    w, expected = together.state.params[WS][1], alone.state.params[WS][0]
+    assert (w - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
+    settings = replace(PRESETS[preset], steps=40, candidates=min(16, PRESETS[preset].candidates))
+    G = random_generator()
+    some, lpips = photos(3), LPIPS("vgg")
+    scores = []
+    for few in (some, some[2:]):
+        run = Run(G, few, settings, spread_of_w(G), lpips)
+        projection = projected(run)[-1]
+        fresh = Run(G, some[2:], settings, spread_of_w(G), lpips)
+        noise = {name: x[None, None] for name, x in projection.noise.items()}
+        scores.append(fresh.score({WS: projection.ws[None], **noise}).item())
+    assert scores[0] == pytest.approx(scores[1], rel=0.02)
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+@pytest.mark.parametrize("preset", ["paper", "best"])
+def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(
+    tmp_path: Path, space: Any, preset: str
+) -> None:
+    settings = replace(PRESETS[preset], steps=30, space=space, patience=8)
+    unbroken = projected(start(settings, count=2))
+    first = start(settings, count=2)
+    for _ in range(11):
+        first.step()
+        assert not first.ended()[0]
+    snapshots.save_state(tmp_path / "s.safetensors", first, {"a": (1,)})
+    again = start(settings, count=2)
+    assert not snapshots.load_state(tmp_path / "other.safetensors", again, {"a": (1,)})
+    assert not snapshots.load_state(tmp_path / "s.safetensors", again, {"a": (2,)})
+    assert snapshots.load_state(tmp_path / "s.safetensors", again, {"a": (1,)})
+    assert again.state.step == 11
+    for found, expected in zip(projected(again), unbroken, strict=True):
+        assert torch.equal(found.ws, expected.ws)
+        assert found.noise.keys() == expected.noise.keys()
+        assert all(torch.equal(found.noise[name], expected.noise[name]) for name in found.noise)
+        assert found.history == expected.history and found.ended == expected.ended
+
+
+def test_an_interrupted_run_leaves_a_snapshot_and_a_finished_one_none(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+
+    def interrupt(run: Run) -> None:
+        if run.state.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(snapshots.project(start(SHORT), path, {}, interrupt))
+    run = start(SHORT)
+    assert snapshots.load_state(path, run, {}) and run.state.step == 5
+    (found,) = snapshots.project(run, path, {})
+    assert torch.equal(found.ws, projected(start(SHORT))[0].ws)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "shape", "step", "members", "key"])
+def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: str) -> None:
+    path, run = tmp_path / "s.safetensors", start(SHORT, count=2)
+    run.step()
+    snapshots.save_state(path, run, {})
+    content = path.read_bytes()
+    if damage == "cut":
+        content = content[:-5]
+    else:
+        old, new = {
+            "shape": (b"[2,1,16]", b"[1,2,16]"),
+            "step": (b'step\\":', b'step\\":9'),
+            "members": (b"[0, 1]", b"[1, 7]"),
+            "key": (b'"score"', b'"scorn"'),
+        }[damage]
+        assert old in content
+        content = content.replace(old, new)
+        length = content.index(b"}}", 8) if damage == "step" else None
+        del length
+    path.write_bytes(content)
+    with pytest.raises(Sg2Error, match="remove it"):
+        snapshots.load_state(path, start(SHORT, count=2), {})
+
+
+def test_the_best_is_kept_and_paper_keeps_the_last() -> None:
+    wild = replace(SHORT, steps=30, lr=2.0, lr_rampdown=1e-9, w_noise=0.0)
+    last, best = (projected(start(replace(wild, keep_best=keep)))[0] for keep in (False, True))
+    run = start(wild)
+
+    def score(projection: Projection) -> float:
+        noise = {name: x[None, None] for name, x in projection.noise.items()}
+        return run.score({WS: projection.ws[None], **noise}).item()
+
+    seen = [record.lpips for record in best.history]
+    assert score(best) == pytest.approx(min(*seen, score(last)), rel=1e-5)
+    assert score(best) < score(last)
+    assert last.history == best.history
+
+
+def test_noise_on_w_is_no_part_of_a_score() -> None:
+    settings = replace(SHORT, steps=30, w_noise=3.0, w_noise_ramp=1.0, keep_best=True)
+    run = start(settings)
+    first = run.score(run.state.params).item()
+    run.step()
+    assert run.state.score.item() == pytest.approx(first, rel=1e-6)
+    assert run.history[0][0].lpips != pytest.approx(first, rel=1e-3)
+
+
+def test_a_plateau_ends_a_photo_and_not_the_others() -> None:
+    settings = replace(SHORT, steps=60, keep_best=True, patience=5, w_noise=0.0, noise_maps=False)
+    run = start(settings, count=2)
+    stuck = run.state.params[WS].clone()
+    while len(run.state.members) == 2 and run.state.step < 60:
+        params = {**run.state.params}
+        params[WS] = torch.stack([stuck[0], params[WS][1]])  # the first does not move
+        run.restore(replace(run.state, params=params))
+        run.step()
+        ended, others = run.ended()
+        run.restore(others)
+    assert [(p.member, p.ended) for p in ended] == [(0, "plateau")]
+    assert run.state.members == (1,)
+    assert ended[0].steps == 6 and len(ended[0].history) == 6
+    run.step()  # the other goes on
+    assert len(run.history[1]) == 7
+
+
+def test_time_that_is_over_hastens_the_schedule_and_ends_the_run() -> None:
+    settings = replace(SHORT, steps=1000)
+    run = start(settings)
+    run.step()
+    for part in (0.3, 0.9, 0.999):
+        run.step(part)
+    rates = [record.lr for record in run.history[0]]
+    assert rates[:2] == [0.0, settings.lr] and 0 < rates[3] < rates[2] < settings.lr
+    assert not run.ended(0.999)[0]
+    (projection,) = run.ended(1.0)[0]
+    assert projection.ended == "time" and projection.steps == 4
+
+
+def test_a_loss_that_is_not_finite_ends_its_photo_with_what_was_good() -> None:
+    for keep_best in (False, True):
+        run = start(replace(SHORT, keep_best=keep_best), count=2)
+        for _ in range(3):
+            run.step()
+        good = run.state.params[WS][0].clone()
+        run.targets[0] = math.nan
+        run.wanted = run.lpips.features(run.targets)
+        run.restore(run.state)
+        run.step()
+        ended, others = run.ended()
+        assert [(p.member, p.ended) for p in ended] == [(0, "not finite")]
+        assert ended[0].ws.isfinite().all()
+        if not keep_best:  # the last whose loss was finite
+            assert (ended[0].ws - good).norm() < 0.5 * good.norm()
+        run.restore(others)
+        (other,) = projected(run)
+        assert other.member == 1 and other.ended == "done" and other.ws.isfinite().all()
+
+
+def test_without_noise_maps_the_checkpoints_own_are_drawn() -> None:
+    settings = replace(SHORT, noise_maps=False, keep_best=True)
+    run = start(settings)
+    expected = run.G.synthesis(run.state.params[WS].expand(-1, run.G.config.num_ws, -1), "const")
+    assert torch.equal(run.draw(run.state.params), expected)
+    (projection,) = projected(run)
+    assert projection.noise == {} and projection.history[0].noise_penalty == 0
+
+
+def test_optimised_noise_is_white_after_every_step() -> None:
+    run = start(SHORT)
+    run.step()
+    for name, param in run.state.params.items():
+        if name != WS:
+            assert param.mean().abs() < 1e-5
+            assert param.square().mean().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_a_start_is_taken_as_it_is(space: Any) -> None:
+    G = random_generator()
+    ws = torch.randn(G.config.num_ws, G.config.w_dim)
+    name = "synthesis.b8.conv1.noise_const"
+    noise = {name: np.full((8, 8), 2.0, np.float32)}
+    settings = replace(SHORT, space=space)
+    run = Run(G, photos(1), settings, spread_of_w(G), inits=[(ws, noise)])
+    expected = ws.mean(dim=0, keepdim=True) if space == "w" else ws
+    torch.testing.assert_close(run.state.params[WS][0], expected)
+    assert (run.state.params[name] == 2).all()
+
+
+def test_outside_of_a_mask_nothing_counts() -> None:
+    """Pixels of the target outside of the mask change nothing but themselves."""
+    G = random_generator()
+    (photo,) = photos(1)
+    mask = np.zeros((16, 16), np.float32)
+    mask[:, :8] = 1
+    run = Run(G, [replace(photo, mask=mask)], SHORT, spread_of_w(G))
+    picture = run.draw(run.state.params)
+    assert torch.equal(picture[..., 8:], run.targets[..., 8:])
+    params = {name: param.requires_grad_() for name, param in run.state.params.items()}
+    total, _, _ = run.loss(params)
+    noise = params["synthesis.b16.conv1.noise_const"]
+    picture = run.draw(params)
+    inside = torch.autograd.grad(picture[..., :8].sum(), noise, retain_graph=True)[0]
+    outside = torch.autograd.grad(picture[..., 8:].sum(), noise)[0]
+    assert inside.abs().sum() > 0 and outside.abs().sum() == 0
+    assert total.isfinite().all()
+
+
+def test_the_spread_of_w_is_that_of_its_class() -> None:
+    G, _, _ = golden("cond-32")
+    first, second = spread_of_w(G, 0), spread_of_w(G, 7)
+    assert (first.mean - second.mean).norm() > 0.05 * first.std
+    samples = first.samples
+    assert samples.shape == (10_000, G.config.w_dim)
+    torch.testing.assert_close(first.mean, samples.mean(dim=0), rtol=1e-4, atol=1e-5)
+    expected = (samples - samples.mean(dim=0)).square().sum(dim=1).mean().sqrt().item()
+    assert first.std == pytest.approx(expected, rel=1e-4)
+    distances = first.distance(samples[:, None])
+    assert distances.square().mean().sqrt().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_adam_is_that_of_torch(randn: Any) -> None:
+    from sg2cli.inversion.project import _adam
+
+    x, goal = randn(5, 3), randn(5, 3)
+    theirs = x.clone().requires_grad_()
+    optimizer = torch.optim.Adam([theirs], betas=(0.9, 0.999))
+    moments = (torch.zeros_like(x), torch.zeros_like(x))
+    for step in range(1, 20):
+        lr = 0.1 / step
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        ((theirs - goal) ** 4).sum().backward()
+        optimizer.step()
+        gradient = 4 * (x - goal) ** 3
+        x, *moments = _adam(x, gradient, *moments, lr, step)  # type: ignore[misc, assignment]
+        torch.testing.assert_close(x, theirs.detach(), rtol=1e-12, atol=1e-12)
