@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign_files import rosinality_state, write_ada, write_tensorflow
+from foreign_files import fake_modules, rosinality_state, write_ada, write_tensorflow
 from networks import GOLDEN, random_generator
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from sg2cli.checkpoints import Network, ada_pickle, rosinality, save_generator
 from sg2cli.checkpoints.arrays import read_torch
 from sg2cli.checkpoints.foreign import PICKLES, convert, read_foreign, to_generator
-from sg2cli.checkpoints.unpickle import load, mapped
+from sg2cli.checkpoints.unpickle import Budget, load, mapped
 from sg2cli.errors import CheckpointError, Sg2Error
 from sg2cli.latents import seed_to_z, truncate
 
@@ -430,6 +430,151 @@ def test_absurd_sizes_cost_nothing(in_tmp: Path, content: bytes) -> None:
     assert peak < 64 << 20
 
 
+def text(content: bytes) -> bytes:
+    """The opcode of a text, or of bytes in Python 2."""
+    return b"T" + len(content).to_bytes(4, "little") + content
+
+
+def memoised(number: int, content: bytes) -> bytes:
+    return content + b"q" + bytes([number]) + b"0"
+
+
+def glob(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+BYTES = glob("_codecs", "encode")
+ARRAY = glob("numpy.core.multiarray", "_reconstruct")
+LOAD = glob("torch.storage", "_load_from_bytes")
+MEGABYTE = text(b"x" * (1 << 20))
+FEW = 40_000
+STORAGE = (
+    dumps(0x1950A86A20F9469CFC6C)
+    + dumps(1001)
+    + dumps({})
+    + b"\x80\x02(U\x07storagectorch\nByteStorage\nU\x010U\x03cpuK\x01NtQ."
+    + dumps(["0"])
+    + (1 << 18).to_bytes(8, "little")
+    + bytes(1 << 18)
+)
+# Each is of a megabyte or so, and asks for gigabytes, or for minutes.
+AMPLIFIERS: dict[str, bytes] = {
+    "texts as bytes": memoised(0, BYTES) + memoised(1, MEGABYTE) + b"h\x00h\x01\x85R" * FEW,
+    "arrays of a text": memoised(0, glob("numpy", "dtype") + b"U\x02i1\x85R")
+    + memoised(1, b"(K\x01J\x00\x00\x10\x00\x85h\x00\x89" + MEGABYTE + b"t")
+    + memoised(2, ARRAY)
+    + b"h\x02)Rh\x01b" * FEW,
+    "a pickle of many opcodes, often": memoised(0, LOAD)
+    + memoised(1, BYTES + text(b"\x80\x02" + b"N0" * (1 << 18) + b"N.") + b"\x85R")
+    + b"h\x00h\x01\x85R0" * FEW,
+    "a storage, often": memoised(0, LOAD)
+    + memoised(1, BYTES + text(STORAGE) + b"\x85R")
+    + b"h\x00h\x01\x85R0" * FEW,
+    "a name of a type, often": memoised(0, glob("numpy", "dtype"))
+    + memoised(1, text(b"<" * (1 << 20)))
+    + b"h\x00h\x01\x85R0" * FEW,
+    "calls with many arguments": memoised(0, glob("numpy", "ndarray"))
+    + memoised(1, b"(" + b"N" * FEW + b"t")
+    + b"h\x00h\x01R0" * FEW,
+    "calls with a text for arguments": memoised(0, glob("numpy", "ndarray"))
+    + memoised(1, MEGABYTE)
+    + b"h\x00h\x01R0" * FEW,
+    "new objects with many arguments": memoised(0, glob("dnnlib.util", "EasyDict"))
+    + memoised(1, b"(" + b"N" * FEW + b"t")
+    + b"h\x00h\x01\x810" * FEW,
+    "two equal texts as keys": memoised(0, MEGABYTE)
+    + memoised(1, MEGABYTE)
+    + b"}h\x00Ns"
+    + b"h\x01Ns" * FEW,
+    "names of classes": memoised(0, glob(*RECONSTRUCT))
+    + memoised(1, b"}(U\x05state}U\x0aclass_name" + BYTES + MEGABYTE + b"\x85Ru")
+    + b"h\x00h\x01\x85R" * FEW,
+    "lists": b"]" * (1 << 20),
+    "attributes": memoised(0, glob("dnnlib.util", "EasyDict")) + b"h\x00)R" * (1 << 18),
+    "marks": b"(" * (1 << 20),
+    "dicts in the memo": b"}\x94" * (1 << 19),
+}
+
+
+@pytest.mark.parametrize("name", AMPLIFIERS)
+def test_small_files_make_nothing_large(in_tmp: Path, name: str) -> None:
+    Path("net.pkl").write_bytes(b"\x80\x04" + AMPLIFIERS[name] + b".")
+    refused_cheaply(Path("net.pkl"))
+
+
+def refused_cheaply(path: Path, told: str = ".") -> None:
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(CheckpointError, match=told):
+        to_generator(read_foreign(path))
+    assert time.monotonic() - start < 4
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 << 10  # in KiB
+
+
+def test_a_legacy_file_does_not_name_its_numbers_by_nested_tuples(in_tmp: Path) -> None:
+    keys = DAG[2:] + b"]h\x00a."
+    start = dumps(0x1950A86A20F9469CFC6C) + dumps(1001) + dumps({}) + dumps({})
+    Path("net.pt").write_bytes(start + b"\x80\x02" + keys)
+    refused_cheaply(Path("net.pt"), "a key in it is no plain value")
+
+
+def test_a_zip_file_of_members_without_number(in_tmp: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02N.")
+        for number in range(20_000):
+            archive.writestr(f"net/{number}", b"")
+    Path("net.pt").write_bytes(file.getvalue())
+    refused_cheaply(Path("net.pt"), "lists more members than torch.save writes")
+
+
+def test_tensors_that_share_their_numbers_claim_no_more_than_there_are(in_tmp: Path) -> None:
+    state = rosinality_state(random_generator())
+    shared = torch.zeros(500, 500)
+    state |= {f"style.{i}.weight": shared for i in range(3, 500)}
+    torch.save({"g_ema": state, "latent_avg": torch.zeros(16)}, "net.pt")
+    refused_cheaply(Path("net.pt"), "claim more numbers than the file has bytes")
+
+
+def test_modules_that_hold_one_another_everywhere(in_tmp: Path) -> None:
+    """Two levels of a thousand names each for one module, with a thousand names for a tensor."""
+    held: Any = {"_modules": {}, "_parameters": {}, "_buffers": {}}
+    for _ in range(2):
+        held = {**held, "_modules": dict.fromkeys(map(str, range(1000)), module(**held))}
+    content = dumps({"G_ema": module(**held)})
+    Path("net.pkl").write_bytes(content)
+    refused_cheaply(Path("net.pkl"))
+
+
+def test_components_that_hold_one_another_everywhere(in_tmp: Path) -> None:
+    class Network:
+        pass
+
+    inner = Network()
+    inner.__dict__ = {"variables": [("x", np.float32(0))] * 1000, "static_kwargs": {}}
+    for _ in range(2):
+        outer = Network()
+        outer.__dict__ = {"components": dict.fromkeys(map(str, range(1000)), inner)}
+        inner = outer
+    with fake_modules(dnnlib__tflib__network={"Network": Network}):
+        Path("net.pkl").write_bytes(pickle.dumps((None, None, outer)))
+    refused_cheaply(Path("net.pkl"), "no StyleGAN2")
+
+
+def test_a_filter_of_any_size_is_no_list(in_tmp: Path) -> None:
+    G = random_generator(resample_filter=tuple([1.0] * 2000))
+    write_ada(G, Path("net.pkl"))
+    refused_cheaply(Path("net.pkl"), "resample_filter has the shape")
+
+
+def test_keys_of_old_optimisers_are_numbers_of_their_process(in_tmp: Path) -> None:
+    """torch before 1.6 named parameters by their address."""
+    G = random_generator()
+    optimiser = {"state": {139_637_976_727_552: {"step": 1}}, "param_groups": []}
+    whole = {"g_ema": rosinality_state(G), "g_optim": optimiser, "latent_avg": G.mapping.w_avg}
+    torch.save(whole, "net.pt", _use_new_zipfile_serialization=False)
+    same(to_generator(read_foreign(Path("net.pt"))), G)
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "offset"),
     [
@@ -568,7 +713,7 @@ def test_back_to_rosinality_is_the_file_that_it_was(name: str, sg2: Any) -> None
     assert sg2("convert", "net.safetensors", "back.pt", "--to", "rosinality").lines == ["back.pt"]
     found = torch.load("back.pt", weights_only=True)
     content = mapped(FORMATS / name)
-    sample = read_torch(content, FORMATS / name, rosinality.GLOBALS)
+    sample = read_torch(content, Budget(len(content)), rosinality.GLOBALS)
     expected = tensors_of(sample["g_ema"])
     assert found["g_ema"].keys() == expected.keys()
     for key, tensor in expected.items():
@@ -583,12 +728,10 @@ def test_back_to_ada_is_the_state_that_it_was(name: str, sg2: Any) -> None:
     sg2("convert", FORMATS / name, "net.safetensors")
     assert sg2("convert", "net.safetensors", "back.pt", "--to", "ada").code == 0
     found = torch.load("back.pt", weights_only=True)
-    pickled, _ = load(mapped(FORMATS / name), PICKLES)
-    expected = {
-        f"{path}.{key}": tensor.tensor()
-        for path, module_ in ada_pickle._modules(pickled["G_ema"])
-        for key, tensor in ada_pickle._tensors(module_)
-    }
+    content = mapped(FORMATS / name)
+    pickled, _ = load(content, PICKLES, Budget(len(content)))
+    modules = dict(ada_pickle._modules(pickled["G_ema"]))
+    expected = {key: tensor.tensor() for key, tensor in ada_pickle._tensors(modules).items()}
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-7, msg=key)

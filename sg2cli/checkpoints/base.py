@@ -180,7 +180,7 @@ def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
             if key in found and found[key] != shape
         ],
     }
-    told = [f"{what}: {_first(keys)}" for what, keys in complaints.items() if keys]
+    told = [f"{what}: {first(keys)}" for what, keys in complaints.items() if keys]
     if told:
         raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
 
@@ -191,7 +191,7 @@ def parameters(shapes: Shapes) -> int:
     return sum(math.prod(s) for name, s in shapes.items() if not name.endswith(not_learned))
 
 
-def _first(keys: Sequence[str], count: int = 3) -> str:
+def first(keys: Sequence[str], count: int = 3) -> str:
     more = f" and {len(keys) - count} more" if len(keys) > count else ""
     return ", ".join(keys[:count]) + more
 
@@ -219,9 +219,12 @@ def config_fields(config: GeneratorConfig) -> dict[str, Any]:
     return {"format_version": 1, **{name: getattr(config, name) for name in names}}
 
 
-def taps_of(stored: list[Any]) -> list[Any]:
+def taps_of(kernel: Any) -> list[Any]:
     """The filter of a stored kernel: [f] numbers where the kernel is their outer product."""
-    if not stored or not isinstance(stored[0], list):
+    if len(kernel.shape) not in (1, 2) or max(kernel.shape) > MAX_TAPS:
+        raise CheckpointError(f"its resample_filter has the shape {list(kernel.shape)}")
+    stored: list[Any] = kernel.tolist()
+    if len(kernel.shape) == 1:
         return stored
     rows = [math.fsum(row) for row in stored]  # the taps, as the kernel sums to 1
     is_product = all(

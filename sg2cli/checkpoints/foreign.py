@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from sg2cli.checkpoints import ada_pickle, rosinality, tf_pickle
 from sg2cli.checkpoints.arrays import read_torch
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_shapes, read_config
 from sg2cli.checkpoints.safetensors_file import Network, save_generator
-from sg2cli.checkpoints.unpickle import load, mapped
+from sg2cli.checkpoints.unpickle import Budget, load, mapped
 from sg2cli.errors import CheckpointError, Sg2Error, reason
 from sg2cli.files import sha256
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator
 
+MAX_TOLD = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
 MOST_NOISE = 4096  # pixels a side: a small file could claim any size
 PICKLES = {**tf_pickle.GLOBALS, **ada_pickle.GLOBALS}
@@ -35,15 +37,18 @@ def read_foreign(path: Path) -> Checkpoint:
         if path.stat().st_size == 0:
             raise CheckpointError("empty: copy or download it again")
         content = mapped(path)
-        if content[:2] == b"PK":
-            checkpoint = _from_torch(read_torch(content, path, rosinality.GLOBALS))
-        elif content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a":  # a LONG1 of ten bytes
-            checkpoint = _from_torch(read_torch(content, None, rosinality.GLOBALS))
+        budget = Budget(len(content))
+        # A .pt is a zip file, or begins with a pickle of a number of ten bytes.
+        if content[:2] == b"PK" or (content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a"):
+            checkpoint = _from_torch(read_torch(content, budget, rosinality.GLOBALS))
         elif content[:1] in (b"\x80", b"("):
-            found, _ = load(content, PICKLES)
+            found, _ = load(content, PICKLES, budget)
             checkpoint = _from_pickle(found)
         else:
             raise CheckpointError("neither a pickle, nor a .pt, nor a .safetensors")
+        # Tensors may share numbers, so that a small file could claim any size; a network's do not.
+        if sum(math.prod(shape) for shape in checkpoint.shapes.values()) > len(content):
+            raise CheckpointError("unsafe: its tensors claim more numbers than the file has bytes")
         source = {"format": checkpoint.format, "file": path.name, "sha256": sha256(path)}
         checkpoint.fields["source"] = source
         _complete(checkpoint)
@@ -56,7 +61,7 @@ def _told_of(path: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {str(error)[:MAX_TOLD]}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     except Exception as error:

@@ -82,7 +82,7 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     taps = [1, 3, 3, 1]
     if filters:
         kernel = next(iter(filters.values())).tensor()
-        taps = taps_of((kernel / kernel.sum()).tolist())
+        taps = taps_of(kernel / kernel.sum())
     fields: dict[str, Any] = {
         "architecture": "skip",
         "activation": "lrelu",

@@ -62,7 +62,7 @@ class Network:
             filters = [key for key in shapes if FILTER.fullmatch(key)]
             used = [key for key in filters if key.endswith("conv0.resample_filter")]
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
-                fields["resample_filter"] = taps_of(file.get_tensor(used[0]).tolist())
+                fields["resample_filter"] = taps_of(file.get_tensor(used[0]))
             config = read_config(fields, shapes)
             weights = {key: shape for key, shape in shapes.items() if key not in filters}
             check_shapes(config, weights)

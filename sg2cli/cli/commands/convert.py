@@ -9,6 +9,7 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints import export
+from sg2cli.checkpoints.base import first
 from sg2cli.checkpoints.export import TARGETS
 from sg2cli.checkpoints.known import KNOWN, LICENCE
 from sg2cli.cli.console import Console
@@ -104,7 +105,7 @@ def _read_other(
         f"{network.parameters:,} parameters, sha256 {source['sha256']}"
     )
     if read.left_out:
-        console.note(f"left out: {', '.join(read.left_out)}")
+        console.note(f"left out: {first(read.left_out, 30)}")
     for what in read.made_up:
         console.note(f"the file lacks, and got: {what}")
     for note in read.notes:

@@ -84,7 +84,7 @@ def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
 
 
 def _foreign(path: Path) -> dict[str, Any]:
-    from sg2cli.checkpoints.base import parameters, read_config
+    from sg2cli.checkpoints.base import first, parameters, read_config
     from sg2cli.checkpoints.foreign import read_foreign
 
     found = read_foreign(path)
@@ -92,7 +92,7 @@ def _foreign(path: Path) -> dict[str, Any]:
         "kind": f"StyleGAN2 generator, {found.format}",
         **_facts(read_config(found.fields, found.shapes)),
         "parameters": parameters(found.shapes),
-        "also in it": ", ".join(found.left_out) or "nothing",
+        "also in it": first(found.left_out, 30) or "nothing",
         "missing": ", ".join(found.made_up) or "nothing",
         "sha256": found.fields["source"]["sha256"],
         "to use it": f"sg2 convert {path} {path.with_suffix('.safetensors').name}",
