@@ -24,7 +24,7 @@ from networks import GOLDEN, random_generator
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sg2cli.checkpoints import Network, ada_pickle, rosinality, save_generator
+from sg2cli.checkpoints import Network, ada_pickle, foreign, rosinality, save_generator
 from sg2cli.checkpoints.arrays import read_torch
 from sg2cli.checkpoints.foreign import PICKLES, convert, read_foreign, to_generator
 from sg2cli.checkpoints.unpickle import Budget, load, mapped
@@ -573,6 +573,53 @@ def test_keys_of_old_optimisers_are_numbers_of_their_process(in_tmp: Path) -> No
     whole = {"g_ema": rosinality_state(G), "g_optim": optimiser, "latent_avg": G.mapping.w_avg}
     torch.save(whole, "net.pt", _use_new_zipfile_serialization=False)
     same(to_generator(read_foreign(Path("net.pt"))), G)
+
+
+def test_w_avg_is_computed_in_batches_and_not_for_any_width(in_tmp: Path) -> None:
+    wide = {"z_dim": 8000, "mapping_features": (16,), "c_dim": 5000, "embed_features": 2}
+    path = Path("net.pkl")
+    write_ada(random_generator(**wide), path, skip="mapping.w_avg")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert to_generator(read_foreign(path)).mapping.w_avg.isfinite().all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 400 << 10  # in KiB
+    for name in ("z_dim", "c_dim"):
+        write_ada(random_generator(**{**wide, name: 300_000}), path, skip="mapping.w_avg")
+        refused_cheaply(path, "not computed for 300000 features")
+
+
+def test_a_network_too_large_to_draw_is_kept(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read back and compared by then: only the last look at it is missing."""
+    write_ada(random_generator(), Path("net.pkl"))
+    with monkeypatch.context() as patch:
+        patch.setattr(foreign, "MOST_DRAWN", 1000)
+        result = sg2("convert", "net.pkl", "a.safetensors")
+    assert (result.code, result.lines) == (0, ["a.safetensors"])
+    assert "warning: it was not drawn: a layer has 0 GiB" in result.err
+
+    def draw(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("sg2cli.generator.Generator.forward", draw)
+    result = sg2("convert", "net.pkl", "b.safetensors")
+    assert (result.code, result.lines) == (0, ["b.safetensors"])
+    assert "warning: it was not drawn: out of memory" in result.err
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_what_the_disk_changes_gets_no_name(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ada(random_generator(), Path("net.pkl"))
+    whole = foreign.write_generator
+
+    def cut_short(G: Any, file: Any, source: Any) -> None:
+        whole(G, file, source)
+        file.seek(-4, 2)
+        file.write(b"\0\0\0\0")
+
+    monkeypatch.setattr(foreign, "write_generator", cut_short)
+    result = sg2("convert", "net.pkl", "net.safetensors")
+    assert result.code == 1
+    assert "cannot write net.safetensors: the disk gives back other numbers" in result.err
+    assert [path.name for path in Path().iterdir()] == ["net.pkl"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
@@ -105,14 +105,18 @@ class Network:
 def save_generator(
     G: Generator, path: Path, source: Mapping[str, Any], overwrite: bool = False
 ) -> None:
-    """Write a checkpoint as `Network` reads it; `source` says where it came from."""
+    """Make a checkpoint as `Network` reads it; `source` says where it came from."""
+    with new_file(path, overwrite) as file:
+        write_generator(G, file, source)
+
+
+def write_generator(G: Generator, file: BinaryIO, source: Mapping[str, Any]) -> None:
     tensors = G.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     made_by = config_fields(G.config) | {"source": dict(source)}
-    with new_file(path, overwrite) as file:
-        file.write(safetensors_header(shapes, made_by))
-        for tensor in tensors.values():
-            file.write(tensor.float().cpu().contiguous().numpy().astype("<f4").tobytes())
+    file.write(safetensors_header(shapes, made_by))
+    for tensor in tensors.values():
+        file.write(tensor.float().cpu().contiguous().numpy().astype("<f4", copy=False).data)
 
 
 @contextmanager

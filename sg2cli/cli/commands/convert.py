@@ -98,11 +98,10 @@ def _read_other(
     config = network.config
     classes = f"{config.c_dim} classes" if config.c_dim else "no classes"
     clamp = "no clamp" if config.conv_clamp is None else f"clamp {config.conv_clamp:g}"
-    source = read.fields["source"]
     console.note(
         f"read {read.format}: {config.img_resolution}x{config.img_resolution}, "
         f"{config.architecture}, {config.img_channels} channels, {classes}, {clamp}, "
-        f"{network.parameters:,} parameters, sha256 {source['sha256']}"
+        f"{network.parameters:,} parameters, sha256 {network.source['sha256']}"
     )
     if read.left_out:
         console.note(f"left out: {first(read.left_out, 30)}")
@@ -112,7 +111,9 @@ def _read_other(
         console.note(note)
     if odd:
         console.note(f"warning: {odd}")
-    console.wrote(out, {"format": read.format, "source": source["sha256"], "made_up": read.made_up})
+    console.wrote(
+        out, {"format": read.format, "source": network.source["sha256"], "made_up": read.made_up}
+    )
 
 
 def _public(address: str) -> dict[str, str]:
