@@ -107,7 +107,8 @@ class StoredArray(metaclass=Sealed):
 
     def __init__(self, *_: object) -> None:
         self.shape: tuple[int, ...] = (0,)
-        self.dtype, self.fortran, self.content = "f4", False, b""
+        self.dtype, self.fortran = "f4", False
+        self.content: bytes | memoryview = b""
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
@@ -120,7 +121,11 @@ class StoredArray(metaclass=Sealed):
         if isinstance(content, str):  # of Python 2
             content = content.encode("latin1")
         wanted = math.prod(shape) * NUMPY_DTYPES[dtype.name]
-        if not isinstance(content, bytes) or len(content) != wanted or len(shape) > MAX_DIMS:
+        if (
+            not isinstance(content, bytes | memoryview)
+            or len(content) != wanted
+            or len(shape) > MAX_DIMS
+        ):
             raise CheckpointError("an array in it has not the numbers that its shape asks for")
         self.shape, self.dtype, self.fortran = shape, dtype.text, bool(fortran)
         self.content = content

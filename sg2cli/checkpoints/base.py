@@ -185,6 +185,11 @@ def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
         raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether it holds neither NaN nor infinity; `isfinite` would make two copies of it."""
+    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in tensor.aminmax())
+
+
 def parameters(shapes: Shapes) -> int:
     """Numbers in all tensors that are learned, which noise maps and w_avg are not."""
     not_learned = (".noise_const", ".w_avg")

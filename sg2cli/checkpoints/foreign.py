@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints import ada_pickle, rosinality, tf_pickle
 from sg2cli.checkpoints.arrays import read_torch
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_shapes, read_config
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_shapes, is_finite, read_config
 from sg2cli.checkpoints.safetensors_file import Network, write_generator
 from sg2cli.checkpoints.unpickle import Budget, load, mapped
 from sg2cli.errors import CheckpointError, Sg2Error, reason
@@ -148,7 +148,7 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
     tensors = {}
     for name in list(checkpoint.tensors):
         tensor = checkpoint.tensors.pop(name).read().to(torch.float32).contiguous()
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise CheckpointError(f"its tensor {name} holds NaN or infinity")
         tensors[name] = tensor
     G.load_state_dict(tensors, assign=True)

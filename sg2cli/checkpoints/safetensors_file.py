@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
-from sg2cli.checkpoints.base import check_shapes, config_fields, parameters, read_config, taps_of
+from sg2cli.checkpoints.base import (
+    check_shapes,
+    config_fields,
+    is_finite,
+    parameters,
+    read_config,
+    taps_of,
+)
 from sg2cli.errors import CheckpointError, reason
 from sg2cli.files import new_file, safetensors_header, sha256
 from sg2cli.settings import GeneratorConfig
@@ -92,7 +99,7 @@ class Network:
         with _opened(self.path, "pt") as file:
             for key in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(key)
-                if not tensor.isfinite().all():
+                if not is_finite(tensor):
                     raise CheckpointError(f"its tensor {key} holds NaN or infinity")
                 if FILTER.fullmatch(key):
                     _check_filter(self.config, key, tensor)

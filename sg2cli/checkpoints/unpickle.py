@@ -18,6 +18,7 @@ from sg2cli.errors import CheckpointError
 
 MAX_TEXT = 1000  # characters of a name or a setting
 MAX_NUMBER = 1 << 60  # below the prime by whose multiples numbers may differ and have one hash
+MIN_VIEW = 1 << 10  # bytes; smaller ones are copied
 MAX_ARGUMENTS = 16  # of a call; torch's have up to 8
 MAX_OPCODES = 500_000  # a network with its discriminator has some ten thousand
 # Extension codes name objects of the process that reads; INST and OBJ are of protocol 0.
@@ -137,27 +138,8 @@ def load(
     """
     offsets, end = _scan(content, start, budget, persistent_load is not None)
 
-    class Unpickler(_Bounded):
-        found = 0
-
-        def find_class(self, module: str, name: str) -> Any:
-            # Globals come one after another, as there are no jumps in a pickle.
-            offset, Unpickler.found = offsets[Unpickler.found], Unpickler.found + 1
-            key = f"{module} {name}"
-            if key not in allowed:
-                raise CheckpointError(
-                    f"unsafe: it asks for {module}.{name} at byte {offset}, which no network "
-                    "needs: do not open it with anything"
-                )
-            return allowed[key]
-
-        def persistent_load(self, pid: Any) -> Any:
-            if persistent_load is None:
-                raise CheckpointError("unsafe: it asks for an object from outside")
-            return persistent_load(pid)
-
-    unpickler = Unpickler(Reader(memoryview(content)[start:end]), encoding="latin1")
-    unpickler.budget = budget
+    file = Reader(memoryview(content)[start:end])
+    unpickler = _Unpickler(file, allowed, budget, persistent_load, offsets)
     try:
         return unpickler.load(), end
     except CheckpointError:
@@ -172,14 +154,39 @@ def load(
 _InPython: Any = pickle._Unpickler
 
 
-class _Bounded(_InPython):  # type: ignore[misc]
-    """Keys and members of sets are plain values, and calls cost something.
+class _Unpickler(_InPython):  # type: ignore[misc]
+    """Keys and members of sets are plain values, calls cost something, and globals are stand-ins.
 
     The hash of a tuple that holds the one before twice, fifty deep, would take years, and no signal
     interrupts it. Python's own unpickler is in C, and cannot be told so; this one is in Python.
     """
 
-    budget: Budget
+    def __init__(
+        self,
+        file: Reader,
+        allowed: Mapping[str, object],
+        budget: Budget,
+        from_outside: Callable[[Any], Any] | None,
+        offsets: list[int],
+    ) -> None:
+        super().__init__(file, encoding="latin1")
+        self.file, self.allowed, self.budget = file, allowed, budget
+        self.from_outside = from_outside
+        self.offsets = iter(offsets)  # of globals one after another: a pickle has no jumps
+
+    def find_class(self, module: str, name: str) -> Any:
+        offset, key = next(self.offsets), f"{module} {name}"
+        if key not in self.allowed:
+            raise CheckpointError(
+                f"unsafe: it asks for {module}.{name} at byte {offset}, which no network needs: "
+                "do not open it with anything"
+            )
+        return self.allowed[key]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self.from_outside is None:
+            raise CheckpointError("unsafe: it asks for an object from outside")
+        return self.from_outside(pid)
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -196,6 +203,17 @@ class _Bounded(_InPython):  # type: ignore[misc]
         if isinstance(self.stack[-1], tuple):
             self.budget.call(self.stack[-1])
         super().load_build()
+
+    def load_binbytes(self) -> None:
+        self.append(self._numbers(int.from_bytes(self.read(4), "little")))
+
+    def load_binbytes8(self) -> None:
+        self.append(self._numbers(int.from_bytes(self.read(8), "little")))
+
+    def _numbers(self, size: int) -> bytes | memoryview:
+        """Large bytes as they lie in the file, whose numbers need no copy; never inside a frame."""
+        framed = self._unframer.current_frame
+        return self.read(size) if framed or size < MIN_VIEW else self.file.view_of(size)
 
     def _check(self, keys: Iterable[object]) -> None:
         for key in keys:
@@ -223,6 +241,8 @@ class _Bounded(_InPython):  # type: ignore[misc]
 
     dispatch = {  # by opcode, as in the class above
         **_InPython.dispatch,
+        pickle.BINBYTES[0]: load_binbytes,
+        pickle.BINBYTES8[0]: load_binbytes8,
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_newobj,
         pickle.BUILD[0]: load_build,
@@ -257,10 +277,13 @@ class Reader:
         return self.at
 
     def read(self, count: int = -1) -> bytes:
+        return bytes(self.view_of(count))
+
+    def view_of(self, count: int) -> memoryview:
         left = max(len(self.view) - self.at, 0)
         count = left if count < 0 else min(count, left)
         self.at += count
-        return bytes(self.view[self.at - count : self.at])
+        return self.view[self.at - count : self.at]
 
     def readline(self) -> bytes:
         line = bytearray()
