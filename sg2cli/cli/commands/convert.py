@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
@@ -14,7 +13,8 @@ from sg2cli.checkpoints.export import TARGETS
 from sg2cli.checkpoints.known import KNOWN, LICENCE
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import HASH, PATH, json_option, quiet_option
-from sg2cli.cli.standard_input import on_disk
+from sg2cli.cli.standard_input import on_disk, told_of
+from sg2cli.downloads import download, is_address, public
 from sg2cli.errors import UsageError
 from sg2cli.files import check_file, kind, make_folder, user_path
 
@@ -66,11 +66,12 @@ def convert(
 
 
 def _write_other(name: str, out: Path, target: str, overwrite: bool, console: Console) -> None:
-    network = checkpoints.find_network(name)
-    G = network.load()
-    make_folder(out.parent)
-    export.save_as(G, out, target, overwrite)
-    console.wrote(out, {"format": target, "source": network.sha256})
+    with on_disk(name) as path:
+        network = checkpoints.find_network(path)
+        G, sha256 = network.load(), network.sha256
+        make_folder(out.parent)
+        export.save_as(G, out, target, overwrite)
+    console.wrote(out, {"format": target, "source": sha256})
 
 
 def _read_other(
@@ -78,7 +79,7 @@ def _read_other(
 ) -> None:
     from sg2cli.checkpoints import foreign
 
-    address = name if name.startswith(("http://", "https://")) else None
+    address = name if is_address(name) else None
     if kind(user_path(name)) == "nothing" and name in KNOWN:
         address = KNOWN[name]
         console.note(LICENCE)
@@ -86,14 +87,20 @@ def _read_other(
         raise UsageError("--sha256 is for files from the web")
     make_folder(out.parent)
     if address:
-        path = _fetch(address, out.parent, sha256, console)
+        path, url = _fetch(address, out.parent, sha256, console), public(address)
+        origin = {"url": url, "file": url.rpartition("/")[2]}
         try:
-            origin = _public(address)
-            read, network, odd = foreign.convert(path, out, overwrite, origin)
+            with told_of(path, url):
+                read, network, odd = foreign.convert(path, out, overwrite, origin)
         finally:
             path.unlink(missing_ok=True)
     else:
         with on_disk(name) as path:
+            if checkpoints.is_ours(path):
+                raise UsageError(
+                    f"{path} is a .safetensors, which sg2 reads as it is: --to ada or "
+                    "--to rosinality writes it for other code"
+                )
             read, network, odd = foreign.convert(path, out, overwrite)
     config = network.config
     classes = f"{config.c_dim} classes" if config.c_dim else "no classes"
@@ -116,17 +123,7 @@ def _read_other(
     )
 
 
-def _public(address: str) -> dict[str, str]:
-    """Where a network came from, for its metadata: without passwords and tokens."""
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    url = urlunsplit((parts.scheme, host, parts.path, "", ""))
-    return {"url": url, "file": parts.path.rpartition("/")[2]}
-
-
 def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> Path:
-    from sg2cli.downloads import download
-
     with console.progress("Fetching", 0, "B") as bar:
         bar.unit_scale = True
 
@@ -134,4 +131,4 @@ def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> 
             bar.total = total
             bar.update(done - bar.n)
 
-        return download(address, folder, sha256, progress)
+        return download(address, folder, sha256, progress, console.note)
