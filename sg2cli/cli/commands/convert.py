@@ -98,7 +98,7 @@ def _read_other(
         with on_disk(name) as path:
             if checkpoints.is_ours(path):
                 raise UsageError(
-                    f"{path} is a .safetensors, which sg2 reads as it is: --to ada or "
+                    f"{name} is a .safetensors, which sg2 reads as it is: --to ada or "
                     "--to rosinality writes it for other code"
                 )
             read, network, odd = foreign.convert(path, out, overwrite)
