@@ -159,6 +159,10 @@ def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
         (lambda s: s.update({"convs.0.conv.wight": torch.zeros(1)}), "convs.0.conv.wight"),
         (lambda s: s.update({"convs.0.activate.bias": torch.zeros(3)}), "is [3], not [9]"),
         (lambda s: s.update({"input.input": torch.full((1, 10, 4, 4), torch.nan)}), "NaN"),
+        (
+            lambda s: s.update({"to_rgbs.0.upsample.kernel": torch.eye(4)}),
+            "differ in resample_filter",
+        ),
         (lambda s: s.update({"input.input": 5}), "'input.input' is no tensor"),
         (lambda s: s.clear(), "neither g_ema nor a decoder"),
     ],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sg2cli.checkpoints.arrays import NUMPY, TORCH, StoredArray, StoredTensor, storage
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, taps_of
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
 from sg2cli.checkpoints.unpickle import Attributes, Module, Nested, Opaque, plain
 from sg2cli.errors import CheckpointError
 
@@ -59,8 +59,14 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     for name in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"):
         fields[name] = _number(network.state.get(name))
     fields["num_fp16_res"] = sum(block.get("use_fp16") is True for block in blocks)
-    filters = [t for name, t in stored.items() if name.endswith("conv0.resample_filter")]
-    fields["resample_filter"] = taps_of(filters[0].tensor()) if filters else [1, 3, 3, 1]
+    # A conv1 has one as well, of which no use is made.
+    filters = [
+        t for name, t in stored.items() if re.search(r"(conv0|skip)\.resample_filter$", name)
+    ]
+    for kernel in filters:
+        check_kernel(kernel.shape)
+    taps = taps_of(*(kernel.tensor() for kernel in filters)) if filters else [1, 3, 3, 1]
+    fields["resample_filter"] = taps
     left_out = [str(name) for name in pickled if name != "G_ema" and pickled[name] is not None]
     return Checkpoint("NVIDIA PyTorch pickle", fields, tensors, left_out)
 

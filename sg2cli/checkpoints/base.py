@@ -224,10 +224,20 @@ def config_fields(config: GeneratorConfig) -> dict[str, Any]:
     return {"format_version": 1, **{name: getattr(config, name) for name in names}}
 
 
-def taps_of(kernel: Any) -> list[Any]:
-    """The filter of a stored kernel: [f] numbers where the kernel is their outer product."""
-    if len(kernel.shape) not in (1, 2) or max(kernel.shape) > MAX_TAPS:
-        raise CheckpointError(f"its resample_filter has the shape {list(kernel.shape)}")
+def check_kernel(shape: tuple[int, ...]) -> None:
+    """CheckpointError for a filter that is larger than any; it may be read only after this."""
+    if len(shape) not in (1, 2) or not 0 < max(shape) <= MAX_TAPS:
+        raise CheckpointError(f"its resample_filter has the shape {list(shape)}")
+
+
+def taps_of(kernel: Any, *others: Any) -> list[Any]:
+    """The filter of stored kernels: [f] numbers where the kernel is their outer product.
+
+    CheckpointError for other layers' kernels that differ from it.
+    """
+    for other in others:
+        if other.shape != kernel.shape or not (abs(other - kernel) < 1e-3).all():
+            raise CheckpointError("its layers differ in resample_filter, which sg2 cannot honour")
     stored: list[Any] = kernel.tolist()
     if len(kernel.shape) == 1:
         return stored

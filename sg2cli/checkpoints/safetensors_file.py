@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 
 from sg2cli.checkpoints.base import (
+    check_kernel,
     check_shapes,
     config_fields,
     is_finite,
@@ -69,6 +70,7 @@ class Network:
             filters = [key for key in shapes if FILTER.fullmatch(key)]
             used = [key for key in filters if key.endswith("conv0.resample_filter")]
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
+                check_kernel(shapes[used[0]])
                 fields["resample_filter"] = taps_of(file.get_tensor(used[0]))
             config = read_config(fields, shapes)
             weights = {key: shape for key, shape in shapes.items() if key not in filters}
