@@ -543,6 +543,9 @@ AMPLIFIERS: dict[str, bytes] = {
     "a storage, often": memoised(0, LOAD)
     + memoised(1, BYTES + text(STORAGE) + b"\x85R")
     + b"h\x00h\x01\x85R0" * FEW,
+    "a storage in a bytearray, often": memoised(0, LOAD)
+    + memoised(1, b"\x96" + len(STORAGE).to_bytes(8, "little") + STORAGE)
+    + b"h\x00h\x01\x85R0" * 2000,
     "a name of a type, often": memoised(0, glob("numpy", "dtype"))
     + memoised(1, text(b"<" * (1 << 20)))
     + b"h\x00h\x01\x85R0" * FEW,

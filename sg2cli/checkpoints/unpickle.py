@@ -20,6 +20,7 @@ MAX_TEXT = 1000  # characters of a name or a setting
 MAX_NUMBER = 1 << 60  # below the prime by whose multiples numbers may differ and have one hash
 MIN_VIEW = 1 << 10  # bytes; smaller ones are copied
 MAX_ARGUMENTS = 16  # of a call; torch's have up to 8
+BYTES = (str, bytes, bytearray, memoryview)
 MAX_OPCODES = 500_000  # a network with its discriminator has some ten thousand
 # Extension codes name objects of the process that reads; INST and OBJ are of protocol 0.
 REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
@@ -42,7 +43,7 @@ class Budget:
         """CheckpointError for a call with more than is left, or with what no call is given."""
         if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
             raise CheckpointError("unsafe: it calls something in a way that no network needs")
-        self.bytes -= sum(len(a) for a in arguments if isinstance(a, str | bytes | memoryview))
+        self.bytes -= sum(len(a) for a in arguments if isinstance(a, BYTES))
         if self.bytes < 0:
             raise CheckpointError("unsafe: it makes far more of its bytes than there are")
 
@@ -137,7 +138,6 @@ def load(
     other, with its offset, and for a pickle that is damaged or asks for more than a file holds.
     """
     offsets, end = _scan(content, start, budget, persistent_load is not None)
-
     file = Reader(memoryview(content)[start:end])
     unpickler = _Unpickler(file, allowed, budget, persistent_load, offsets)
     try:
