@@ -322,4 +322,7 @@ def test_known_names_are_fetched_from_their_publisher(
     assert result.lines == ["ffhq.safetensors"]
     assert "non-commercial" in result.err
     assert len(KNOWN) == 27
+    unknown = sg2("convert", "ffhq2", "ffhq2.safetensors")
+    assert unknown.code == 2
+    assert "no file 'ffhq2', nor an official network: ffhq, metfaces, " in unknown.err
     assert all(url.startswith("https://") for name, url in KNOWN.items() if name != "ffhq")

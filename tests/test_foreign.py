@@ -578,6 +578,17 @@ def test_small_files_make_nothing_large(in_tmp: Path, name: str) -> None:
     refused_cheaply(Path("net.pkl"))
 
 
+def test_real_networks_are_far_from_the_bounds(in_tmp: Path) -> None:
+    """As many layers as the largest official ones have, in a file that shares nothing."""
+    G = random_generator(img_resolution=1024, channels=(4,) * 9, mapping_features=(16,) * 8)
+    write_ada(G, Path("net.pkl"))
+    content = mapped(Path("net.pkl"))
+    budget = Budget(len(content))
+    load(content, PICKLES, budget)
+    assert budget.opcodes > 0.9 * Budget(0).opcodes
+    assert budget.bytes > 0.7 * Budget(len(content)).bytes
+
+
 def refused_cheaply(path: Path, told: str = ".") -> None:
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(CheckpointError, match=told):

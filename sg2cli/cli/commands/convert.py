@@ -15,7 +15,7 @@ from sg2cli.cli.console import Console
 from sg2cli.cli.options import HASH, PATH, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk, told_of
 from sg2cli.downloads import download, is_address, public
-from sg2cli.errors import UsageError
+from sg2cli.errors import UsageError, brief
 from sg2cli.files import check_file, kind, make_folder, user_path
 
 
@@ -80,7 +80,11 @@ def _read_other(
     from sg2cli.checkpoints import foreign
 
     address = name if is_address(name) else None
-    if kind(user_path(name)) == "nothing" and name in KNOWN:
+    elsewhere = address or name in ("-", *checkpoints.bundled())
+    if kind(user_path(name)) == "nothing" and not elsewhere:
+        if name not in KNOWN:
+            official = first(list(KNOWN), 7)
+            raise UsageError(f"no file {brief(name)}, nor an official network: {official}")
         address = KNOWN[name]
         console.note(LICENCE)
     if sha256 and not address:
