@@ -112,7 +112,7 @@ def _check(url: str, shown: str) -> None:
         raise UsageError(f"{shown}: give an address that begins with http:// or https://")
     try:
         parts = httpx.URL(url)
-        if not parts.host or parts.port not in (None, *range(1, 1 << 16)):
+        if not parts.host or not 0 < (80 if parts.port is None else parts.port) < 1 << 16:
             raise httpx.InvalidURL("no host, or no port")
     except (httpx.InvalidURL, ValueError) as error:
         # What cannot be taken apart may have a password anywhere before its last @.
