@@ -143,17 +143,13 @@ def _fetch(
         size = int(length) if length.isdecimal() and len(length) < 18 else None
         start = done if code == 206 else 0
         total = None if size is None else start + size
-        whole = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", theirs.get("content-range", ""))
-        if code == 206 and not (
-            "Range" in headers
-            and whole
-            and int(whole[1]) == start
-            and total in (None, int(whole[2]))
-        ):
-            part.unlink(missing_ok=True)
-            raise _Broken("the server gives another part than was asked for")
-        if code == 206 and whole:
-            total = int(whole[2])
+        if code == 206:
+            told = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", theirs.get("content-range", ""))
+            fits = told and int(told[1]) == start and total in (None, int(told[2]))
+            if told is None or not fits or "Range" not in headers:
+                part.unlink(missing_ok=True)
+                raise _Broken("the server gives another part than was asked for")
+            total = int(told[2])
         if total is not None and total > MAX_SIZE:
             raise _Refused(f"it has {total >> 30} GiB, which is no network")
         etag = theirs.get("etag", "")
