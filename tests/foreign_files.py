@@ -40,7 +40,7 @@ def fake_modules(**contents: Any) -> Iterator[None]:
             del sys.modules[name]
 
 
-def write_ada(G: Generator, path: Path, **more: Any) -> None:
+def write_ada(G: Generator, path: Path, skip: str = "", **more: Any) -> None:
     """NVIDIA's PyTorch pickle: persistent modules, with `state` as nn.Module has it."""
 
     def _reconstruct_persistent_obj(meta: Any) -> Any:
@@ -71,6 +71,8 @@ def write_ada(G: Generator, path: Path, **more: Any) -> None:
         "img_channels": config.img_channels,
     }
     for name, tensor in G.state_dict().items():
+        if name == skip:
+            continue
         module = root
         *path_, last = name.split(".")
         for depth, part in enumerate(path_):

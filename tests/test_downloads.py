@@ -29,6 +29,7 @@ class Server:
         self.content, self.etag = CONTENT, '"one"'
         self.ways: list[str] = ["well"]
         self.ranges: list[str | None] = []
+        self.authorization: str | None = None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,6 +46,15 @@ class Server:
         way = self.ways.pop(0) if len(self.ways) > 1 else self.ways[0]
         wanted = request.headers.get("Range")
         self.ranges.append(wanted)
+        self.authorization = request.headers.get("Authorization")
+        if way == "hangs up":
+            request.close_connection = True
+            return
+        if way.startswith("to "):
+            request.send_response(302)
+            request.send_header("Location", way[3:])
+            request.end_headers()
+            return
         if way.isdecimal():
             request.send_error(int(way))
             return
@@ -56,8 +66,13 @@ class Server:
             told = start + (100 if way == "other part" else 0)
             size = len(self.content)
             request.send_header("Content-Range", f"bytes {told}-{size - 1}/{size}")
+        elif way == "part":
+            request.send_response(206)
+            request.send_header("Content-Range", "bytes 0-99/1000000")
         else:
             request.send_response(200)
+        if way == "gzip":
+            request.send_header("Content-Encoding", "gzip")
         body = self.content[start:]
         length = len(body) + (1000 if way == "promises more" else 0)
         if way != "no length":
@@ -130,7 +145,7 @@ def test_without_a_validator_nothing_is_glued_together(server: Server, tmp_path:
 @pytest.mark.parametrize(
     ("way", "told"),
     [
-        ("promises more", "peer closed|broke off"),
+        ("promises more", "peer closed|broke off|gives another part"),
         ("404", "says 404: check the address"),
         ("403", "says 403"),
         ("503", "says 503"),
@@ -151,10 +166,122 @@ def test_a_wrong_hash_is_refused_and_thrown_away(server: Server, tmp_path: Path)
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://[bad/x", "http:///x"])
-def test_addresses_that_lead_nowhere(tmp_path: Path, url: str) -> None:
-    with pytest.raises(Sg2Error):
-        download(url, tmp_path, pause=0)
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:1/x", "http://127.0.0.1:1/x cannot be reached"),
+        ("http://127.0.0.1:99999/x", "is no address: check its host and port"),
+        ("http://127.0.0.1:0/x", "is no address"),
+        ("http://[bad/x", ""),
+        ("http:///x", "is no address"),
+        ("http://" + "a" * 300 + "/x", ""),
+        ("ftp://127.0.0.1/x", "begins with http:// or https://"),
+        ("file:///etc/passwd", "begins with http:// or https://"),
+    ],
+)
+def test_addresses_that_lead_nowhere_fail_at_once(tmp_path: Path, url: str, told: str) -> None:
+    waits: list[str] = []
+    with pytest.raises(Sg2Error) as error:
+        download(url, tmp_path, say=waits.append)
+    assert told in str(error.value)
+    assert waits == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        ("", "leads in a circle"),
+        ("ftp://127.0.0.1/x", "leads to what is not on the web"),
+        ("http://127.0.0.1:99999/", "cannot be reached|leads to"),
+        ("file:///etc/passwd", "leads to what is not on the web"),
+    ],
+)
+def test_redirects_that_lead_nowhere(server: Server, tmp_path: Path, to: str, told: str) -> None:
+    server.ways = [f"to {to or server.url}"]
+    waits: list[str] = []
+    with pytest.raises(Sg2Error, match=told):
+        fetch(server, tmp_path, say=waits.append)
+    assert waits == []
+
+
+def test_another_try_is_announced(server: Server, tmp_path: Path) -> None:
+    server.ways = ["503", "drops", "hangs up", "well"]
+    said: list[str] = []
+    assert fetch(server, tmp_path, say=said.append) == CONTENT
+    assert [line.removeprefix(f"{server.url}: ").split(";")[0] for line in said] == [
+        "the server says 503",
+        "peer closed connection without sending complete message body "
+        "(received 300000 bytes, expected 1000000)",
+        "Server disconnected without sending a response.",
+    ]
+    assert "300,000 bytes are there, again in" in said[1]
+
+
+@pytest.mark.parametrize("way", ["gzip", "drops", "part"])
+def test_nothing_that_was_damaged_on_the_way_is_given(
+    server: Server, tmp_path: Path, way: str
+) -> None:
+    """Compressed although it must not be, cut short for ever, or another part than all."""
+    server.ways = [way]
+    server.etag = ""
+    with pytest.raises(Sg2Error, match="compressed|kept|try again later"):
+        fetch(server, tmp_path)
+
+
+def test_passwords_and_tokens_are_told_to_nobody(
+    sg2: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    secret = server.url.replace("//", "//me:se/cret@", 1) + "?token=secret#secret"
+    wrong = sg2("convert", secret, "net.safetensors")
+    assert wrong.code == 2
+    secret = secret.replace("se/cret", "secret")
+    write_ada(random_generator(), Path("net.pkl"))
+    content = Path("net.pkl").read_bytes()
+    for ways in (
+        ["404"],
+        ["503", "404"],
+        ["to http://127.0.0.1:1/?secret"],
+        ["gzip"],
+        ["hangs up"],
+    ):
+        server.ways = ways
+        failed = sg2("convert", secret, "net.safetensors")
+        assert failed.code == 1
+        assert server.url in failed.err
+        assert "secret" not in failed.err + wrong.err
+    for server.content in (b"nonsense", b"\x80\x02cos\nsystem\n."):
+        server.ways = ["well"]
+        failed = sg2("convert", secret, "net.safetensors")
+        assert (failed.code, failed.err.split(": ")[1]) == (3, server.url)
+        assert "secret" not in failed.err
+    server.content, server.ways = CONTENT, ["drops", "404"]
+    sg2("convert", secret, "net.safetensors")
+    left = list(Path().glob(".sg2-*"))
+    assert [path.suffix for path in sorted(left)] == [".json", ".part"]
+    for path in left:
+        assert b"secret" not in path.read_bytes()
+        path.unlink()
+    server.content, server.ways = content, ["well"]
+    done = sg2("convert", secret, "net.safetensors")
+    assert done.code == 0
+    assert server.authorization == "Basic bWU6c2VjcmV0"
+    assert "secret" not in done.err
+    assert b"secret" not in Path("net.safetensors").read_bytes()
+    for command in (["info"], ["convert", "other.safetensors"]):
+        elsewhere = sg2(command[0], "ftp://me:secret@x/y?secret", *command[1:])
+        assert elsewhere.code == 2
+        assert "ftp://x/y" in elsewhere.err
+        assert "secret" not in elsewhere.err
+
+
+def test_the_scheme_of_an_address_may_be_in_capitals(sg2: Any, server: Server) -> None:
+    write_ada(random_generator(), Path("net.pkl"))
+    server.content = Path("net.pkl").read_bytes()
+    result = sg2("convert", server.url.replace("http", "HTTP"), "net.safetensors")
+    assert result.code == 0, result.err
+    assert Network.open(Path("net.safetensors")).source["url"] == server.url
 
 
 def test_convert_takes_an_address(sg2: Any, server: Server) -> None:
@@ -195,4 +322,7 @@ def test_known_names_are_fetched_from_their_publisher(
     assert result.lines == ["ffhq.safetensors"]
     assert "non-commercial" in result.err
     assert len(KNOWN) == 27
+    unknown = sg2("convert", "ffhq2", "ffhq2.safetensors")
+    assert unknown.code == 2
+    assert "no file 'ffhq2', nor an official network: ffhq, metfaces, " in unknown.err
     assert all(url.startswith("https://") for name, url in KNOWN.items() if name != "ffhq")

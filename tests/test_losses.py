@@ -44,7 +44,9 @@ def authors_lpips(net: str) -> Any:
     tensors = load_file(checkpoints.weights_folder() / f"lpips-{net}.safetensors")
     for name, tensor in tensors.items():
         kind, index, *rest = name.split(".")
-        their_name = f"lin{index}.model.1.weight" if kind == "lin" else f"{indices[index]}.{rest[0]}"
+        their_name = (
+            f"lin{index}.model.1.weight" if kind == "lin" else f"{indices[index]}.{rest[0]}"
+        )
         own[their_name].data = tensor.to(torch.float32)
     return theirs
 

@@ -19,9 +19,7 @@ from sg2cli.photos import read_photo
 
 SIZE = 32
 RAMP = np.stack(
-    np.broadcast_arrays(
-        np.linspace(0, 255, SIZE)[:, None], np.linspace(255, 0, SIZE)[None], 128.0
-    ),
+    np.broadcast_arrays(np.linspace(0, 255, SIZE)[:, None], np.linspace(255, 0, SIZE)[None], 128.0),
     axis=2,
 ).astype(np.uint8)
 

@@ -6,20 +6,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sg2cli.checkpoints.arrays import NUMPY, TORCH, Inert, StoredArray, StoredTensor, storage
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, taps_of
-from sg2cli.checkpoints.unpickle import Attributes, Module, Opaque, plain
+from sg2cli.checkpoints.arrays import NUMPY, TORCH, StoredArray, StoredTensor, storage
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
+from sg2cli.checkpoints.unpickle import Attributes, Module, Nested, Opaque, plain
 from sg2cli.errors import CheckpointError
 
 GLOBALS: dict[str, object] = {
     **NUMPY,
     **TORCH,
     "torch_utils.persistence _reconstruct_persistent_obj": Module,
-    "torch.storage _load_from_bytes": Inert(storage),
+    "torch.storage _load_from_bytes": Nested(storage),
     "dnnlib.util EasyDict": Attributes,
     "builtins set": Opaque,
 }
 MAX_DEPTH = 8  # modules in modules; a generator has four
+MAX_COUNT = 10_000  # modules and tensors, of which it has some hundred
 
 
 def read(pickled: Mapping[str, Any]) -> Checkpoint:
@@ -35,7 +36,7 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
         raise CheckpointError(
             "a StyleGAN3 network, which is another generator than StyleGAN2: sg2 cannot draw it"
         )
-    stored = {f"{path}.{name}": t for path, m in modules.items() for name, t in _tensors(m)}
+    stored = _tensors(modules)
     tensors = {
         name: LazyTensor(tensor.shape, tensor.tensor)
         for name, tensor in stored.items()
@@ -58,20 +59,29 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     for name in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"):
         fields[name] = _number(network.state.get(name))
     fields["num_fp16_res"] = sum(block.get("use_fp16") is True for block in blocks)
-    filters = [t for name, t in stored.items() if name.endswith("conv0.resample_filter")]
-    fields["resample_filter"] = taps_of(filters[0].tensor().tolist()) if filters else [1, 3, 3, 1]
+    # A conv1 has one as well, of which no use is made.
+    filters = [
+        t for name, t in stored.items() if re.search(r"(conv0|skip)\.resample_filter$", name)
+    ]
+    for kernel in filters:
+        check_kernel(kernel.shape)
+    taps = taps_of(*(kernel.tensor() for kernel in filters)) if filters else [1, 3, 3, 1]
+    fields["resample_filter"] = taps
     left_out = [str(name) for name in pickled if name != "G_ema" and pickled[name] is not None]
     return Checkpoint("NVIDIA PyTorch pickle", fields, tensors, left_out)
 
 
 def _modules(root: Module) -> list[tuple[str, Module]]:
-    """All modules below the root with their paths; a file may claim that one holds itself."""
+    """All modules below the root with their paths.
+
+    A file may claim that one holds itself, or hold one in many places; so it may tensors.
+    """
     found: list[tuple[str, Module]] = []
     todo = [("", root)]
     while todo:
         path, module = todo.pop(0)
         children = module.state.get("_modules")
-        if not isinstance(children, dict) or len(found) > 10_000:
+        if not isinstance(children, dict) or len(found) + len(children) > MAX_COUNT:
             raise CheckpointError("its modules are not nested as torch does")
         for name, child in children.items():
             below = f"{path}.{name}".lstrip(".")
@@ -83,12 +93,14 @@ def _modules(root: Module) -> list[tuple[str, Module]]:
     return found
 
 
-def _tensors(module: Module) -> list[tuple[str, StoredTensor]]:
-    found = []
-    for kind in ("_parameters", "_buffers"):
-        held = module.state.get(kind)
-        if isinstance(held, dict):
-            found += [(str(n), t) for n, t in held.items() if isinstance(t, StoredTensor)]
+def _tensors(modules: Mapping[str, Module]) -> dict[str, StoredTensor]:
+    found: dict[str, StoredTensor] = {}
+    for path, module in modules.items():
+        for kind in ("_parameters", "_buffers"):
+            held = module.state.get(kind)
+            if not isinstance(held, dict) or len(found) + len(held) > MAX_COUNT:
+                raise CheckpointError("its tensors are not kept as torch does")
+            found |= {f"{path}.{n}": t for n, t in held.items() if isinstance(t, StoredTensor)}
     return found
 
 

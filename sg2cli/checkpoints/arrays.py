@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import math
 import mmap
 import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.unpickle import Attributes, Opaque, Sealed, load, plain
+from sg2cli.checkpoints.unpickle import (
+    Attributes,
+    Budget,
+    Inert,
+    Opaque,
+    Reader,
+    Sealed,
+    load,
+    plain,
+)
 from sg2cli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -34,6 +42,7 @@ NUMPY_DTYPES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
 MAX_DIMS = 8
 MAX_SIDE = 1 << 40
+MAX_DIRECTORY = 1 << 20  # bytes; a network's has some hundred members of a hundred
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ class StoredArray(metaclass=Sealed):
 
     def __init__(self, *_: object) -> None:
         self.shape: tuple[int, ...] = (0,)
-        self.dtype, self.fortran, self.content = "f4", False, b""
+        self.dtype, self.fortran = "f4", False
+        self.content: bytes | memoryview = b""
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
@@ -111,7 +121,11 @@ class StoredArray(metaclass=Sealed):
         if isinstance(content, str):  # of Python 2
             content = content.encode("latin1")
         wanted = math.prod(shape) * NUMPY_DTYPES[dtype.name]
-        if not isinstance(content, bytes) or len(content) != wanted or len(shape) > MAX_DIMS:
+        if (
+            not isinstance(content, bytes | memoryview)
+            or len(content) != wanted
+            or len(shape) > MAX_DIMS
+        ):
             raise CheckpointError("an array in it has not the numbers that its shape asks for")
         self.shape, self.dtype, self.fortran = shape, dtype.text, bool(fortran)
         self.content = content
@@ -164,22 +178,6 @@ def encode(text: object, encoding: object = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-class Inert:
-    """A function of ours as a file may call it; it has no attributes to change."""
-
-    __slots__ = ("_function",)
-    _function: Any
-
-    def __init__(self, function: Any) -> None:
-        object.__setattr__(self, "_function", function)
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise CheckpointError("it tries to change what reads it")
-
-
 NUMPY = {
     "numpy dtype": Dtype,
     "numpy ndarray": Opaque,
@@ -200,47 +198,49 @@ TORCH = {
 }
 
 
-def storage(content: bytes) -> Storage:
-    """What torch.storage._load_from_bytes reads: a storage saved alone, before torch 1.6's way."""
-    found = read_torch(content)
+def storage(content: Any, budget: Budget) -> Storage:
+    """What torch.storage._load_from_bytes reads: a storage saved alone, the way before torch 1.6.
+
+    torch writes them so to this day.
+    """
+    found = _read_legacy(memoryview(content), budget, TORCH)
     if not isinstance(found, Storage):
         raise CheckpointError("the bytes of a tensor in it hold something else")
     return found
 
 
-def read_torch(
-    content: mmap.mmap | bytes, path: Path | None = None, more: Mapping[str, object] | None = None
-) -> Any:
+def read_torch(content: mmap.mmap, budget: Budget, more: Mapping[str, object]) -> Any:
     """The object that torch.save wrote, old way or new, with StoredTensors for tensors.
 
-    `content` is that of the file at `path`, if it is one; `more` are globals that may occur beside
-    torch's own.
+    `more` are globals that may occur beside torch's own.
     """
-    allowed = {**TORCH, **(more or {})}
-    if content[:4] == b"PK\x03\x04":
-        return _read_zip(content, path or io.BytesIO(content), allowed)
-    magic, at = load(content, {})
+    read = _read_zip if content[:2] == b"PK" else _read_legacy
+    return read(memoryview(content), budget, {**TORCH, **more})
+
+
+def _read_legacy(view: memoryview, budget: Budget, allowed: Mapping[str, object]) -> Any:
+    """torch.save's way before 1.6: pickles one after another, and then the numbers."""
+    magic, at = load(view, {}, budget)
     if magic != LEGACY_MAGIC:
         raise CheckpointError("no file of torch.save: it begins otherwise")
-    _, at = load(content, {}, start=at)  # version of the protocol
-    _, at = load(content, {}, start=at)  # sizes of numbers where it was written
+    _, at = load(view, {}, budget, start=at)  # version of the protocol
+    _, at = load(view, {}, budget, start=at)  # sizes of numbers where it was written
     # The numbers come behind the object that needs them: where each begins is found first.
     wanted: dict[str, tuple[str, int]] = {}
     views: dict[str, memoryview] = {}
 
     def note(pid: Any) -> Any:
-        key, name, count = _storage_id(pid)
+        key, name = _storage_id(pid)
         dtype, width = wanted[key] = STORAGES[name]
         return Storage(dtype, width, views.get(key, memoryview(b"")))
 
     # Two passes: the first learns the keys, the second gives tensors their numbers.
-    _, after = load(content, {**allowed, **_LENIENT}, note, at)
-    keys, position = load(content, {}, start=after)
+    _, after = load(view, {**allowed, **_LENIENT}, budget, note, at)
+    keys, position = load(view, {}, budget, start=after)
     if not isinstance(keys, list):
         raise CheckpointError("damaged: it does not list its numbers")
-    view = memoryview(content)
     for key in keys:
-        if key not in wanted or position + 8 > len(view):
+        if plain(key, "a key") not in wanted or position + 8 > len(view):
             raise CheckpointError("damaged: its numbers are cut off")
         (count,) = struct.unpack("<q", view[position : position + 8])
         size = count * wanted[key][1]
@@ -248,7 +248,7 @@ def read_torch(
             raise CheckpointError("damaged: its numbers are cut off")
         views[key] = view[position + 8 : position + 8 + size]
         position += 8 + size
-    found, _ = load(content, allowed, note, at)
+    found, _ = load(view, allowed, budget, note, at)
     return found
 
 
@@ -259,47 +259,62 @@ _LENIENT = {
 }
 
 
-def _storage_id(pid: Any) -> tuple[str, str, int]:
-    """('storage', FloatStorage, key, location, count, ...) -> key, class, count."""
+def _storage_id(pid: Any) -> tuple[str, str]:
+    """('storage', FloatStorage, key, location, count, ...) -> key, class."""
     ok = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
     if not ok or not all(isinstance(pid[i], str) for i in (1, 2)) or pid[1] not in STORAGES:
         raise CheckpointError("a tensor in it keeps its numbers in an unknown way")
-    return pid[2], pid[1], pid[4]
+    return plain(pid[2], "the key of a tensor"), pid[1]
 
 
-def _read_zip(
-    content: mmap.mmap | bytes, file: Path | io.BytesIO, allowed: Mapping[str, object]
-) -> Any:
+class _Directory(Reader):
+    """A zip file of which only its directory is read: some hundred bytes for each tensor."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, len(self.view))[whence]
+        if self.at < 0:
+            raise OSError(errno.EINVAL, "before the beginning")
+        return self.at
+
+    def read(self, count: int = -1) -> bytes:
+        content = super().read(count)
+        if len(content) > MAX_DIRECTORY:
+            raise CheckpointError("unsafe: it lists more members than torch.save writes")
+        return content
+
+
+def _read_zip(view: memoryview, budget: Budget, allowed: Mapping[str, object]) -> Any:
     """torch.save's way since 1.6: data.pkl, and a member for each storage."""
-    view = memoryview(content)
     try:
-        with zipfile.ZipFile(file) as members:
+        with zipfile.ZipFile(_Directory(view)) as members:
             infos = {info.filename: info for info in members.infolist()}
-            pickles = [name for name in infos if name.endswith("/data.pkl")]
-            if len(pickles) != 1:
-                raise CheckpointError("a zip file, but none of torch.save")
-            folder = pickles[0][: -len("data.pkl")]
-            order = infos.get(f"{folder}byteorder")
-            if order and (order.file_size > 16 or members.read(order) != b"little"):
-                raise CheckpointError("its numbers are big-endian, which is not read")
-
-            def persistent_load(pid: Any) -> Storage:
-                key, name, _ = _storage_id(pid)
-                info = infos.get(f"{folder}data/{key}")
-                if info is None or info.compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(f"damaged: it has no numbers {key[:20]!r}")
-                # The local header may be longer than the one in the directory.
-                at = info.header_offset
-                name_length, extra = struct.unpack("<HH", view[at + 26 : at + 30])
-                begin = at + 30 + name_length + extra
-                if begin + info.file_size > len(view):
-                    raise CheckpointError("damaged: its numbers are cut off")
-                return Storage(*STORAGES[name], view[begin : begin + info.file_size])
-
-            info = infos[pickles[0]]
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(view):
-                raise CheckpointError("unsafe: its data.pkl is compressed, which torch never does")
-            found, _ = load(members.read(info), allowed, persistent_load)
-            return found
-    except (zipfile.BadZipFile, struct.error, NotImplementedError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, OSError, ValueError) as error:
         raise CheckpointError(f"damaged ({error}): copy or download it again") from error
+    pickles = [name for name in infos if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise CheckpointError("a zip file, but none of torch.save")
+    folder = pickles[0][: -len("data.pkl")]
+
+    def member(name: str) -> memoryview:
+        info = infos.get(f"{folder}{name}")
+        if info is None or info.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"damaged: {name[:20]!r} in it is missing, or compressed")
+        # The local header may be longer than the one in the directory.
+        at = info.header_offset
+        try:
+            name_length, extra = struct.unpack("<HH", view[at + 26 : at + 30])
+        except struct.error as error:
+            raise CheckpointError(f"damaged: {name[:20]!r} in it is cut off") from error
+        begin = at + 30 + name_length + extra
+        if begin + info.file_size > len(view):
+            raise CheckpointError(f"damaged: {name[:20]!r} in it is cut off")
+        return view[begin : begin + info.file_size]
+
+    def persistent_load(pid: Any) -> Storage:
+        key, name = _storage_id(pid)
+        return Storage(*STORAGES[name], member(f"data/{key}"))
+
+    if f"{folder}byteorder" in infos and bytes(member("byteorder")) != b"little":
+        raise CheckpointError("its numbers are big-endian, which is not read")
+    found, _ = load(member("data.pkl"), allowed, budget, persistent_load)
+    return found

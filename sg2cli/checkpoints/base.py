@@ -180,9 +180,14 @@ def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
             if key in found and found[key] != shape
         ],
     }
-    told = [f"{what}: {_first(keys)}" for what, keys in complaints.items() if keys]
+    told = [f"{what}: {first(keys)}" for what, keys in complaints.items() if keys]
     if told:
         raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether it holds neither NaN nor infinity; `isfinite` would make two copies of it."""
+    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def parameters(shapes: Shapes) -> int:
@@ -191,7 +196,7 @@ def parameters(shapes: Shapes) -> int:
     return sum(math.prod(s) for name, s in shapes.items() if not name.endswith(not_learned))
 
 
-def _first(keys: Sequence[str], count: int = 3) -> str:
+def first(keys: Sequence[str], count: int = 3) -> str:
     more = f" and {len(keys) - count} more" if len(keys) > count else ""
     return ", ".join(keys[:count]) + more
 
@@ -219,9 +224,22 @@ def config_fields(config: GeneratorConfig) -> dict[str, Any]:
     return {"format_version": 1, **{name: getattr(config, name) for name in names}}
 
 
-def taps_of(stored: list[Any]) -> list[Any]:
-    """The filter of a stored kernel: [f] numbers where the kernel is their outer product."""
-    if not stored or not isinstance(stored[0], list):
+def check_kernel(shape: tuple[int, ...]) -> None:
+    """CheckpointError for a filter that is larger than any; it may be read only after this."""
+    if len(shape) not in (1, 2) or not 0 < max(shape) <= MAX_TAPS:
+        raise CheckpointError(f"its resample_filter has the shape {list(shape)}")
+
+
+def taps_of(kernel: Any, *others: Any) -> list[Any]:
+    """The filter of stored kernels: [f] numbers where the kernel is their outer product.
+
+    CheckpointError for other layers' kernels that differ from it.
+    """
+    for other in others:
+        if other.shape != kernel.shape or not (abs(other - kernel) < 1e-3).all():
+            raise CheckpointError("its layers differ in resample_filter, which sg2 cannot honour")
+    stored: list[Any] = kernel.tolist()
+    if len(kernel.shape) == 1:
         return stored
     rows = [math.fsum(row) for row in stored]  # the taps, as the kernel sums to 1
     is_product = all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints import ada_pickle, rosinality, tf_pickle
 from sg2cli.checkpoints.arrays import read_torch
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_shapes, read_config
-from sg2cli.checkpoints.safetensors_file import Network, save_generator
-from sg2cli.checkpoints.unpickle import load, mapped
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_shapes, is_finite, read_config
+from sg2cli.checkpoints.safetensors_file import Network, write_generator
+from sg2cli.checkpoints.unpickle import Budget, load, mapped
 from sg2cli.errors import CheckpointError, Sg2Error, reason
-from sg2cli.files import sha256
+from sg2cli.files import new_file, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator
 
+MAX_TOLD = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
 MOST_NOISE = 4096  # pixels a side: a small file could claim any size
+MOST_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
+MOST_DRAWN = 1 << 29  # numbers of a layer's output, some of which are in memory at once
+MEAN_BATCH = 500
 PICKLES = {**tf_pickle.GLOBALS, **ada_pickle.GLOBALS}
 
 
@@ -35,15 +40,18 @@ def read_foreign(path: Path) -> Checkpoint:
         if path.stat().st_size == 0:
             raise CheckpointError("empty: copy or download it again")
         content = mapped(path)
-        if content[:2] == b"PK":
-            checkpoint = _from_torch(read_torch(content, path, rosinality.GLOBALS))
-        elif content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a":  # a LONG1 of ten bytes
-            checkpoint = _from_torch(read_torch(content, None, rosinality.GLOBALS))
+        budget = Budget(len(content))
+        # A .pt is a zip file, or begins with a pickle of a number of ten bytes.
+        if content[:2] == b"PK" or (content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a"):
+            checkpoint = _from_torch(read_torch(content, budget, rosinality.GLOBALS))
         elif content[:1] in (b"\x80", b"("):
-            found, _ = load(content, PICKLES)
+            found, _ = load(content, PICKLES, budget)
             checkpoint = _from_pickle(found)
         else:
             raise CheckpointError("neither a pickle, nor a .pt, nor a .safetensors")
+        # Tensors may share numbers, so that a small file could claim any size; a network's do not.
+        if sum(math.prod(shape) for shape in checkpoint.shapes.values()) > len(content):
+            raise CheckpointError("unsafe: its tensors claim more numbers than the file has bytes")
         source = {"format": checkpoint.format, "file": path.name, "sha256": sha256(path)}
         checkpoint.fields["source"] = source
         _complete(checkpoint)
@@ -56,7 +64,7 @@ def _told_of(path: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {str(error)[:MAX_TOLD]}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     except Exception as error:
@@ -102,6 +110,9 @@ def _complete(checkpoint: Checkpoint) -> None:
             f"it claims {config.img_resolution} pixels a side, which no network has"
         )
     check_shapes(config, checkpoint.shapes)
+    widest = max(config.z_dim, config.c_dim, *config.mapping_features)
+    if W_AVG in checkpoint.made_up and widest > MOST_FEATURES:
+        raise CheckpointError(f"it has no w_avg, which is not computed for {widest} features")
 
 
 def _drawn_noise(size: int, seed: int) -> LazyTensor:
@@ -127,7 +138,6 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
 
     Takes the tensors out of the checkpoint one by one, so that they are not in memory twice.
     """
-    import numpy as np
     import torch
 
     from sg2cli.generator import Generator
@@ -138,18 +148,31 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
     tensors = {}
     for name in list(checkpoint.tensors):
         tensor = checkpoint.tensors.pop(name).read().to(torch.float32).contiguous()
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise CheckpointError(f"its tensor {name} holds NaN or infinity")
         tensors[name] = tensor
     G.load_state_dict(tensors, assign=True)
     G.requires_grad_(False)
     if W_AVG in checkpoint.made_up:
-        z = torch.from_numpy(np.random.RandomState(123).randn(10_000, config.z_dim)).float()
-        c = None
-        if config.c_dim:  # all classes alike
-            c = torch.eye(config.c_dim)[torch.arange(10_000) % config.c_dim]
-        G.mapping.w_avg.copy_(G.mapping(z, c).double().mean(dim=0))
+        G.mapping.w_avg.copy_(_mean_w(G))
     return G
+
+
+def _mean_w(G: Generator) -> Tensor:
+    """The mean over 10,000 z of RandomState(123), and over all classes alike."""
+    import numpy as np
+    import torch
+
+    config, random = G.config, np.random.RandomState(123)
+    total = torch.zeros(config.w_dim, dtype=torch.float64)
+    for start in range(0, 10_000, MEAN_BATCH):
+        z = torch.from_numpy(random.randn(MEAN_BATCH, config.z_dim)).float()
+        c = None
+        if config.c_dim:
+            classes = torch.arange(start, start + MEAN_BATCH) % config.c_dim
+            c = torch.nn.functional.one_hot(classes, config.c_dim).float()
+        total += G.mapping(z, c).double().sum(dim=0)
+    return total / 10_000
 
 
 def convert(
@@ -158,34 +181,51 @@ def convert(
     """Write a network of another format as ours, and show that nothing was changed on the way.
 
     `origin` goes into its metadata beside the hash. The file is read back and compared tensor by
-    tensor. Returns what was read, the new file, and what is odd about the picture of seed 0, or ''.
-    CheckpointError for what cannot be read.
+    tensor before it gets its name. Returns what was read, the new file, and what is odd about the
+    picture of seed 0, or ''. CheckpointError for what cannot be read.
     """
     checkpoint = read_foreign(path)
-    checkpoint.fields["source"].update(origin or {})
+    source = checkpoint.fields["source"] | dict(origin or {})
     with _told_of(path):
         G = to_generator(checkpoint)
-    save_generator(G, out, checkpoint.fields["source"], overwrite)
-    network = Network.open(out)
-    written, expected = network.load().state_dict(), G.state_dict()
-    if network.config != G.config or written.keys() != expected.keys():
-        raise Sg2Error(f"{out} does not hold what was read: the disk changed it")
-    for name, tensor in expected.items():
-        if not tensor.equal(written[name]):
-            raise Sg2Error(f"{out} has other numbers in {name}: the disk changed it")
-    return checkpoint, network, _oddity(G)
+    with new_file(out, overwrite) as file:
+        write_generator(G, file, source)
+        file.flush()
+        if not _holds(Path(file.name), G):
+            raise Sg2Error(f"cannot write {out}: the disk gives back other numbers")
+    return checkpoint, Network.open(out), _oddity(G)
+
+
+def _holds(path: Path, G: Generator) -> bool:
+    try:
+        network = Network.open(path)
+        written, expected = network.load().state_dict(), G.state_dict()
+    except CheckpointError:
+        return False
+    same = network.config == G.config and written.keys() == expected.keys()
+    return same and all(tensor.equal(written[name]) for name, tensor in expected.items())
 
 
 def _oddity(G: Generator) -> str:
-    """What a picture of seed 0 shows that a trained network's would not."""
+    """What a picture of seed 0 shows that a trained network's would not.
+
+    The file is whole by then, whatever becomes of the picture.
+    """
     import numpy as np
     import torch
 
-    z = torch.from_numpy(np.random.RandomState(0).randn(1, G.config.z_dim)).float()
-    c = torch.zeros(1, G.config.c_dim) if G.config.c_dim else None
-    if c is not None:
-        c[0, 0] = 1
-    picture = G(z, c)
+    config = G.config
+    largest = max(n * r * r for n, r in zip(config.channels, config.resolutions, strict=True))
+    if largest > MOST_DRAWN:
+        return f"it was not drawn: a layer has {largest * 4 >> 30} GiB"
+    z = torch.from_numpy(np.random.RandomState(0).randn(1, config.z_dim)).float()
+    c = torch.eye(1, config.c_dim) if config.c_dim else None  # the first class
+    try:
+        picture = G(z, c)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        return "it was not drawn: out of memory"
     if not picture.isfinite().all():
         return "its picture of seed 0 holds NaN or infinity"
     if picture.clamp(-1, 1).std() < 0.01:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sg2cli.checkpoints.arrays import NUMPY, StoredTensor
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, taps_of
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
 from sg2cli.checkpoints.unpickle import Opaque
 from sg2cli.errors import CheckpointError
 
@@ -71,7 +71,9 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     filters = {key: value for key, value in stored.items() if re.fullmatch(FILTER, key)}
     tensors = {}
     for key, tensor in stored.items():
-        if key not in filters:
+        if key in filters:
+            check_kernel(tensor.shape)
+        else:
             new_name = rename(key)
             tensors[new_name] = _reshaped(key, new_name, tensor)
     if isinstance(latent_avg, StoredTensor) and latent_avg.shape:
@@ -81,8 +83,8 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
         )
     taps = [1, 3, 3, 1]
     if filters:
-        kernel = next(iter(filters.values())).tensor()
-        taps = taps_of((kernel / kernel.sum()).tolist())
+        kernels = [kernel.tensor() for kernel in filters.values()]
+        taps = taps_of(*(kernel / kernel.sum() for kernel in kernels))
     fields: dict[str, Any] = {
         "architecture": "skip",
         "activation": "lrelu",

@@ -9,11 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
-from sg2cli.checkpoints.base import check_shapes, config_fields, parameters, read_config, taps_of
+from sg2cli.checkpoints.base import (
+    check_kernel,
+    check_shapes,
+    config_fields,
+    is_finite,
+    parameters,
+    read_config,
+    taps_of,
+)
 from sg2cli.errors import CheckpointError, reason
 from sg2cli.files import new_file, safetensors_header, sha256
 from sg2cli.settings import GeneratorConfig
@@ -69,7 +77,8 @@ class Network:
             filters = [key for key in shapes if FILTER.fullmatch(key)]
             used = [key for key in filters if key.endswith("conv0.resample_filter")]
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
-                fields["resample_filter"] = taps_of(file.get_tensor(used[0]).tolist())
+                check_kernel(shapes[used[0]])
+                fields["resample_filter"] = taps_of(file.get_tensor(used[0]))
             config = read_config(fields, shapes)
             weights = {key: shape for key, shape in shapes.items() if key not in filters}
             check_shapes(config, weights)
@@ -99,7 +108,7 @@ class Network:
         with _opened(self.path, "pt") as file:
             for key in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(key)
-                if not tensor.isfinite().all():
+                if not is_finite(tensor):
                     raise CheckpointError(f"its tensor {key} holds NaN or infinity")
                 if FILTER.fullmatch(key):
                     _check_filter(self.config, key, tensor)
@@ -112,14 +121,18 @@ class Network:
 def save_generator(
     G: Generator, path: Path, source: Mapping[str, Any], overwrite: bool = False
 ) -> None:
-    """Write a checkpoint as `Network` reads it; `source` says where it came from."""
+    """Make a checkpoint as `Network` reads it; `source` says where it came from."""
+    with new_file(path, overwrite) as file:
+        write_generator(G, file, source)
+
+
+def write_generator(G: Generator, file: BinaryIO, source: Mapping[str, Any]) -> None:
     tensors = G.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     made_by = config_fields(G.config) | {"source": dict(source)}
-    with new_file(path, overwrite) as file:
-        file.write(safetensors_header(shapes, made_by))
-        for tensor in tensors.values():
-            file.write(tensor.float().cpu().contiguous().numpy().astype("<f4").tobytes())
+    file.write(safetensors_header(shapes, made_by))
+    for tensor in tensors.values():
+        file.write(tensor.float().cpu().contiguous().numpy().astype("<f4", copy=False).data)
 
 
 @contextmanager

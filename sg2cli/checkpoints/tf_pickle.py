@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.arrays import NUMPY, StoredArray
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor
+from sg2cli.checkpoints.base import MAX_TAPS, Checkpoint, LazyTensor, first
 from sg2cli.checkpoints.unpickle import Attributes, TensorFlowNetwork, plain
 from sg2cli.errors import CheckpointError
 
@@ -97,7 +97,13 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
     network = pickled[2] if len(pickled) == 3 else None
     if not isinstance(network, TensorFlowNetwork):
         raise CheckpointError("no (G, D, Gs) of NVIDIA's TensorFlow code")
-    variables, kwargs = _variables(network, "", 0), _kwargs(network)
+    components = network.state.get("components")
+    parts = {"": network}
+    for name in ("mapping", "synthesis"):
+        part = components.get(name) if isinstance(components, dict) else None
+        if isinstance(part, TensorFlowNetwork):
+            parts[f"{name}/"] = part
+    variables, kwargs = _variables(parts), _kwargs(parts)
     if any("StyleMod" in name for name in variables):
         raise CheckpointError("a StyleGAN network, of the first kind: sg2 draws StyleGAN2")
     if not any(name.startswith("synthesis/") for name in variables):
@@ -124,7 +130,7 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
             key, lazy = _rename(name, array)
             tensors[key] = lazy
     ignored = sorted(set(kwargs) - DECIDING)
-    notes = [f"settings that do not change a picture: {', '.join(ignored)}"] if ignored else []
+    notes = [f"settings that do not change a picture: {first(ignored, 30)}"] if ignored else []
     return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, ["G", "D"], notes=notes)
 
 
@@ -143,37 +149,34 @@ def _changed(
     return LazyTensor(tuple(reshape(array.shape)), lambda: turn(array.tensor()))
 
 
-def _variables(network: TensorFlowNetwork, prefix: str, depth: int) -> dict[str, StoredArray]:
+def _variables(parts: Mapping[str, TensorFlowNetwork]) -> dict[str, StoredArray]:
     found: dict[str, StoredArray] = {}
-    variables, components = network.state.get("variables"), network.state.get("components")
-    for item in variables if isinstance(variables, list) else []:
-        if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[1], StoredArray):
-            raise CheckpointError("its variables are not pairs of a name and an array")
-        found[f"{prefix}{plain(item[0], 'a name')}"] = item[1]
-    if isinstance(components, dict) and depth < 2:
-        for name, component in components.items():
-            if isinstance(component, TensorFlowNetwork):
-                found.update(_variables(component, f"{prefix}{name}/", depth + 1))
+    for prefix, part in parts.items():
+        variables = part.state.get("variables")
+        for item in variables if isinstance(variables, list) else []:
+            if not (
+                isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], StoredArray)
+            ):
+                raise CheckpointError("its variables are not pairs of a name and an array")
+            found[f"{prefix}{plain(item[0], 'a name')}"] = item[1]
     return found
 
 
-def _kwargs(network: TensorFlowNetwork) -> dict[str, Any]:
+def _kwargs(parts: Mapping[str, TensorFlowNetwork]) -> dict[str, Any]:
     """Of the network and its components, which repeat or complete one another."""
     found: dict[str, Any] = {}
-    components = network.state.get("components")
-    parts = list(components.values()) if isinstance(components, dict) else []
-    for part in (network, *parts):
-        kwargs = part.state.get("static_kwargs") if isinstance(part, TensorFlowNetwork) else None
+    for part in parts.values():
+        kwargs = part.state.get("static_kwargs")
         if isinstance(kwargs, dict):
             found.update({str(name): value for name, value in kwargs.items()})
     return found
 
 
 def _listed(value: Any) -> list[Any]:
-    if isinstance(value, StoredArray):
+    if isinstance(value, StoredArray) and math.prod(value.shape) <= MAX_TAPS**2:
         value = value.tensor().tolist()
-    if not isinstance(value, list | tuple):
-        raise CheckpointError("its resample_kernel is no list")
+    if not isinstance(value, list | tuple) or len(value) > MAX_TAPS:
+        raise CheckpointError("its resample_kernel is no short list")
     return list(value)
 
 

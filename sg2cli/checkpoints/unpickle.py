@@ -16,11 +16,36 @@ from typing import Any, NoReturn
 
 from sg2cli.errors import CheckpointError
 
-MAX_KEY = 1 << 40
-MAX_OPCODES = 20_000_000  # a network with its discriminator has some ten thousand
+MAX_TEXT = 1000  # characters of a name or a setting
+MAX_NUMBER = 1 << 60  # below the prime by whose multiples numbers may differ and have one hash
+MIN_VIEW = 1 << 10  # bytes; smaller ones are copied
+MAX_ARGUMENTS = 16  # of a call; torch's have up to 8
+BYTES = (str, bytes, bytearray, memoryview)
+MAX_OPCODES = 500_000  # a network with its discriminator has some ten thousand
 # Extension codes name objects of the process that reads; INST and OBJ are of protocol 0.
-REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEXT_BUFFER", "READONLY_BUFFER"}
+REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
 PERSISTENT = {"PERSID", "BINPERSID"}
+
+
+class Budget:
+    """What it may cost to read one file, with all the pickles in it.
+
+    A pickle can hand one large object to any number of calls, so that a small file asks for any
+    memory and any time. Real files do so once or twice: their bytes are text first, in protocol 2,
+    and then numbers.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.opcodes = MAX_OPCODES
+        self.bytes = 4 * size + (1 << 20)  # that all calls together are given
+
+    def call(self, arguments: object) -> None:
+        """CheckpointError for a call with more than is left, or with what no call is given."""
+        if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+            raise CheckpointError("unsafe: it calls something in a way that no network needs")
+        self.bytes -= sum(len(a) for a in arguments if isinstance(a, BYTES))
+        if self.bytes < 0:
+            raise CheckpointError("unsafe: it makes far more of its bytes than there are")
 
 
 class Sealed(type):
@@ -38,11 +63,33 @@ class Module(metaclass=Sealed):
     def __init__(self, meta: object) -> None:
         if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
             raise CheckpointError("a module in it has no state")
-        self.class_name = str(plain(meta.get("class_name"), "the name of a class"))
+        self.class_name = plain(meta.get("class_name"), "the name of a class")
         self.state: dict[str, Any] = meta["state"]
 
     def __setstate__(self, state: object) -> None:
         raise CheckpointError("unsafe: it tries to change a module that was checked")
+
+
+class Inert:
+    """A function of ours as a file may call it; it has no attributes to change."""
+
+    __slots__ = ("_function",)
+    _function: Any
+
+    def __init__(self, function: Any) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise CheckpointError("it tries to change what reads it")
+
+
+class Nested(Inert):
+    """One that reads a pickle in the pickle, and is given what is left of the budget."""
+
+    __slots__ = ()
 
 
 class TensorFlowNetwork(metaclass=Sealed):
@@ -79,8 +126,9 @@ class Opaque(metaclass=Sealed):
 
 
 def load(
-    content: mmap.mmap | bytes,
+    content: mmap.mmap | memoryview,
     allowed: Mapping[str, object],
+    budget: Budget,
     persistent_load: Callable[[Any], Any] | None = None,
     start: int = 0,
 ) -> tuple[Any, int]:
@@ -89,56 +137,87 @@ def load(
     `allowed` are the globals, 'module name', and what stands for each. CheckpointError for any
     other, with its offset, and for a pickle that is damaged or asks for more than a file holds.
     """
-    offsets, end = _scan(content, start, persistent_load is not None)
-
-    class Unpickler(_PlainKeys):
-        found = 0
-
-        def find_class(self, module: str, name: str) -> Any:
-            # Globals come one after another, as there are no jumps in a pickle.
-            offset, Unpickler.found = offsets[Unpickler.found], Unpickler.found + 1
-            key = f"{module} {name}"
-            if key not in allowed:
-                raise CheckpointError(
-                    f"unsafe: it asks for {module}.{name} at byte {offset}, which no network "
-                    "needs: do not open it with anything"
-                )
-            return allowed[key]
-
-        def persistent_load(self, pid: Any) -> Any:
-            if persistent_load is None:
-                raise CheckpointError("unsafe: it asks for an object from outside")
-            return persistent_load(pid)
-
-    with memoryview(content) as view, view[start:end] as part:
-        file = _Reader(part)
-        try:
-            return Unpickler(file, encoding="latin1").load(), end
-        except CheckpointError:
-            raise
-        except RecursionError as error:
-            raise CheckpointError("damaged, or unsafe: it nests without end") from error
-        except Exception as error:  # what stand-ins and the unpickler raise is without number
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-            raise CheckpointError(f"damaged, or no network ({told})") from error
+    offsets, end = _scan(content, start, budget, persistent_load is not None)
+    file = Reader(memoryview(content)[start:end])
+    unpickler = _Unpickler(file, allowed, budget, persistent_load, offsets)
+    try:
+        return unpickler.load(), end
+    except CheckpointError:
+        raise
+    except RecursionError as error:
+        raise CheckpointError("damaged, or unsafe: it nests without end") from error
+    except Exception as error:  # what stand-ins and the unpickler raise is without number
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise CheckpointError(f"damaged, or no network ({told})") from error
 
 
 _InPython: Any = pickle._Unpickler
 
 
-class _PlainKeys(_InPython):  # type: ignore[misc]
-    """Keys and members of sets are plain values.
+class _Unpickler(_InPython):  # type: ignore[misc]
+    """Keys and members of sets are plain values, calls cost something, and globals are stand-ins.
 
     The hash of a tuple that holds the one before twice, fifty deep, would take years, and no signal
     interrupts it. Python's own unpickler is in C, and cannot be told so; this one is in Python.
     """
 
+    def __init__(
+        self,
+        file: Reader,
+        allowed: Mapping[str, object],
+        budget: Budget,
+        from_outside: Callable[[Any], Any] | None,
+        offsets: list[int],
+    ) -> None:
+        super().__init__(file, encoding="latin1")
+        self.file, self.allowed, self.budget = file, allowed, budget
+        self.from_outside = from_outside
+        self.offsets = iter(offsets)  # of globals one after another: a pickle has no jumps
+
+    def find_class(self, module: str, name: str) -> Any:
+        offset, key = next(self.offsets), f"{module} {name}"
+        if key not in self.allowed:
+            raise CheckpointError(
+                f"unsafe: it asks for {module}.{name} at byte {offset}, which no network needs: "
+                "do not open it with anything"
+            )
+        return self.allowed[key]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self.from_outside is None:
+            raise CheckpointError("unsafe: it asks for an object from outside")
+        return self.from_outside(pid)
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.budget.call(arguments)
+        function = self.stack[-1]
+        more = (self.budget,) if isinstance(function, Nested) else ()
+        self.stack[-1] = function(*arguments, *more)
+
+    def load_newobj(self) -> None:
+        self.budget.call(self.stack[-1])
+        super().load_newobj()
+
+    def load_build(self) -> None:
+        if isinstance(self.stack[-1], tuple):
+            self.budget.call(self.stack[-1])
+        super().load_build()
+
+    def load_binbytes(self) -> None:
+        self.append(self._numbers(int.from_bytes(self.read(4), "little")))
+
+    def load_binbytes8(self) -> None:
+        self.append(self._numbers(int.from_bytes(self.read(8), "little")))
+
+    def _numbers(self, size: int) -> bytes | memoryview:
+        """Large bytes as they lie in the file, whose numbers need no copy; never inside a frame."""
+        framed = self._unframer.current_frame
+        return self.read(size) if framed or size < MIN_VIEW else self.file.view_of(size)
+
     def _check(self, keys: Iterable[object]) -> None:
         for key in keys:
             plain(key, "a key")
-            # Numbers that differ by multiples of a large prime have one hash.
-            if isinstance(key, int) and abs(key) > MAX_KEY:
-                raise CheckpointError("damaged, or no network: a key in it is a huge number")
 
     def load_setitem(self) -> None:
         self._check(self.stack[-2:-1])
@@ -160,8 +239,13 @@ class _PlainKeys(_InPython):  # type: ignore[misc]
         self._check(self.stack)
         super().load_frozenset()
 
-    dispatch = {  # noqa: RUF012: as in the class above
+    dispatch = {  # by opcode, as in the class above
         **_InPython.dispatch,
+        pickle.BINBYTES[0]: load_binbytes,
+        pickle.BINBYTES8[0]: load_binbytes8,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.NEWOBJ[0]: load_newobj,
+        pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
         pickle.DICT[0]: load_dict,
@@ -171,17 +255,19 @@ class _PlainKeys(_InPython):  # type: ignore[misc]
 
 
 def plain(value: Any, what: str) -> Any:
-    """A text or number, or None; CheckpointError for all else.
+    """A short text or a number, or None; CheckpointError for all else.
 
     What a file holds is compared, hashed or printed only as one of these: a nested value may be
-    exponentially larger than its file.
+    exponentially larger than its file, and a long one be used any number of times.
     """
-    if value is not None and not isinstance(value, str | bytes | int | float):
+    short = isinstance(value, str | bytes) and len(value) <= MAX_TEXT
+    small = isinstance(value, int) and abs(value) < MAX_NUMBER
+    if not (short or small or value is None or isinstance(value, float)):
         raise CheckpointError(f"damaged, or no network: {what} in it is no plain value")
     return value
 
 
-class _Reader:
+class Reader:
     """A file over memory that gives no more than there is, whatever it is asked for."""
 
     def __init__(self, view: memoryview) -> None:
@@ -191,10 +277,13 @@ class _Reader:
         return self.at
 
     def read(self, count: int = -1) -> bytes:
-        left = len(self.view) - self.at
+        return bytes(self.view_of(count))
+
+    def view_of(self, count: int) -> memoryview:
+        left = max(len(self.view) - self.at, 0)
         count = left if count < 0 else min(count, left)
         self.at += count
-        return bytes(self.view[self.at - count : self.at])
+        return self.view[self.at - count : self.at]
 
     def readline(self) -> bytes:
         line = bytearray()
@@ -206,30 +295,32 @@ class _Reader:
         return bytes(line)
 
 
-def _scan(content: mmap.mmap | bytes, start: int, persistent: bool) -> tuple[list[int], int]:
+def _scan(
+    content: mmap.mmap | memoryview, start: int, budget: Budget, persistent: bool
+) -> tuple[list[int], int]:
     """Offsets of the opcodes that name a global, in order, and the end of the pickle."""
     offsets: list[int] = []
     count = 0
-    with memoryview(content) as view, view[start:] as part:
-        file = _Reader(part)
-        try:
-            for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]
-                name = opcode.name
-                count += 1
-                if name in ("GLOBAL", "STACK_GLOBAL"):
-                    offsets.append(start + (position or 0))
-                elif name in REFUSED or (name in PERSISTENT and not persistent):
-                    _refuse(f"it uses the opcode {name}", start + (position or 0))
-                elif "PUT" in name and int(str(argument)) > count:
-                    _refuse(f"its memo grows to {argument}", start + (position or 0))
-                if count > MAX_OPCODES:
-                    _refuse("it has too many opcodes", start + (position or 0))
-        except CheckpointError:
-            raise
-        except Exception as error:  # pickletools' many kinds for a damaged file
-            told = " ".join(str(error).split())[:120]
-            raise CheckpointError(f"damaged, or no pickle ({told})") from error
-        return offsets, start + file.at
+    file = Reader(memoryview(content)[start:])
+    try:
+        for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]
+            name, offset = opcode.name, start + (position or 0)
+            count += 1
+            budget.opcodes -= 1
+            if name in ("GLOBAL", "STACK_GLOBAL"):
+                offsets.append(offset)
+            elif name in REFUSED or (name in PERSISTENT and not persistent):
+                _refuse(f"it uses the opcode {name}", offset)
+            elif "PUT" in name and int(str(argument)) > count:
+                _refuse(f"its memo grows to {argument}", offset)
+            if budget.opcodes < 0:
+                _refuse("it has too many opcodes", offset)
+    except CheckpointError:
+        raise
+    except Exception as error:  # pickletools' many kinds for a damaged file
+        told = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"damaged, or no pickle ({told})") from error
+    return offsets, start + file.at
 
 
 def _refuse(what: str, offset: int) -> NoReturn:

@@ -28,7 +28,12 @@ def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
     for member in state.members:
         rows = [astuple(record) for record in run.history[member][: state.step]]
         tensors[f"history.{member}"] = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
-    fields = {"step": state.step, "scored_at": state.scored_at, "members": state.members, "recipe": recipe}
+    fields = {
+        "step": state.step,
+        "scored_at": state.scored_at,
+        "members": state.members,
+        "recipe": recipe,
+    }
     with new_file(path, overwrite=True) as file:
         file.write(save(tensors, {"sg2": json.dumps(fields)}))
 

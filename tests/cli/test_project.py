@@ -46,6 +46,15 @@ def pixels(path: Path | str) -> Any:
         return np.array(picture).astype(int)
 
 
+def inside(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def rows_of(table: str) -> list[dict[str, str]]:
+    with Path(table).open() as file:
+        return list(csv.DictReader(file))
+
+
 def metadata(path: Path | str) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         found = json.loads(file.metadata()["sg2"])
@@ -59,7 +68,7 @@ def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) 
     assert result.code == 0, result.err
     names = [*FILES, "projected_w.npz", LATENT]
     assert result.lines == [f"o/me/{name}" for name in names]
-    assert sorted(os.listdir("o/me")) == sorted(names)
+    assert inside("o/me") == sorted(names)
     assert "LPIPS-VGG" in result.err and "PSNR" in result.err and "deviations" in result.err
 
     stored = load_file(f"o/me/{LATENT}")
@@ -80,8 +89,7 @@ def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) 
     assert told["psnr"] == pytest.approx(psnr, abs=1e-3)
     assert told["checkpoint"] == checkpoints.find_network(net).sha256
     assert told["steps_done"] == 4 and 0 < told["lpips_vgg"] < 2
-    with open("o/me/history.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of("o/me/history.csv")
     assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
     assert {"lr", "lpips", "noise_penalty", "w_distance"} < rows[0].keys()
     with PIL.Image.open("o/me/compare.png") as compared:
@@ -95,7 +103,7 @@ def test_without_matplotlib_all_but_the_curve_is_there(
     photo("me.png")
     result = sg2("project", "me.png", "-n", net, "--steps", 1, "--out", "o")
     assert result.code == 0 and "sg2cli[plot]" in result.err
-    assert sorted(os.listdir("o/me")) == sorted({*FILES, LATENT} - {"loss.png"})
+    assert inside("o/me") == sorted({*FILES, LATENT} - {"loss.png"})
 
 
 def test_existing_results_are_spared_resumed_or_replaced(sg2: Any, net: Path) -> None:
@@ -127,9 +135,8 @@ def test_many_photos_get_folders_and_a_summary(sg2: Any, net: Path) -> None:
         "project", "a", "b/*.png", "-n", net, "--steps", 2, "--batch", 2, "--out", "o", "--json"
     )
     assert result.code == 0, result.err
-    assert sorted(os.listdir("o")) == ["summary.csv", "x", "x-2", "y"]
-    with open("o/summary.csv") as file:
-        rows = list(csv.DictReader(file))
+    assert inside("o") == ["summary.csv", "x", "x-2", "y"]
+    rows = rows_of("o/summary.csv")
     assert [(row["photo"], row["state"]) for row in rows] == [
         ("a/x.png", "done"),
         ("a/y.jpg", "done"),
@@ -152,9 +159,8 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
     last = result.err.strip().splitlines()[-1]
     assert last.startswith("sg2: 3 of 4 photos failed: empty.jpg, words.png, too.png")
     assert Path(f"o/good/{LATENT}").exists()
-    assert sorted(os.listdir("o")) == ["good", "summary.csv"]
-    with open("o/summary.csv") as file:
-        states = {row["photo"]: (row["state"], row["says"]) for row in csv.DictReader(file)}
+    assert inside("o") == ["good", "summary.csv"]
+    states = {row["photo"]: (row["state"], row["says"]) for row in rows_of("o/summary.csv")}
     assert states["good.png"] == ("done", "")
     assert states["empty.jpg"][0] == "failed" and "empty" in states["empty.jpg"][1]
     alone = sg2("project", "good.png", "-n", net, "--steps", 2, "--out", "alone")
@@ -295,6 +301,12 @@ def test_tuning_gives_weights_that_draw_the_photo(sg2: Any, net: Path) -> None:
         assert any(same), command
     assert sg2(*args, "--tune", "--tune-steps", 12, "--out", "o", "--resume").lines == []
 
+    merge = ("convert", net, "merged.safetensors", "--merge", "o/me/tuned.safetensors")
+    assert sg2(*merge).lines == ["merged.safetensors"]
+    draw = ("generate", "-n", "merged.safetensors", "--latents", f"o/me/{LATENT}")
+    assert sg2(*draw, "--out", "merged.png").code == 0
+    assert (pixels("merged.png") == pixels("tuned.png")).all()
+
 
 def test_tuning_together_makes_one_network_for_all(sg2: Any, net: Path) -> None:
     photo("a.png", 1)
@@ -302,7 +314,7 @@ def test_tuning_together_makes_one_network_for_all(sg2: Any, net: Path) -> None:
     args = ("project", "a.png", "b.png", "-n", net, "--steps", 2, "--out", "o")
     result = sg2(*args, "--tune", "together", "--tune-steps", 3)
     assert result.code == 0, result.err
-    assert sorted(os.listdir("o")) == ["a", "b", "summary.csv", "tuned.safetensors"]
+    assert inside("o") == ["a", "b", "summary.csv", "tuned.safetensors"]
     for name in "ab":
         latent = f"o/{name}/{LATENT}"
         draw = ("generate", "-n", net, "--latents", latent, "--out", f"{name}{name}.png")

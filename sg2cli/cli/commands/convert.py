@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints import export
+from sg2cli.checkpoints.base import first
 from sg2cli.checkpoints.export import TARGETS
 from sg2cli.checkpoints.known import KNOWN, LICENCE
+from sg2cli.checkpoints.tuned import open_tuned
 from sg2cli.cli.console import Console
-from sg2cli.cli.options import HASH, PATH, json_option, quiet_option
-from sg2cli.cli.standard_input import on_disk
-from sg2cli.errors import UsageError
+from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
+from sg2cli.cli.standard_input import on_disk, told_of
+from sg2cli.downloads import download, is_address, public
+from sg2cli.errors import UsageError, brief
 from sg2cli.files import check_file, kind, make_folder, user_path
 
 
@@ -28,6 +30,12 @@ from sg2cli.files import check_file, kind, make_folder, user_path
     help="Write the other way: a checkpoint of ours as a .pt of plain tensors, for the "
     "load_state_dict of stylegan2-ada-pytorch or of rosinality's stylegan2-pytorch.",
 )
+@click.option(
+    "--merge",
+    type=TUNED_FILE,
+    metavar="FILE",
+    help="A checkpoint of ours with the differences that `sg2 project --tune` saved.",
+)
 @click.option("--sha256", type=HASH, help="What a file from the web must have; else it is refused.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @json_option
@@ -36,6 +44,7 @@ def convert(
     checkpoint: str,
     out: str,
     target: str | None,
+    merge: Path | None,
     sha256: str | None,
     overwrite: bool,
     as_json: bool,
@@ -51,6 +60,7 @@ def convert(
     \b
     sg2 convert ffhq.pkl ffhq.safetensors
     sg2 convert ffhq.safetensors ffhq.pt --to rosinality
+    sg2 convert ffhq.safetensors me.safetensors --merge out/me/tuned.safetensors
     """
     console = Console(as_json, quiet)
     path_out = user_path(out)
@@ -58,18 +68,37 @@ def convert(
     if path_out.suffix != suffix:
         raise UsageError(f"{path_out}: this is saved as {suffix}")
     check_file(path_out, overwrite)
-    if target:
-        _write_other(checkpoint, path_out, target, overwrite, console)
+    if target or merge:
+        if sha256:
+            raise UsageError("--sha256 is for files from the web")
+        _write_ours(checkpoint, path_out, target, merge, overwrite, console)
     else:
         _read_other(checkpoint, path_out, sha256, overwrite, console)
 
 
-def _write_other(name: str, out: Path, target: str, overwrite: bool, console: Console) -> None:
-    network = checkpoints.find_network(name)
-    G = network.load()
-    make_folder(out.parent)
-    export.save_as(G, out, target, overwrite)
-    console.wrote(out, {"format": target, "source": network.sha256})
+def _write_ours(
+    name: str,
+    out: Path,
+    target: str | None,
+    merge: Path | None,
+    overwrite: bool,
+    console: Console,
+) -> None:
+    """A checkpoint of ours, with differences or as it is, for us or for other code."""
+    with on_disk(name) as path:
+        network = checkpoints.find_network(path)
+        made_by = {"format": target or "safetensors", "source": network.sha256}
+        differences = open_tuned(merge, network) if merge else None
+        G = network.load()
+        if differences:
+            differences.apply(G)
+            made_by["merged"] = differences.sha256
+        make_folder(out.parent)
+        if target:
+            export.save_as(G, out, target, overwrite)
+        else:
+            checkpoints.save_generator(G, out, made_by, overwrite)
+    console.wrote(out, made_by)
 
 
 def _read_other(
@@ -77,54 +106,55 @@ def _read_other(
 ) -> None:
     from sg2cli.checkpoints import foreign
 
-    address = name if name.startswith(("http://", "https://")) else None
-    if kind(user_path(name)) == "nothing" and name in KNOWN:
+    address = name if is_address(name) else None
+    elsewhere = address or name in ("-", *checkpoints.bundled())
+    if kind(user_path(name)) == "nothing" and not elsewhere:
+        if name not in KNOWN:
+            official = first(list(KNOWN), 7)
+            raise UsageError(f"no file {brief(name)}, nor an official network: {official}")
         address = KNOWN[name]
         console.note(LICENCE)
     if sha256 and not address:
         raise UsageError("--sha256 is for files from the web")
     make_folder(out.parent)
     if address:
-        path = _fetch(address, out.parent, sha256, console)
+        path, url = _fetch(address, out.parent, sha256, console), public(address)
+        origin = {"url": url, "file": url.rpartition("/")[2]}
         try:
-            origin = _public(address)
-            read, network, odd = foreign.convert(path, out, overwrite, origin)
+            with told_of(path, url):
+                read, network, odd = foreign.convert(path, out, overwrite, origin)
         finally:
             path.unlink(missing_ok=True)
     else:
         with on_disk(name) as path:
+            if checkpoints.is_ours(path):
+                raise UsageError(
+                    f"{name} is a .safetensors, which sg2 reads as it is: --to ada or "
+                    "--to rosinality writes it for other code"
+                )
             read, network, odd = foreign.convert(path, out, overwrite)
     config = network.config
     classes = f"{config.c_dim} classes" if config.c_dim else "no classes"
     clamp = "no clamp" if config.conv_clamp is None else f"clamp {config.conv_clamp:g}"
-    source = read.fields["source"]
     console.note(
         f"read {read.format}: {config.img_resolution}x{config.img_resolution}, "
         f"{config.architecture}, {config.img_channels} channels, {classes}, {clamp}, "
-        f"{network.parameters:,} parameters, sha256 {source['sha256']}"
+        f"{network.parameters:,} parameters, sha256 {network.source['sha256']}"
     )
     if read.left_out:
-        console.note(f"left out: {', '.join(read.left_out)}")
+        console.note(f"left out: {first(read.left_out, 30)}")
     for what in read.made_up:
         console.note(f"the file lacks, and got: {what}")
     for note in read.notes:
         console.note(note)
     if odd:
         console.note(f"warning: {odd}")
-    console.wrote(out, {"format": read.format, "source": source["sha256"], "made_up": read.made_up})
-
-
-def _public(address: str) -> dict[str, str]:
-    """Where a network came from, for its metadata: without passwords and tokens."""
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    url = urlunsplit((parts.scheme, host, parts.path, "", ""))
-    return {"url": url, "file": parts.path.rpartition("/")[2]}
+    console.wrote(
+        out, {"format": read.format, "source": network.source["sha256"], "made_up": read.made_up}
+    )
 
 
 def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> Path:
-    from sg2cli.downloads import download
-
     with console.progress("Fetching", 0, "B") as bar:
         bar.unit_scale = True
 
@@ -132,4 +162,4 @@ def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> 
             bar.total = total
             bar.update(done - bar.n)
 
-        return download(address, folder, sha256, progress)
+        return download(address, folder, sha256, progress, console.note)

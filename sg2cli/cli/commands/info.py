@@ -29,7 +29,7 @@ def info(file: str, as_json: bool) -> None:
     FILE is a path, the name of a bundled checkpoint, or - for stdin.
     """
     with on_disk(file) as path:
-        fields = {"file": "stdin" if file == "-" else str(path), **describe(path)}
+        fields = {"file": "stdin" if file == "-" else str(path), **describe(path, file)}
     console = Console()
     if as_json:
         console.result(json.dumps(fields))
@@ -45,8 +45,11 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """The facts of a file by its content; CheckpointError when it is of no kind that sg2 knows."""
+def describe(path: Path, name: str) -> dict[str, Any]:
+    """The facts of a file by its content; CheckpointError when it is of no kind that sg2 knows.
+
+    `name` is what the user called it.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -57,7 +60,7 @@ def describe(path: Path) -> dict[str, Any]:
     if latent_files.is_latents(path):
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
-        return _foreign(path)
+        return _foreign(path, name)
     if (made_by := tuned.inspect(path)) is not None:
         return made_by | {"kind": "differences of weights, for --tuned"}
     return _checkpoint(checkpoints.find_network(path))
@@ -86,8 +89,8 @@ def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
     }
 
 
-def _foreign(path: Path) -> dict[str, Any]:
-    from sg2cli.checkpoints.base import parameters, read_config
+def _foreign(path: Path, name: str) -> dict[str, Any]:
+    from sg2cli.checkpoints.base import first, parameters, read_config
     from sg2cli.checkpoints.foreign import read_foreign
 
     found = read_foreign(path)
@@ -95,10 +98,10 @@ def _foreign(path: Path) -> dict[str, Any]:
         "kind": f"StyleGAN2 generator, {found.format}",
         **_facts(read_config(found.fields, found.shapes)),
         "parameters": parameters(found.shapes),
-        "also in it": ", ".join(found.left_out) or "nothing",
+        "also in it": first(found.left_out, 30) or "nothing",
         "missing": ", ".join(found.made_up) or "nothing",
         "sha256": found.fields["source"]["sha256"],
-        "to use it": f"sg2 convert {path} {path.with_suffix('.safetensors').name}",
+        "to use it": f"sg2 convert {name} {path.with_suffix('.safetensors').name}",
     }
 
 
