@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint docs bench clean
+.PHONY: demo test check lint docs bench bench-inversion clean
 
 demo: .venv/installed  ## 32 pictures and a sheet of them in out/
 	$(BIN)/sg2 generate --seeds 0-31 --grid --skip-existing --out out
@@ -27,6 +27,9 @@ docs: .venv/installed-dev  ## write the help of every command into docs/commands
 
 bench: .venv/installed-dev  ## what drawing and starting costs, as tables
 	PYTHONPATH=tests $(BIN)/python benchmarks/pipeline.py
+
+bench-inversion: .venv/installed-dev  ## how near inversions come: the table in docs/inversion.md
+	$(BIN)/python benchmarks/inversion.py
 
 clean:
 	rm -rf .venv out build dist *.egg-info

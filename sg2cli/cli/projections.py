@@ -181,6 +181,8 @@ class Projector:
         paths = results.write_history(entry.folder, projection, figures)
         if self.film:
             paths.append(self._write_film(job))
+        if not any(path.name == "loss.png" for path in paths):
+            self.console.note("no loss.png without matplotlib: pip install 'sg2cli[plot]'")
         for path in paths:
             self.console.wrote(path, made_by)
         for path in results.write_result(

@@ -176,7 +176,7 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
         (["missing.jpg"], 2, "no photo"),
         (["empty"], 2, "no picture in the folder"),
         (["words.png"], 1, "is no picture"),
-        (["me.png", "--mask", "me.png", "--crop", "0,0,40,2"], 1, ""),
+        (["me.png", "--mask", "me.png", "--crop", "0,0,20,2"], 1, "20 x 2 pixels: too few"),
         (["me.png", "--mask", "small.png"], 2, "10 x 10"),
         (["me.png", "--crop", "0,0,90,90"], 2, "reaches beyond"),
         (["me.png", "--crop", "a,b"], 2, "no crop"),
@@ -198,7 +198,7 @@ def test_bad_input_is_one_line(sg2: Any, net: Path, args: list[str], code: int, 
     photo("small.png", size=(10, 10))
     Path("words.png").write_text("words")
     Path("empty").mkdir()
-    result = sg2("project", *args, "-n", net, "--steps", 1, "--out", "o")
+    result = sg2("project", "-n", net, "--steps", 1, "--out", "o", *args)
     assert (result.code, says in one_line(result.err)) == (code, True), result.err
     assert not list(Path("o").glob("*/projected.safetensors"))
 
@@ -375,7 +375,7 @@ def test_an_interrupted_run_resumes_to_the_same_latents(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in "abc":
         photo(f"{name}.png", ord(name))
-    args = ("project", "a.png", "b.png", "c.png", "-n", net, "--steps", 30, "--batch", 2)
+    args = ("project", "a.png", "b.png", "c.png", "-n", net, "--steps", 12, "--batch", 2)
     assert shell(*args, "--out", "whole").returncode == 0
     command = [*SG2, *map(str, args), "--out", "o", "--resume"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -383,7 +383,7 @@ def test_an_interrupted_run_resumes_to_the_same_latents(
     deadline = time.monotonic() + 60
     while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    time.sleep(0.3)
+    time.sleep(0.1)
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     if stop != signal.SIGKILL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,25 @@ def _duration(text: str) -> float:
     return total
 
 
+def _weight(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1e12:
+        raise ValueError(f"{brief(text)} is no number of 0 or more")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = _weight(text)
+    if not number:
+        raise ValueError("0 would change nothing: give a number above it")
+    return number
+
+
+WEIGHT = ParsedType("number", _weight)
+POSITIVE = ParsedType("number", _positive)
 CROP = ParsedType("crop", _crop)
 COLOUR = ParsedType("colour", _colour)
 DURATION = ParsedType("time", _duration)
@@ -83,18 +103,18 @@ BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory an
 @click.option("--space", type=click.Choice(SPACES), help="One w for all layers, or one each. [w]")
 @click.option("--steps", "--num-steps", type=click.IntRange(1, 1_000_000), help="[paper: 1000]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of noise, for each photo. [303]")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="The highest. [paper: 0.1]")
+@click.option("--lr", type=POSITIVE, help="The highest learning rate. [paper: 0.1]")
 @click.option(
-    "--w-noise", type=click.FloatRange(0), help="On w at first, in standard deviations. [0.05]"
+    "--w-noise", type=WEIGHT, help="On w at first, in standard deviations. [0.05]"
 )
-@click.option("--noise-weight", type=click.FloatRange(0), help="Of structure in noise maps. [1e5]")
+@click.option("--noise-weight", type=WEIGHT, help="Of structure in noise maps. [1e5]")
 @click.option(
     "--noise-maps",
     type=click.Choice(("on", "off")),
     help="Optimise noise maps too, or leave the checkpoint's own. [on]",
 )
-@click.option("--wplus-weight", type=click.FloatRange(0), help="Keeps rows of W+ together.")
-@click.option("--pixel-weight", type=click.FloatRange(0), help="Of the mean square of pixels.")
+@click.option("--wplus-weight", type=WEIGHT, help="Keeps rows of W+ together.")
+@click.option("--pixel-weight", type=WEIGHT, help="Of the mean square of pixels.")
 @click.option("--lpips", type=click.Choice(LPIPS_NETS), help="The perceptual network. [vgg]")
 @click.option("--candidates", type=click.IntRange(0, 10_000), help="Starts that are tried.")
 @click.option(
