@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
 from sg2cli.ops.modulated_conv2d import modulated_conv2d
-from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
+from sg2cli.ops.styled_conv import styled_conv
+from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
 # Slope of the negative half, and the gain that keeps the variance (He et al. 2015).
@@ -108,13 +109,22 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Noise, gain: float = 1) -> Tensor:
         """`gain` comes on top of the activation's own, and moves the clamp with it."""
-        f = filter_kernel(self.taps, x.dtype, x.device) if self.taps else None
-        x = modulated_conv2d(x, self.weight, self.affine(w), f)
+        noise_map = None
         if self.use_noise and noise != "none":
             noise_map = self.noise_const if noise == "const" else self._own_map(noise)
-            x = x + (noise_map * self.noise_strength).to(x.dtype)
+            noise_map = noise_map * self.noise_strength
         clamp = None if self.clamp is None else self.clamp * gain
-        return bias_act(x, self.bias, self.slope, self.gain * gain, clamp)
+        return styled_conv(
+            x,
+            self.weight,
+            self.affine(w),
+            self.bias,
+            noise_map,
+            self.taps,
+            self.slope,
+            self.gain * gain,
+            clamp,
+        )
 
     def _own_map(self, maps: Mapping[str, Tensor]) -> Tensor:
         """This layer's map, [N,1,H,W] or [1,1,H,W]; the checkpoint's if it is left out."""
@@ -135,7 +145,11 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) * self.weight_gain
-        y = modulated_conv2d(x, self.weight, styles, demodulate=False)
+        if x.dtype in HALF.values():
+            y = modulated_conv2d(x, self.weight, styles, demodulate=False)
+        else:  # so few weights that each picture may have its own, which reads x but once
+            weight = self.weight.flatten(1) * styles[:, None]  # [N,C,I]
+            y = torch.bmm(weight, x.flatten(2)).view(len(x), -1, *x.shape[2:])
         return bias_act(y, self.bias, clamp=self.clamp)
 
 
@@ -150,8 +164,7 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor, gain: float) -> Tensor:
         weight = self.weight * (self.weight_gain * gain)
-        f = filter_kernel(self.taps, x.dtype, x.device)
-        return upsample2d(F.conv2d(x, weight.to(x.dtype)), f)
+        return upsample2d(F.conv2d(x, weight.to(x.dtype)), self.taps)
 
 
 class SynthesisBlock(nn.Module):
@@ -199,7 +212,7 @@ class SynthesisBlock(nn.Module):
             x = self.conv1(x, ws_conv[1], noise, gain)
             x = x if residual is None else residual + x
         if img is not None:
-            img = upsample2d(img, filter_kernel(self.taps, img.dtype, img.device))
+            img = upsample2d(img, self.taps)
         if self.has_torgb:
             rgb = self.torgb(x, w_torgb).to(full)
             img = rgb if img is None else img + rgb
