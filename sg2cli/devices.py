@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from sg2cli import cores
 from sg2cli.errors import Sg2Error
 
 
 def resolve(name: str) -> str:
     """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there; Sg2Error if it is not.
 
-    On CUDA, float32 is float32 (no TF32), and the same call gives the same result.
+    On CUDA, float32 is float32 (no TF32), and the same call gives the same result. torch gets as
+    many threads as there are cores for this process, or fewer if OMP_NUM_THREADS says so.
     """
     import torch
+
+    # Said even where it changes nothing: NNPACK's own threads follow no environment variable.
+    torch.set_num_threads(min(torch.get_num_threads(), cores.available()))
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
