@@ -10,7 +10,7 @@ from networks import relative
 from torch import Tensor
 
 from sg2cli.ops import conv2d, styled_conv_cpu
-from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference
+from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference, styled_conv_rgb
 from sg2cli.ops.upfirdn2d import polyphase, upfirdn2d, upsample2d
 
 BLUR = (1, 3, 3, 1)
@@ -78,6 +78,35 @@ def test_values_and_gradients(
     with torch.inference_mode():
         drawn = styled_conv(*single, **how)  # type: ignore[arg-type]
     assert relative(drawn, expected[0]) < 2e-5
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("clamp", [None, 0.4])
+def test_with_pixels(
+    small_pieces: None, randn: Any, shape: tuple[int, ...], clamp: float | None, keep: bool
+) -> None:
+    x, weight, styles, bias, noise = operands(randn, shape, False, "own")
+    rgb = randn(3, shape[2], 1, 1), randn(shape[0], shape[2])
+
+    def all_of(dtype: torch.dtype) -> list[Tensor]:
+        leaves = [t.to(dtype, copy=True).requires_grad_() for t in (x, styles, noise, *rgb[1:])]
+        own = weight.to(dtype), leaves[1], bias.to(dtype), leaves[2]
+        how = (0.2, 1.4, clamp, rgb[0].to(dtype), leaves[3], keep)
+        y, pixels = styled_conv_rgb(leaves[0], *own, *how)
+        total = (pixels * torch.linspace(-1, 1, pixels.numel()).view(pixels.shape)).sum()
+        assert y is not None or not keep
+        if y is not None and keep:
+            total = total + y.square().sum()
+        return [pixels.detach(), *torch.autograd.grad(total, leaves)]
+
+    for found, right in zip(all_of(torch.float32), all_of(torch.float64), strict=True):
+        assert relative(found, right) < 2e-5
+    with torch.inference_mode():
+        parts = [t.float() for t in (x, weight, styles, bias, noise)]
+        y, pixels = styled_conv_rgb(*parts, 0.2, 1.4, clamp, *(t.float() for t in rgb), keep)
+    assert (y is not None) == keep
+    assert relative(pixels, all_of(torch.float64)[0]) < 2e-5
 
 
 def test_weights_that_learn_get_their_gradient(randn: Any) -> None:

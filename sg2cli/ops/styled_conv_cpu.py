@@ -49,14 +49,22 @@ def styled_conv(
     slope: float,
     gain: float,
     clamp: float | None,
-) -> Tensor:
-    """See `sg2cli.ops.styled_conv.styled_conv`."""
+    rgb_weight: Tensor | None = None,
+    keep: bool = True,
+) -> tuple[Tensor | None, Tensor | None]:
+    """See `sg2cli.ops.styled_conv`. With rgb_weight [N,C,O] also its product with the result.
+
+    -> [N,O,uH,uW] and [N,C,uH,uW]; only the second without `keep`, which then is never stored as a
+    whole unless a gradient needs it.
+    """
     energy = styles.square() @ weight.square().sum(dim=(2, 3)).T  # [N,O], eq. 2 squared
     scale = (energy + 1e-8).rsqrt()
     if noise is not None:
         noise = noise.reshape(-1, 1, *noise.shape[-2:])
-    how = _How(taps, slope, gain, clamp)
-    return _StyledConv.apply(x, weight, styles, scale, bias, noise, how)
+    operands = (x, weight, styles, scale, bias, noise, rgb_weight)
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    how = _How(taps, slope, gain, clamp, keep, keep or learns)
+    return _StyledConv.apply(*operands, how)
 
 
 class _How(NamedTuple):
@@ -64,12 +72,14 @@ class _How(NamedTuple):
     slope: float
     gain: float
     clamp: float | None
+    returns: bool  # the result itself
+    stores: bool
 
 
 class _StyledConv(torch.autograd.Function):
     """x [N,I,H,W], weight [O,I,3,3], styles [N,I], scale [N,O], bias [O], noise [N|1,1,uH,uW].
 
-    u is 2 where it upsamples, else 1; -> [N,O,uH,uW].
+    rgb_weight [N,C,O]; u is 2 where it upsamples, else 1; -> [N,O,uH,uW], [N,C,uH,uW].
     """
 
     @staticmethod
@@ -81,12 +91,17 @@ class _StyledConv(torch.autograd.Function):
         scale: Tensor,
         bias: Tensor,
         noise: Tensor | None,
+        rgb_weight: Tensor | None,
         how: _How,
-    ) -> Tensor:
+    ) -> tuple[Tensor | None, Tensor | None]:
         u = 2 if how.taps else 1
         kernel = upsampling_kernel(weight, how.taps) if how.taps else weight
         n, _, h, w = x.shape
-        y = x.new_empty(n, len(weight), u * h, u * w)
+        y = x.new_empty(n, len(weight), u * h, u * w) if how.stores else None
+        rgb = None
+        if rgb_weight is not None:
+            assert u == 1
+            rgb = x.new_empty(n, rgb_weight.shape[1], h, w)
         for piece in _pieces(x):
             some, rows = piece.samples, piece.rows(u)
             frame, inside = piece.frame(x, x.shape[1])
@@ -101,23 +116,39 @@ class _StyledConv(torch.autograd.Function):
                 F.leaky_relu_(t, how.slope)
             if how.clamp is not None:
                 t.clamp_(-how.clamp, how.clamp)
-            _apart(y[some, :, rows], u).copy_(t)
-        ctx.save_for_backward(x, weight, styles, scale, bias, noise, y)
+            if y is not None:
+                _apart(y[some, :, rows], u).copy_(t)
+            if rgb is not None and rgb_weight is not None:
+                part = torch.bmm(rgb_weight[some], t[:, 0, 0].flatten(2))
+                rgb[some, :, rows] = part.view(len(part), -1, piece.bottom - piece.top, w)
+        ctx.save_for_backward(x, weight, styles, scale, bias, noise, rgb_weight, y)
+        ctx.set_materialize_grads(False)
         ctx.how = how
-        return y
+        return (y if how.returns else None), rgb
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
-        taps, slope, gain, clamp = ctx.how
+    def backward(ctx: Any, dy: Tensor | None, drgb: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, styles, scale, bias, noise, rgb_weight, y = ctx.saved_tensors
+        taps, slope, gain, clamp, *_ = ctx.how
         u = 2 if taps else 1
         kernel = transposed(upsampling_kernel(weight, taps) if taps else weight)
         dx, dstyles, dscale = torch.empty_like(x), torch.zeros_like(styles), torch.zeros_like(scale)
-        dnoise = None if noise is None else dy.new_empty(len(dy), 1, *dy.shape[2:])
+        dnoise = None if noise is None else y.new_empty(len(y), 1, *y.shape[2:])
+        drgb_weight = None if rgb_weight is None else torch.zeros_like(rgb_weight)
         for piece in _pieces(x):
             some, inner, rows = piece.samples, piece.inner(u), piece.rows(u)
-            part, dt = y[some, :, piece.around(u)], dy[some, :, piece.around(u)]
+            around = piece.around(u)
+            part = y[some, :, around]
+            dt = None if dy is None else dy[some, :, around]
+            if drgb is not None and drgb_weight is not None:
+                drgb_part = drgb[some, :, around].flatten(2)
+                through = torch.bmm(rgb_weight[some].mT, drgb_part).view(part.shape)
+                dt = through if dt is None else through.add_(dt)
+                drgb_part, y_part = (z[some, :, rows].flatten(2) for z in (drgb, y))
+                drgb_weight[some] += torch.bmm(drgb_part, y_part.mT)
+            if dt is None:
+                return (None,) * 8
             if clamp is not None:
                 dt = torch.ops.aten.hardtanh_backward(dt, part, -clamp, clamp)
             # scale * dscale is the sum over the convolution's result times its gradient. That
@@ -141,7 +172,7 @@ class _StyledConv(torch.autograd.Function):
             torch.mul(dt, styles[some, :, None, None], out=dx[some, :, here])
         if dnoise is not None:
             dnoise = dnoise.sum_to_size(noise.shape)
-        return dx, None, dstyles, dscale, None, dnoise, None
+        return dx, None, dstyles, dscale, None, dnoise, drgb_weight, None
 
 
 @dataclass(frozen=True)
