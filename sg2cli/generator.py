@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.modulated_conv2d import modulated_conv2d
-from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
+from sg2cli.ops.styled_conv import styled_conv, styled_conv_rgb, to_rgb
+from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
 # Slope of the negative half, and the gain that keeps the variance (He et al. 2015).
@@ -25,6 +25,7 @@ ACTIVATION: dict[Activation, tuple[float, float]] = {
     "relu": (0.0, math.sqrt(2)),
     "linear": (1.0, 1.0),
 }
+SQRT_HALF = math.sqrt(0.5)
 HALF: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 # The checkpoint's own noise maps, or none, or these, by the name of their buffer
@@ -108,13 +109,45 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Noise, gain: float = 1) -> Tensor:
         """`gain` comes on top of the activation's own, and moves the clamp with it."""
-        f = filter_kernel(self.taps, x.dtype, x.device) if self.taps else None
-        x = modulated_conv2d(x, self.weight, self.affine(w), f)
-        if self.use_noise and noise != "none":
-            noise_map = self.noise_const if noise == "const" else self._own_map(noise)
-            x = x + (noise_map * self.noise_strength).to(x.dtype)
         clamp = None if self.clamp is None else self.clamp * gain
-        return bias_act(x, self.bias, self.slope, self.gain * gain, clamp)
+        return styled_conv(
+            x,
+            self.weight,
+            self.affine(w),
+            self.bias,
+            self._noise(noise),
+            self.taps,
+            self.slope,
+            self.gain * gain,
+            clamp,
+        )
+
+    def with_rgb(
+        self, x: Tensor, w: Tensor, noise: Noise, torgb: ToRGB, w_torgb: Tensor, keep: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """The result, None unless `keep`, and its pixels: the largest result is never stored."""
+        x_or_none, rgb = styled_conv_rgb(
+            x,
+            self.weight,
+            self.affine(w),
+            self.bias,
+            self._noise(noise),
+            self.slope,
+            self.gain,
+            self.clamp,
+            torgb.weight,
+            torgb.styles(w_torgb),
+            keep,
+        )
+        return x_or_none, torgb.finish(rgb)
+
+    def _noise(self, noise: Noise) -> Tensor | None:
+        """[H,W] or [N,1,H,W], or [1,1,H,W], times its strength."""
+        if not self.use_noise or noise == "none":
+            return None
+        return (
+            self.noise_const if noise == "const" else self._own_map(noise)
+        ) * self.noise_strength
 
     def _own_map(self, maps: Mapping[str, Tensor]) -> Tensor:
         """This layer's map, [N,1,H,W] or [1,1,H,W]; the checkpoint's if it is left out."""
@@ -134,9 +167,14 @@ class ToRGB(nn.Module):
         self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        styles = self.affine(w) * self.weight_gain
-        y = modulated_conv2d(x, self.weight, styles, demodulate=False)
-        return bias_act(y, self.bias, clamp=self.clamp)
+        return self.finish(to_rgb(x, self.weight, self.styles(w)))
+
+    def styles(self, w: Tensor) -> Tensor:
+        return self.affine(w) * self.weight_gain
+
+    def finish(self, rgb: Tensor) -> Tensor:
+        """In the precision of the weights, in which the picture is summed up."""
+        return bias_act(rgb, self.bias, clamp=self.clamp).to(self.weight.dtype)
 
 
 class Skip(nn.Module):
@@ -150,8 +188,7 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor, gain: float) -> Tensor:
         weight = self.weight * (self.weight_gain * gain)
-        f = filter_kernel(self.taps, x.dtype, x.device)
-        return upsample2d(F.conv2d(x, weight.to(x.dtype)), f)
+        return upsample2d(F.conv2d(x, weight.to(x.dtype)), self.taps)
 
 
 class SynthesisBlock(nn.Module):
@@ -174,34 +211,39 @@ class SynthesisBlock(nn.Module):
             self.skip = Skip(inputs, outputs, config)
         if self.has_torgb:
             self.torgb = ToRGB(outputs, config)
+        self.is_last = resolution == config.img_resolution
         self.taps = config.resample_filter
         self.dtype: torch.dtype | None = None  # of the activations; None: that of the weights
 
     def forward(
         self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise: Noise
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """One block on: x [N,I,H/2,W/2], img [N,C,H/2,W/2], ws [N,2|3,w_dim] -> x, img [N,.,H,W].
 
-        ToRGB reads the w of the next block's first convolution. The picture is summed up in the
-        precision of the weights.
+        ToRGB reads the w of the next block's first convolution. After the last block x may be None.
         """
-        full = self.conv1.weight.dtype
+        dtype = self.dtype or self.conv1.weight.dtype
         *ws_conv, w_torgb = ws.unbind(dim=1)
-        if self.is_first:
-            x = self.const.to(self.dtype or full).expand(ws.shape[0], -1, -1, -1)
-            x = self.conv1(x, ws_conv[0], noise)
+        residual = None
+        if x is None:
+            x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
         else:
-            assert x is not None
-            x = x.to(self.dtype or full)
-            gain = math.sqrt(0.5) if self.is_resnet else 1  # two paths' sum keeps the variance
-            residual = self.skip(x, gain) if self.is_resnet else None
+            x = x.to(dtype)
+            residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
             x = self.conv0(x, ws_conv[0], noise)
-            x = self.conv1(x, ws_conv[1], noise, gain)
-            x = x if residual is None else residual + x
+        rgb = None
+        if residual is not None:  # two paths' sum keeps the variance
+            x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
+            rgb = self.torgb(x, w_torgb) if self.has_torgb else None
+        elif self.has_torgb:
+            x, rgb = self.conv1.with_rgb(
+                x, ws_conv[-1], noise, self.torgb, w_torgb, keep=not self.is_last
+            )
+        else:
+            x = self.conv1(x, ws_conv[-1], noise)
         if img is not None:
-            img = upsample2d(img, filter_kernel(self.taps, img.dtype, img.device))
-        if self.has_torgb:
-            rgb = self.torgb(x, w_torgb).to(full)
+            img = upsample2d(img, self.taps)
+        if rgb is not None:
             img = rgb if img is None else img + rgb
         return x, img
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from sg2cli import cores
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.files import new_file
 
@@ -286,7 +287,9 @@ class ImageWriter:
     ) -> None:
         self.on_written = on_written
         self.overwrite = overwrite
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="write")
+        # One is enough to keep up with a CPU; a GPU may outrun it.
+        workers = max(1, min(4, cores.available()))
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="write")
         self._changed = threading.Condition()  # guards all below; never held while telling
         self._put = self._under_way = self._active = 0
         self._done: dict[int, tuple[Path, Mapping[str, Any]] | None] = {}  # None: failed

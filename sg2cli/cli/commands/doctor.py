@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from sg2cli import __version__, checkpoints, devices
+from sg2cli import __version__, checkpoints, cores, devices
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import json_option, network_options
 from sg2cli.errors import Sg2Error
@@ -120,10 +120,12 @@ def _memory(device: str) -> str:
 def _threads(device: str) -> str:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices.resolve("cpu")
+    host, own = os.cpu_count() or 1, cores.available()
+    share = "" if own == host else f", of {host} in this machine"
     variables = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
     told = ", ".join(variables) or "none of " + ", ".join(THREAD_VARIABLES) + " is set"
-    return f"torch uses {torch.get_num_threads()} on {cores} cores; {told}"
+    return f"torch uses {torch.get_num_threads()} on {own} cores{share}; {told}"
 
 
 def _drawing(device: str) -> str:
