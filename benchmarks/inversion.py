@@ -68,8 +68,8 @@ def main() -> None:
         f"{len(OWN_SEEDS)} of the network's own pictures; the distance of the latent found from "
         "the true one is in standard deviations of w.",
         *table([*heads, "from the true w", "s a photo"], rows["own"]),
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
-        f"{torch.__version__}, Python {platform.python_version()}; with start-up, 8 photos at once.",
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python "
+        f"{platform.python_version()}; seconds with start-up, 8 photos at once.",
     ]
     before, rest = DOC.read_text().split("<!-- table -->\n", 1)
     after = rest.split("<!-- end of the table -->\n", 1)[1]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sg2cli.inversion.losses import (
@@ -24,6 +25,7 @@ from sg2cli.inversion.losses import (
     whiten,
 )
 from sg2cli.latents import class_vectors
+from sg2cli.sampling import default_batch
 from sg2cli.settings import ProjectSettings
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ WS = "ws"
 Params = dict[str, Tensor]
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam (Kingma and Ba 2015, algorithm 1)
 W_SAMPLES = 10_000
+CANDIDATE_PSI = 0.7  # truncated, as starts nearer to the mean have a shorter way to most photos
 LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
 SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
 Init = tuple[Tensor, "Mapping[str, Array]"]  # ws [num_ws,w_dim], noise maps [H,W]
@@ -178,7 +181,7 @@ class Run:
                     drawn = torch.randn(layer.noise_const.shape, generator=own)
                     every = drawn.to(layer.noise_const).expand(count, 1, -1, -1)
                     maps[layer.noise_name] = every.clone()
-        ws = self.spread.mean.expand(count, rows, -1).clone()
+        ws = self._nearest()[:, None].expand(count, rows, -1).clone()
         for i, (init, noise) in enumerate(inits):
             ws[i] = init.to(ws).mean(dim=0) if rows == 1 else init
             for name, noise_map in noise.items():
@@ -198,6 +201,24 @@ class Run:
             improved_at=torch.zeros(count, dtype=torch.long, device=G.device),
             randomness=own.get_state().expand(count, -1).clone(),
         )
+
+    def _nearest(self) -> Tensor:
+        """For each target the candidate [N,w_dim] whose picture is nearest to it, or the mean of w.
+
+        Compared by what is left of both at 16 pixels a side, which costs nothing beside drawing.
+        """
+        mean, count = self.spread.mean, self.settings.candidates
+        if not count:
+            return mean.expand(len(self.targets), -1)
+        candidates = torch.cat([mean[None], mean.lerp(self.spread.samples[:count], CANDIDATE_PSI)])
+        targets, masks = _small(self.targets), 1 if self.masks is None else _small(self.masks)
+        distances = []
+        with torch.inference_mode():
+            for w in torch.split(candidates, default_batch(self.G)):
+                pictures = self.G.synthesis(w[:, None].expand(-1, self.G.config.num_ws, -1))
+                apart = (_small(pictures)[:, None] - targets).square() * masks
+                distances.append(apart.sum(dim=(2, 3, 4)))  # [candidates, N]
+        return candidates[torch.cat(distances).argmin(dim=0)]
 
     def restore(self, state: State) -> None:
         """Go on from a state that a run of the same photos has, or had."""
@@ -319,6 +340,11 @@ class Run:
             drawn.append(torch.randn(shape, generator=generator))
             states.append(generator.get_state())
         return torch.cat(drawn).to(state.params[WS]), torch.stack(states)
+
+
+def _small(pictures: Tensor) -> Tensor:
+    """[N,C,H,W] -> [N,C,16,16], or as they are if they are smaller."""
+    return F.adaptive_avg_pool2d(pictures, min(16, pictures.shape[-1]))
 
 
 def _adam(

@@ -45,7 +45,15 @@ def broken(result: Any) -> list[str]:
 
 def test_missing_weights(sg2: Any, weights: Path) -> None:
     (weights / "lpips-alex.safetensors").unlink()
-    assert broken(sg2("doctor")) == ["weights"]
+    assert broken(sg2("doctor")) == ["weights", "lpips"]
+
+
+def test_lpips_that_measures_something_else(sg2: Any, weights: Path) -> None:
+    path = weights / "lpips-vgg.safetensors"
+    content = bytearray(path.read_bytes())
+    content[1_000_000:2_000_000] = bytes(1_000_000)
+    path.write_bytes(content)
+    assert broken(sg2("doctor")) == ["weights", "lpips"]
 
 
 def test_changed_weights(sg2: Any, weights: Path) -> None:
@@ -62,14 +70,9 @@ def test_a_table_of_weights_that_is_empty(sg2: Any, weights: Path) -> None:
 
 
 def test_a_device_that_is_not_there(sg2: Any) -> None:
-    assert broken(sg2("doctor", "--device", "cuda:99")) == ["device", "drawing", "network"]
+    assert broken(sg2("doctor", "--device", "cuda:99")) == ["device", "lpips", "drawing", "network"]
 
 
 def test_the_network_of_the_environment(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SG2_NETWORK", "no-such")
     assert broken(sg2("doctor")) == ["network"]
-
-
-def test_a_missing_package(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert broken(sg2("doctor")) == ["lpips"]

@@ -64,7 +64,9 @@ def metadata(path: Path | str) -> dict[str, Any]:
 
 def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) -> None:
     photo("me.png")
-    result = sg2("project", "me.png", "-n", net, "--steps", 4, "--save-npz", "--out", "o")
+    # As users of NVIDIA's script have it.
+    options = ("--target", "me.png", "--network", net, "--num-steps", 4, "--save-npz")
+    result = sg2("project", *options, "--outdir", "o")
     assert result.code == 0, result.err
     names = [*FILES, "projected_w.npz", LATENT]
     assert result.lines == [f"o/me/{name}" for name in names]
@@ -172,6 +174,7 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
+        ([], 2, "no photo"),
         (["none*.jpg"], 2, "no photo"),
         (["missing.jpg"], 2, "no photo"),
         (["empty"], 2, "no picture in the folder"),

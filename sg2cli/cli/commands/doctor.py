@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -19,7 +18,7 @@ from sg2cli.cli.console import Console
 from sg2cli.cli.options import json_option, network_options
 from sg2cli.errors import Sg2Error
 from sg2cli.files import sha256
-from sg2cli.settings import Precision
+from sg2cli.settings import LpipsNet, Precision
 
 
 @click.command()
@@ -101,10 +100,19 @@ def _listed(readme: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lpips(device: str) -> str:
-    missing = [name for name in ("lpips", "torchvision") if not importlib.util.find_spec(name)]
-    if missing:
-        raise Sg2Error(f"no package {' nor '.join(missing)}: pip install {' '.join(missing)}")
-    return "the packages lpips and torchvision are there"
+    """Measures two pictures, and holds that against what the authors' code says of them."""
+    import torch
+
+    from sg2cli.inversion.losses import LPIPS
+
+    used = devices.resolve(device)
+    ramp = torch.linspace(-1, 1, 64, device=used)
+    across, down = ramp.expand(1, 3, 64, 64), ramp[:, None].expand(1, 3, 64, 64)
+    for net, expected in RAMPS_APART.items():
+        found = LPIPS(net).to(used)(across, down).item()
+        if abs(found - expected) > 1e-3:
+            raise Sg2Error(f"LPIPS-{net} of two pictures is {found:.4f}, not {expected:.4f}")
+    return "LPIPS-VGG and LPIPS-Alex measure as published"
 
 
 def _memory(device: str) -> str:
@@ -152,6 +160,8 @@ def _network(name: str, precision: Precision, device: str) -> str:
 
 # Of the quarters of the default network's seed 0, as the float64 reference draws it.
 SEED_0_MEANS = (179.58, 178.73, 204.89, 206.72)
+# Of a ramp from black to white, across and down, by the package lpips 0.1.4.
+RAMPS_APART: dict[LpipsNet, float] = {"vgg": 0.516976, "alex": 0.510964}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 CHECKS: dict[str, Callable[[str], str]] = {
     "versions": _versions,

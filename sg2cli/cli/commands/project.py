@@ -91,7 +91,8 @@ BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory an
 
 @click.command()
 @network_options
-@click.argument("photos", nargs=-1, required=True, type=PATH, metavar="PHOTO...")
+@click.argument("photos", nargs=-1, type=PATH, metavar="PHOTO...")
+@click.option("--target", type=PATH, multiple=True, metavar="PHOTO", help="A photo, too.")
 @click.option(
     "--preset",
     type=click.Choice(tuple(PRESETS)),
@@ -104,9 +105,7 @@ BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory an
 @click.option("--steps", "--num-steps", type=click.IntRange(1, 1_000_000), help="[paper: 1000]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of noise, for each photo. [303]")
 @click.option("--lr", type=POSITIVE, help="The highest learning rate. [paper: 0.1]")
-@click.option(
-    "--w-noise", type=WEIGHT, help="On w at first, in standard deviations. [0.05]"
-)
+@click.option("--w-noise", type=WEIGHT, help="On w at first, in standard deviations. [0.05]")
 @click.option("--noise-weight", type=WEIGHT, help="Of structure in noise maps. [1e5]")
 @click.option(
     "--noise-maps",
@@ -181,6 +180,7 @@ def project(
     device: str,
     precision: Precision,
     photos: tuple[str, ...],
+    target: tuple[str, ...],
     preset: str,
     noise_maps: str | None,
     mask: str | None,
@@ -222,6 +222,9 @@ def project(
     chosen = replace(PRESETS[preset], **given)
     if given.get("patience"):  # a plateau is one of scores
         chosen = replace(chosen, keep_best=True)
+    photos = photos + target
+    if not photos:
+        raise UsageError("no photo: give files, folders, or - for stdin")
     # "--tune together" reads well, but an option with a value would swallow the next photo.
     together = tune and "together" in photos and kind(Path("together")) == "nothing"
     names = [name for name in photos if not (together and name == "together")]
