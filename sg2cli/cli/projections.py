@@ -105,8 +105,8 @@ class Projector:
             for number in range(batches):
                 batch = [job for job in islice(jobs, size) if self._begin(job)]
                 left = (deadline - monotonic()) / (batches - number) if deadline else None
-                if new := [job for job in batch if job.entry.state == "begun"]:
-                    self._project(new, left, bar)
+                if any(job.entry.state == "begun" for job in batch):
+                    self._project(batch, left, bar)
                 bar.update((number + 1) * steps - bar.n)  # they may have ended before
                 if self.together:
                     to_tune += batch
@@ -139,7 +139,11 @@ class Projector:
         return {**job.recipe, "tune": {**asdict(self.tuning), "together": self.together}}
 
     def _project(self, jobs: Sequence[Job], seconds: float | None, bar: tqdm[Any]) -> None:
-        """Project some photos as a batch."""
+        """Project those of a batch that have just begun.
+
+        A snapshot may have others, whose result was written after it: they are projected again,
+        as rounding depends on the size of a batch, and not written.
+        """
         settings, G = self.settings, self.G
         inits = [
             (to_ws(G, [job.init], class_index=self.recipe["class"])[0], job.init.noise)
@@ -152,6 +156,9 @@ class Projector:
         recipe = {"recipes": [job.recipe for job in jobs]}
         if snapshots.load_state(snapshot, run, recipe):
             self.console.note(f"going on from step {run.state.step}")
+        else:
+            new = [row for row, job in enumerate(jobs) if job.entry.state == "begun"]
+            run.restore(run.state.only(new))
         before, start, first = bar.n, monotonic(), run.state.step
 
         def on_step(run: Run) -> None:
@@ -171,8 +178,9 @@ class Projector:
 
         for projection in snapshots.project(run, snapshot, recipe, on_step, seconds):
             job = jobs[projection.member]
-            with self._blaming(job.entry):
-                self._finish(job, projection)
+            if job.entry.state == "begun":
+                with self._blaming(job.entry):
+                    self._finish(job, projection)
 
     def _finish(self, job: Job, projection: Projection) -> None:
         """Write what was found; if the network is to be tuned on it, that comes after."""

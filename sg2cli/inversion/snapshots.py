@@ -102,7 +102,7 @@ def project(
     start = saved = monotonic()
 
     def part() -> float:
-        return (monotonic() - start) / seconds if seconds else 0
+        return (monotonic() - start) / max(seconds, 1e-3) if seconds is not None else 0
 
     try:
         while run.state.members:

@@ -402,6 +402,47 @@ def test_an_interrupted_run_resumes_to_the_same_latents(
     assert not list(Path("o").glob("**/.sg2-*"))
 
 
+def test_a_photo_that_ended_before_the_interruption_is_kept(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others go on in a batch without it, and so come out as in an unbroken run."""
+    ended, step, stop_at = inversion.Run.ended, inversion.Run.step, 100
+
+    def first_ends(self: Any, part: float = 0) -> Any:
+        if self.state.step == 3 and 0 in self.state.members:
+            state = self.state
+            self.restore(state.only([state.members.index(0)]))
+            found, _ = ended(self, part=1)
+            others = [row for row, member in enumerate(state.members) if member]
+            return found, state.only(others)
+        return ended(self, part)
+
+    def stopped(self: Any, part: float = 0) -> None:
+        if self.state.step == stop_at:
+            raise KeyboardInterrupt
+        step(self, part)
+
+    monkeypatch.setattr(inversion.Run, "ended", first_ends)
+    monkeypatch.setattr(inversion.Run, "step", stopped)
+    for name in "abc":
+        photo(f"{name}.png", ord(name))
+    args = ("project", "a.png", "b.png", "c.png", "-n", net, "--steps", 8, "--resume", "--out")
+    assert sg2(*args, "whole").code == 0
+    stop_at = 5
+    assert sg2(*args, "o").code == 130
+    assert inside("o/a") == sorted([*FILES, LATENT, "snapshot.safetensors"])
+    before = Path(f"o/a/{LATENT}").stat().st_mtime_ns
+    stop_at = 100
+    result = sg2(*args, "o")
+    assert result.code == 0 and "going on from step 5" in result.err
+    assert Path(f"o/a/{LATENT}").stat().st_mtime_ns == before
+    for name in "abc":
+        assert (
+            Path(f"o/{name}/{LATENT}").read_bytes() == Path(f"whole/{name}/{LATENT}").read_bytes()
+        )
+        assert inside(f"o/{name}") == sorted([*FILES, LATENT])
+
+
 def test_two_runs_do_not_share_a_folder(sg2: Any, net: Path) -> None:
     import fcntl
 
