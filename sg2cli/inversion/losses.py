@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sg2cli.checkpoints import weights_folder
+from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
 from sg2cli.ops.conv2d import conv3x3
 from sg2cli.settings import LpipsNet
@@ -68,7 +68,7 @@ class LPIPS(nn.Module):
 
         super().__init__()
         self.net = net
-        path = weights_folder() / f"lpips-{net}.safetensors"
+        path = checkpoints.weights_folder() / f"lpips-{net}.safetensors"
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
