@@ -91,7 +91,7 @@ class ProjectSettings:
     wplus_weight: float = 0.0
     pixel_weight: float = 0.0
     lpips: LpipsNet = "vgg"
-    candidates: int = 0  # mapped seeds that are tried as a start; 0: the mean of w
+    start_samples: int = 0  # pictures that a start is estimated from; 0: the mean of w
     keep_best: bool = False  # else the last
     patience: int | None = None
 

@@ -160,7 +160,9 @@ def test_a_batch_in_float32_stays_with_single_runs() -> None:
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
-    settings = replace(PRESETS[preset], steps=40, candidates=min(16, PRESETS[preset].candidates))
+    settings = replace(
+        PRESETS[preset], steps=40, start_samples=min(16, PRESETS[preset].start_samples)
+    )
     G = random_generator()
     some, lpips = photos(3), LPIPS("vgg")
     scores = []

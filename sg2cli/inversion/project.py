@@ -38,7 +38,8 @@ WS = "ws"
 Params = dict[str, Tensor]
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam (Kingma and Ba 2015, algorithm 1)
 W_SAMPLES = 10_000
-CANDIDATE_PSI = 0.7  # truncated, as starts nearer to the mean have a shorter way to most photos
+START_PSI = 0.7  # of the samples for a start: most photos are nearer to the mean than samples are
+RIDGE = 5e-4  # of the variance in the pictures
 LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
 SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
 Init = tuple[Tensor, "Mapping[str, Array]"]  # ws [num_ws,w_dim], noise maps [H,W]
@@ -181,7 +182,7 @@ class Run:
                     drawn = torch.randn(layer.noise_const.shape, generator=own)
                     every = drawn.to(layer.noise_const).expand(count, 1, -1, -1)
                     maps[layer.noise_name] = every.clone()
-        ws = self._nearest()[:, None].expand(count, rows, -1).clone()
+        ws = self._estimate()[:, None].expand(count, rows, -1).clone()
         for i, (init, noise) in enumerate(inits):
             ws[i] = init.to(ws).mean(dim=0) if rows == 1 else init
             for name, noise_map in noise.items():
@@ -202,23 +203,32 @@ class Run:
             randomness=own.get_state().expand(count, -1).clone(),
         )
 
-    def _nearest(self) -> Tensor:
-        """For each target the candidate [N,w_dim] whose picture is nearest to it, or the mean of w.
+    def _estimate(self) -> Tensor:
+        """A start [N,w_dim] for each target: the mean of w, or a linear estimate of its w.
 
-        Compared by what is left of both at 16 pixels a side, which costs nothing beside drawing.
+        Ridge regression of w on pictures of 16 pixels a side, over the first `start_samples` of
+        the spread, in its dual form (Saunders et al. 1998): it costs nothing beside drawing them.
         """
-        mean, count = self.spread.mean, self.settings.candidates
+        mean, count = self.spread.mean, self.settings.start_samples
         if not count:
             return mean.expand(len(self.targets), -1)
-        candidates = torch.cat([mean[None], mean.lerp(self.spread.samples[:count], CANDIDATE_PSI)])
-        targets, masks = _small(self.targets), 1 if self.masks is None else _small(self.masks)
-        distances = []
+        samples = mean.lerp(self.spread.samples[:count], START_PSI)
         with torch.inference_mode():
-            for w in torch.split(candidates, default_batch(self.G)):
-                pictures = self.G.synthesis(w[:, None].expand(-1, self.G.config.num_ws, -1))
-                apart = (_small(pictures)[:, None] - targets).square() * masks
-                distances.append(apart.sum(dim=(2, 3, 4)))  # [candidates, N]
-        return candidates[torch.cat(distances).argmin(dim=0)]
+            pictures = [
+                _small(self.G.synthesis(w[:, None].expand(-1, self.G.config.num_ws, -1)))
+                for w in torch.split(samples, default_batch(self.G))
+            ]
+        x = torch.cat(pictures).double()
+        centre_x, centre_w = x.mean(dim=0), samples.double().mean(dim=0)
+        x, w = x - centre_x, samples.double() - centre_w
+        weights = torch.ones_like(x[:1]) if self.masks is None else _small(self.masks).double()
+        estimates = []
+        for i, target in enumerate(_small(self.targets).double() - centre_x):
+            weighed = (x * weights[i % len(weights)]).flatten(1)  # what is masked does not count
+            kernel = weighed @ x.flatten(1).T
+            kernel += RIDGE * kernel.trace() * torch.eye(count).to(kernel)
+            estimates.append(torch.linalg.solve(kernel, weighed @ target.flatten()) @ w)
+        return (centre_w + torch.stack(estimates)).to(mean)
 
     def restore(self, state: State) -> None:
         """Go on from a state that a run of the same photos has, or had."""

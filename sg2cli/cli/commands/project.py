@@ -115,7 +115,12 @@ BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory an
 @click.option("--wplus-weight", type=WEIGHT, help="Keeps rows of W+ together.")
 @click.option("--pixel-weight", type=WEIGHT, help="Of the mean square of pixels.")
 @click.option("--lpips", type=click.Choice(LPIPS_NETS), help="The perceptual network. [vgg]")
-@click.option("--candidates", type=click.IntRange(0, 10_000), help="Starts that are tried.")
+@click.option(
+    "--start-samples",
+    type=click.IntRange(0, 10_000),
+    metavar="N",
+    help="Pictures that a start is estimated from; 0: the mean of w.",
+)
 @click.option(
     "--patience",
     type=click.IntRange(0),
