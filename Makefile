@@ -25,7 +25,8 @@ lint: .venv/installed-dev
 docs: .venv/installed-dev  ## write the help of every command into docs/commands.md
 	$(BIN)/cog -r docs/commands.md docs/networks.md
 
-bench: .venv/installed-dev  ## what drawing and starting costs, as tables
+bench: .venv/installed-dev  ## what drawing, projecting and starting cost, as tables
+	PYTHONPATH=tests $(BIN)/python benchmarks/speed.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/pipeline.py
 
 bench-inversion: .venv/installed-dev  ## how near inversions come: the table in docs/inversion.md

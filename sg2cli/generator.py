@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.styled_conv import styled_conv, styled_conv_rgb, to_rgb
+from sg2cli.ops.styled_conv import add_rgb, styled_conv, styled_conv_rgb, to_rgb
 from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
@@ -125,8 +125,8 @@ class SynthesisLayer(nn.Module):
     def with_rgb(
         self, x: Tensor, w: Tensor, noise: Noise, torgb: ToRGB, w_torgb: Tensor, keep: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """The result, None unless `keep`, and its pixels: the largest result is never stored."""
-        x_or_none, rgb = styled_conv_rgb(
+        """The result, None unless `keep`, and ToRGB's: so the largest is never stored."""
+        return styled_conv_rgb(
             x,
             self.weight,
             self.affine(w),
@@ -139,7 +139,6 @@ class SynthesisLayer(nn.Module):
             torgb.styles(w_torgb),
             keep,
         )
-        return x_or_none, torgb.finish(rgb)
 
     def _noise(self, noise: Noise) -> Tensor | None:
         """[H,W] or [N,1,H,W], or [1,1,H,W], times its strength."""
@@ -167,14 +166,11 @@ class ToRGB(nn.Module):
         self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return self.finish(to_rgb(x, self.weight, self.styles(w)))
+        """Without bias and clamp: they come with the sum of pictures."""
+        return to_rgb(x, self.weight, self.styles(w))
 
     def styles(self, w: Tensor) -> Tensor:
         return self.affine(w) * self.weight_gain
-
-    def finish(self, rgb: Tensor) -> Tensor:
-        """In the precision of the weights, in which the picture is summed up."""
-        return bias_act(rgb, self.bias, clamp=self.clamp).to(self.weight.dtype)
 
 
 class Skip(nn.Module):
@@ -241,10 +237,8 @@ class SynthesisBlock(nn.Module):
             )
         else:
             x = self.conv1(x, ws_conv[-1], noise)
-        if img is not None:
-            img = upsample2d(img, self.taps)
         if rgb is not None:
-            img = rgb if img is None else img + rgb
+            img = add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img
 
 

@@ -25,24 +25,34 @@ def modulated_conv2d(
 
     Scales activations, not weights: same result, one dense convolution instead of N groups,
     and no weight gradient when only the styles are optimised.
+    """
+    styles, weight, scale = modulation(x.dtype, weight, styles, demodulate)
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    y = _convolve(x, weight.to(x.dtype), resample_filter)
+    return y * scale.to(y.dtype)[:, :, None, None]
+
+
+def modulation(
+    dtype: torch.dtype, weight: Tensor, styles: Tensor, demodulate: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What scales the activations before the convolution, its weight, and what scales its result.
+
+    weight [O,I,k,k], styles [N,I] -> styles [N,I], weight [O,I,k,k], scale [N,O] or [N,1]
 
     In half precision the convolution sees styles of at most 1 and weights small enough that no
     sum overflows; what that takes away comes back, in float32, with the demodulation.
     """
-    scale = None  # [N,O] or [N,1]
+    scale = torch.ones_like(styles[:, :1])
     if demodulate:
         energy = styles.square() @ weight.square().sum(dim=(2, 3)).T  # [N,O], eq. 2 squared
         scale = (energy + 1e-8).rsqrt()
-    if x.dtype in HALF:
+    if dtype in HALF:
         fan_in = weight[0].numel()
         style_max = styles.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)  # [N,1]
         weight_max = weight.abs().amax().clamp_min(1e-8) * fan_in**0.5
         styles, weight = styles / style_max, weight / weight_max
-        restore = style_max * weight_max
-        scale = restore if scale is None else scale * restore
-    x = x * styles.to(x.dtype)[:, :, None, None]
-    y = _convolve(x, weight.to(x.dtype), resample_filter)
-    return y if scale is None else y * scale.to(y.dtype)[:, :, None, None]
+        scale = scale * (style_max * weight_max)
+    return styles, weight, scale
 
 
 def _convolve(x: Tensor, weight: Tensor, resample_filter: Tensor | None) -> Tensor:

@@ -5,13 +5,17 @@ This chooses how it is computed, and is the only place that does.
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
 from sg2cli.ops import styled_conv_cpu
 from sg2cli.ops.bias_act import bias_act
+from sg2cli.ops.conv2d import has_nnpack
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
-from sg2cli.ops.upfirdn2d import filter_kernel
+from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
 from sg2cli.settings import ResampleFilter
 
 
@@ -31,6 +35,12 @@ def styled_conv(
     x [N,I,H,W], weight [O,I,3,3], styles [N,I], bias [O] -> [N,O,H,W]; with a filter's taps it
     upsamples, to [N,O,2H,2W]. Noise [H,W], [1,1,H,W] or [N,1,H,W] of the result, strength and all.
     """
+    if _by_triton(x, weight, bias):
+        from sg2cli.ops import styled_conv_triton
+
+        return styled_conv_triton.styled_conv(
+            x, weight, styles, bias, noise, taps, slope, gain, clamp
+        )
     if _by_cpu(x, weight, bias, taps):
         y, _ = styled_conv_cpu.styled_conv(x, weight, styles, bias, noise, taps, slope, gain, clamp)
         assert y is not None
@@ -62,13 +72,62 @@ def styled_conv_rgb(
         )
         assert rgb is not None
         return y, rgb
-    y = styled_conv_reference(x, weight, styles, bias, noise, None, slope, gain, clamp)
+    y = styled_conv(x, weight, styles, bias, noise, None, slope, gain, clamp)
     return y, to_rgb(y, rgb_weight, rgb_styles)
 
 
+def add_rgb(
+    rgb: Tensor,
+    bias: Tensor,
+    clamp: float | None,
+    img: Tensor | None,
+    taps: ResampleFilter,
+) -> Tensor:
+    """clamp(rgb + bias), and the picture so far at twice its size, in the precision of the bias.
+
+    rgb [N,C,2H,2W], bias [C], img [N,C,H,W] -> [N,C,2H,2W]
+    """
+    if _by_triton(rgb, bias, bias):
+        from sg2cli.ops import styled_conv_triton
+
+        return styled_conv_triton.add_rgb(rgb, bias, clamp, img, taps)
+    rgb = bias_act(rgb, bias, clamp=clamp).to(bias.dtype)
+    return rgb if img is None else upsample2d(img, taps).add(rgb)
+
+
 def _by_cpu(x: Tensor, weight: Tensor, bias: Tensor, taps: ResampleFilter | None) -> bool:
-    learns = torch.is_grad_enabled() and (weight.requires_grad or bias.requires_grad)
-    return styled_conv_cpu.serves(x, weight, taps) and not learns
+    return styled_conv_cpu.serves(x, weight, taps) and not _learns(weight, bias)
+
+
+def _by_triton(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    usable = x.is_cuda and x.dtype in (torch.float32, *HALF) and weight.dtype == torch.float32
+    return usable and has_triton() and not _learns(weight, bias)
+
+
+def _learns(*weights: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether torch brought Triton, and the GPU is one that it compiles for."""
+    if not torch.cuda.is_available() or not find_spec("triton"):
+        return False
+    return bool(torch.version.hip) or torch.cuda.get_device_capability() >= (7, 5)
+
+
+def ways(device: str) -> str:
+    """Which operations a device uses, and why, for people."""
+    if device == "cpu":
+        if has_nnpack():
+            return "NNPACK's Winograd convolutions, layers in one pass over memory, in float32"
+        return "oneDNN's convolutions, as this torch or processor has no NNPACK"
+    if device.startswith("cuda"):
+        if has_triton():
+            return "cuDNN's convolutions, fused Triton kernels for the rest"
+        why = "this GPU is too old for it" if find_spec("triton") else "there is none here"
+        return f"torch's own operations, not Triton's: {why}"
+    return "torch's own operations: there are fused ones for CPU and CUDA only"
 
 
 def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:

@@ -70,9 +70,28 @@ def test_a_table_of_weights_that_is_empty(sg2: Any, weights: Path) -> None:
 
 
 def test_a_device_that_is_not_there(sg2: Any) -> None:
-    assert broken(sg2("doctor", "--device", "cuda:99")) == ["device", "lpips", "drawing", "network"]
+    names = ["device", "ops", "lpips", "drawing", "network"]
+    assert broken(sg2("doctor", "--device", "cuda:99")) == names
 
 
 def test_the_network_of_the_environment(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SG2_NETWORK", "no-such")
     assert broken(sg2("doctor")) == ["network"]
+
+
+def test_the_operations_in_use(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def says(device: str = "cpu") -> str:
+        checks = [json.loads(line) for line in sg2("doctor", "--json", "--device", device).lines]
+        return next(check["says"] for check in checks if check["check"] == "ops")
+
+    from sg2cli.ops import styled_conv
+
+    monkeypatch.setattr(styled_conv, "has_nnpack", lambda: True)
+    assert "Winograd" in says()
+    monkeypatch.setattr(styled_conv, "has_nnpack", lambda: False)
+    assert "no NNPACK" in says()
+    monkeypatch.setattr(styled_conv, "has_triton", lambda: True)
+    assert "Triton kernels" in styled_conv.ways("cuda:1")
+    monkeypatch.setattr(styled_conv, "has_triton", lambda: False)
+    assert "torch's own" in styled_conv.ways("cuda")
+    assert "torch's own" in styled_conv.ways("mps")

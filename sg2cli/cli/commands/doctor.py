@@ -75,7 +75,9 @@ def _device(device: str) -> str:
 
 
 def _ops(device: str) -> str:
-    return "torch's own convolutions and elementwise steps; this version has no fused ops"
+    from sg2cli.ops.styled_conv import ways
+
+    return ways(devices.resolve(device))
 
 
 def _weights(device: str) -> str:

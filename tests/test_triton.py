@@ -1,0 +1,193 @@
+"""The Triton kernels against the plain operations, values and gradients.
+
+Without a GPU they run in Triton's interpreter, which must be chosen before they are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from networks import relative
+from torch import Tensor
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton")
+
+from sg2cli.ops import styled_conv_triton as fused  # noqa: E402
+from sg2cli.ops.bias_act import bias_act  # noqa: E402
+from sg2cli.ops.styled_conv import styled_conv_reference  # noqa: E402
+from sg2cli.ops.upfirdn2d import filter_kernel, upfirdn2d, upsample2d  # noqa: E402
+
+BLUR = (1, 3, 3, 1)
+BARS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+# The interpreter is slow: small shapes, no multiples of anything.
+SHAPES = [(1, 3, 5, 3, 7), (2, 5, 67, 5, 3)] + [(2, 40, 129, 33, 31)] * CUDA
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "up": {"taps": BLUR},
+    "clamped": {"clamp": 0.6},
+    "up-clamped": {"taps": (1, 2, 4, 1), "clamp": 0.6},
+    "linear": {"slope": 1.0, "gain": 1.0},
+    "one-tap": {"taps": (1,)},
+    "eight-taps": {"taps": (-1, 2, 5, 9, 9, 5, 2, -1)},
+    "no-product": {"taps": ((1.0, 2.0, 0.0), (0.0, 3.0, 1.0), (1.0, 0.0, 4.0))},
+}
+DEVICE = pytest.param("cuda", marks=pytest.mark.cuda) if CUDA else "cpu"
+
+
+@pytest.fixture(params=[DEVICE])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def gradients(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    weigh = torch.linspace(0, 9, y.numel(), dtype=torch.float64).sin().view(y.shape).to(y)
+    return [y.detach(), *torch.autograd.grad((y * weigh).sum(), leaves)]
+
+
+@pytest.mark.parametrize("dtype", BARS)
+@pytest.mark.parametrize("case", ["plain", "up-clamped", "eight-taps"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("noise", ["shared"])
+def test_a_layer(
+    randn: Any, device: str, dtype: torch.dtype, case: str, shape: tuple[int, ...], noise: str
+) -> None:
+    how = {"slope": 0.2, "gain": 2**0.5, **CASES[case]}
+    n, i, o, h, w = shape
+    u = 2 if "taps" in how else 1
+    maps = {"none": None, "shared": randn(u * h, u * w), "own": randn(n, 1, u * h, u * w)}[noise]
+    x, weight, bias = randn(n, i, h, w), randn(o, i, 3, 3), randn(o)
+    styles, then = randn(n, i) + 1, randn(n, o)
+
+    def run(layer: Any, full: torch.dtype, half: torch.dtype) -> list[Tensor]:
+        leaves = [x.to(device, half, copy=True)]
+        leaves += [t.to(device, full, copy=True) for t in (styles, then, maps) if t is not None]
+        leaves = [t.requires_grad_() for t in leaves]
+        map_ = leaves[3] if maps is not None else None
+        y = layer(
+            leaves[0], weight.to(device, full), leaves[1], bias.to(device, full), map_, leaves[2]
+        )
+        assert y.dtype == half
+        return gradients(y, leaves)
+
+    def reference(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, map_: Any, then: Tensor):  # type: ignore[no-untyped-def]
+        return styled_conv_reference(x, weight, styles, bias, map_, **how) * then[:, :, None, None]
+
+    def ours(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, map_: Any, then: Tensor):  # type: ignore[no-untyped-def]
+        y = fused.styled_conv(x, weight, styles, bias, map_, then=then, **how)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        return y
+
+    found = run(ours, torch.float32, dtype)
+    expected = run(reference, torch.float64, torch.float64)
+    # Half precision decides otherwise than float64 on which side of a bend some numbers are.
+    bars = [BARS[dtype]] + [BARS[dtype] * (1 if dtype == torch.float32 else 10)] * 9
+    for ours_, right, bar in zip(found, expected, bars, strict=False):
+        assert ours_.shape == right.shape
+        assert relative(ours_.cpu(), right.cpu()) < 3 * bar
+
+
+@pytest.mark.parametrize("dtype", BARS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("noise", ["none", "shared", "own"])
+def test_what_follows_the_convolution(
+    randn: Any, device: str, dtype: torch.dtype, case: str, noise: str
+) -> None:
+    """From the same numbers, be they in half precision: only the result is rounded."""
+    how = {"slope": 0.2, "gain": 2**0.5, **CASES[case]}
+    taps, (n, o, h, w) = how.pop("taps", None), (2, 67, 6, 4)
+    size = (h + 1, w + 1) if taps else (h, w)
+    v = randn(n, o, *size).to(dtype)
+    maps = {"none": None, "shared": randn(h, w), "own": randn(n, 1, h, w)}[noise]
+    rest = [t.float() for t in (randn(n, o) + 1, randn(n, o), maps) if t is not None]
+    bias = randn(o).float()
+
+    def run(finish: Any, kind: torch.dtype | None) -> list[Tensor]:
+        leaves = [t.to(device, kind or t.dtype, copy=True) for t in (v, *rest)]
+        leaves = [t.requires_grad_() for t in leaves]
+        map_ = leaves[3] if maps is not None else None
+        return gradients(finish(leaves[0], leaves[1], leaves[2], map_), leaves)
+
+    def reference(v: Tensor, scale: Tensor, then: Tensor, map_: Tensor | None) -> Tensor:
+        if taps:
+            pad = (len(taps) + 1) // 2 - 1, (len(taps) - 2) // 2
+            v = upfirdn2d(v, filter_kernel(taps, v.dtype, v.device), 1, pad, gain=4)
+        v = v * scale[:, :, None, None]
+        v = v if map_ is None else v + map_
+        return bias_act(v, bias.to(v), **how) * then[:, :, None, None]
+
+    def ours(v: Tensor, scale: Tensor, then: Tensor, map_: Tensor | None) -> Tensor:
+        return fused.finish(v, scale, bias.to(device), map_, taps, then=then, **how)
+
+    bar = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+    for found, right in zip(run(ours, None), run(reference, torch.float64), strict=True):
+        assert found.shape == right.shape
+        assert relative(found.cpu(), right.cpu()) < bar
+
+
+@pytest.mark.parametrize("then", [True, False])
+def test_a_layer_without_what_follows(randn: Any, device: str, then: bool) -> None:
+    x, weight, styles, bias = (t.float().to(device) for t in operands(randn))
+    after = randn(2, 5).float().to(device) if then else None
+    expected = styled_conv_reference(x, weight, styles, bias, None, BLUR, 0.2)
+    expected = expected if after is None else expected * after[:, :, None, None]
+    found = fused.styled_conv(x, weight, styles, bias, None, BLUR, 0.2, then=after)
+    assert relative(found.cpu(), expected.cpu()) < 1e-5
+
+
+def operands(randn: Any) -> tuple[Tensor, ...]:
+    return randn(2, 3, 4, 6), randn(5, 3, 3, 3), randn(2, 3) + 1, randn(5)
+
+
+@pytest.mark.parametrize("dtype", BARS)
+@pytest.mark.parametrize("case", [name for name, how in CASES.items() if "taps" in how])
+@pytest.mark.parametrize("clamp", [None, 0.8])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_sum_of_pictures(
+    randn: Any, device: str, dtype: torch.dtype, case: str, clamp: float | None, first: bool
+) -> None:
+    taps = CASES[case]["taps"]
+    # Pixels as a 1x1 convolution of channels_last leaves them.
+    rgb = randn(2, 10, 14, 3).to(dtype).permute(0, 3, 1, 2)
+    img, bias = randn(2, 3, 5, 7), randn(3)
+
+    def run(sums: Any, kind: torch.dtype, full: torch.dtype) -> list[Tensor]:
+        leaves = [rgb.to(device, kind).requires_grad_()]
+        leaves += [] if first else [img.to(device, full).requires_grad_()]
+        return gradients(sums(leaves[0], bias.to(device, full), *leaves[1:]), leaves)
+
+    def reference(rgb: Tensor, bias: Tensor, img: Tensor | None = None) -> Tensor:
+        y = bias_act(rgb, bias, clamp=clamp)
+        return y if img is None else y + upsample2d(img, taps)
+
+    def ours(rgb: Tensor, bias: Tensor, img: Tensor | None = None) -> Tensor:
+        return fused.add_rgb(rgb, bias, clamp, img, taps)
+
+    found = run(ours, dtype, torch.float32)
+    for ours_, right in zip(found, run(reference, torch.float64, torch.float64), strict=True):
+        assert relative(ours_.cpu(), right.cpu()) < BARS[dtype]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not CUDA, reason="no GPU")
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+@pytest.mark.parametrize(("precision", "bar"), [("fp32", 1e-4), ("fp16", 1e-2), ("bf16", 3e-2)])
+def test_a_network_on_a_gpu(architecture: Any, precision: Any, bar: float, randn: Any) -> None:
+    from networks import random_generator
+
+    G = random_generator(architecture=architecture, img_resolution=64, channels=(40, 33, 20, 16, 9))
+    ws = randn(3, G.config.num_ws, G.config.w_dim).float()
+    leaves = [ws, ws.clone().cuda()]
+    pictures = []
+    for leaf in leaves:
+        leaf.requires_grad_()
+        G.to(leaf.device).set_precision(precision if leaf.is_cuda else "fp32")
+        pictures.append(G.synthesis(leaf))
+        pictures[-1].square().mean().backward()
+    assert relative(pictures[1].detach().cpu(), pictures[0].detach()) < bar
+    assert relative(leaves[1].grad.cpu(), leaves[0].grad) < 5 * bar
