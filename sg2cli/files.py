@@ -89,20 +89,26 @@ def check_file(path: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def new_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
+def new_file(path: Path, overwrite: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
     """A file to write that appears as `path` when the block ends, and not at all if it raises.
 
     An existing file is replaced only with `overwrite`; else it stays, even if it came meanwhile.
+    A durable one is on the disk, name and all, when the block has ended: power may go.
     """
     temporary = path.with_name(f".sg2-{secrets.token_hex(8)}.tmp")
     try:
         try:
             with temporary.open("xb") as file:
                 yield file
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             if overwrite:
                 temporary.replace(path)
             else:
                 _link(temporary, path)
+            if durable:
+                _sync(path.parent)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
@@ -110,6 +116,16 @@ def new_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
         raise clash(path, skippable=path.suffix.lower() in SKIPPABLE) from error
     except OSError as error:
         raise Sg2Error(f"cannot write {path}: {reason(error)}") from error
+
+
+def _sync(folder: Path) -> None:
+    """See to it that the names in a folder are on the disk, where a system can do that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _link(temporary: Path, path: Path) -> None:

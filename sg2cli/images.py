@@ -117,7 +117,7 @@ def _opened(path: Path) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         PIL.Image.MAX_IMAGE_PIXELS = None
         try:
-            with PIL.Image.open(path) as picture:
+            with PIL.Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
                 yield picture
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit

@@ -172,6 +172,7 @@ def save_latents(
     arrays: Mapping[str, Stream],
     made_by: Mapping[str, Any],
     overwrite: bool = False,
+    durable: bool = False,
 ) -> None:
     """Write arrays, `ws` and noise maps, row by row, so that any number fits in memory.
 
@@ -182,7 +183,7 @@ def save_latents(
         raise UsageError(f"{path}: latents are saved as {', '.join(SUFFIXES)}")
     if path.suffix == ".npy" and len(arrays) > 1:
         raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
-    with new_file(path, overwrite) as file:
+    with new_file(path, overwrite, durable) as file:
         if path.suffix == ".safetensors":
             shapes = {name: array.shape for name, array in arrays.items()}
             file.write(safetensors_header(shapes, made_by))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ Crop = Literal["center", "none"] | Box
 
 PHOTO_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".jp2")
+)
+# Of all that Pillow reads, formats of pictures; EPS, for one, would start an interpreter.
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "PPM", "JPEG2000"),
+    *("TGA", "ICO", "PCX", "SGI", "QOI"),
 )
 MAX_PIXELS = 1 << 28  # a picture of 16384 x 16384; three bytes each are held
 MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
@@ -96,16 +102,19 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     from PIL import ImageOps
 
     try:
-        if isinstance(source, Path) and not source.stat().st_size or source == b"":
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+            source = source.read_bytes()  # a pipe
+        if source == b"" or (isinstance(source, Path) and not source.stat().st_size):
             raise Sg2Error(f"{name} is empty")
+        PIL.Image.init()
+        formats = [format for format in FORMATS if format in PIL.Image.OPEN]
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
         limit = PIL.Image.MAX_IMAGE_PIXELS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             PIL.Image.MAX_IMAGE_PIXELS = None  # we have a limit of our own, below
             try:
-                with PIL.Image.open(
-                    io.BytesIO(source) if isinstance(source, bytes) else source
-                ) as picture:
+                with PIL.Image.open(file, formats=formats) as picture:
                     width, height = picture.size
                     if width * height > MAX_PIXELS:
                         raise Sg2Error(
@@ -126,7 +135,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     except OSError as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
     except (*BAD_PICTURES, MemoryError) as error:
-        raise Sg2Error(f"{name} is a damaged picture ({error})") from error
+        raise Sg2Error(f"{name} cannot be used: {error}") from error
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -174,13 +183,19 @@ def _in_8_bits(picture: Any) -> Any:
 
     if not picture.mode.startswith(("I", "F")):
         return picture
+    if picture.mode == "I" and picture.format == "TIFF":
+        raise ValueError("it has 32 bits a pixel, which may mean anything: save it with 8 or 16")
     values = np.asarray(picture).astype(np.float64)
     highest = 1.0 if picture.mode == "F" else 65535.0
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     if values.min() < 0 or values.max() > highest:
         raise ValueError(f"its values are not of 0 to {highest:g}")
-    return PIL.Image.fromarray((values * (255 / highest) + 0.5).astype(np.uint8))
+    grey = PIL.Image.fromarray((values * (255 / highest) + 0.5).astype(np.uint8))
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):  # one shade
+        grey.putalpha(PIL.Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _in_srgb(picture: Any) -> Any:

@@ -6,15 +6,14 @@ import csv
 import glob
 import io
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sg2cli.errors import Sg2Error, UsageError, brief
+from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.files import check_folder, kind, make_folder, new_file, user_path
 from sg2cli.photos import PHOTO_SUFFIXES
 
@@ -26,15 +25,20 @@ RESULTS = (  # of one photo; the first says that all is there
 COLUMNS = ("photo", "state", "steps_done", "lpips_vgg", "lpips_alex", "psnr", "w_distance", "says")
 
 
+# done to "not finite": how its projection ended; projected: by an earlier run, but not tuned as is
+# asked for now; kept: all is there from an earlier run.
+State = Literal[
+    "not begun", "begun", "done", "plateau", "time", "not finite", "projected", "kept", "failed"
+]
+
+
 @dataclass
 class Entry:
     """A photo of a run, its folder, and what is known of it so far."""
 
     source: Path  # '-' is stdin
     folder: Path
-    state: str = (
-        "not begun"  # then begun, or projected or kept from an earlier run; its end; failed
-    )
+    state: State = "not begun"
     figures: Mapping[str, Any] = field(default_factory=dict)
     says: str = ""
 
@@ -73,7 +77,14 @@ def find_photos(arguments: Sequence[str]) -> list[Path]:
 class Album:
     """Photos, each with a folder of its own in `--out`."""
 
-    def __init__(self, out: Path, photos: Sequence[Path], overwrite: bool, resume: bool) -> None:
+    def __init__(
+        self,
+        out: Path,
+        photos: Sequence[Path],
+        overwrite: bool,
+        resume: bool,
+        together: bool = False,
+    ) -> None:
         """Sg2Error for a folder that cannot be, or, with neither option, for a name taken."""
         if overwrite and resume:
             raise UsageError("--overwrite and --resume contradict one another: give one")
@@ -86,6 +97,8 @@ class Album:
         taken = [entry.folder / name for entry in self.entries for name in RESULTS]
         if self.summary:
             taken.append(self.summary)
+        if together:
+            taken.append(out / "tuned.safetensors")
         if kind(out) == "folder" and not (overwrite or resume):
             for path in taken:
                 if kind(path) != "nothing":
@@ -101,21 +114,31 @@ class Album:
         with _locked(self.out):
             try:
                 yield
-            finally:
-                if self.summary:
-                    with new_file(self.summary, overwrite=True) as file:
-                        file.write(self._table())
+            except BaseException:
+                with suppress(Sg2Error):  # the first error counts
+                    self._write_summary()
+                raise
+            self._write_summary()
+
+    def _write_summary(self) -> None:
+        if self.summary:
+            with new_file(self.summary, overwrite=True) as file:
+                file.write(self._table())
 
     def begin(self, entry: Entry) -> None:
-        """Make the folder of a photo, without what an earlier run left in it, if so wished."""
-        make_folder(entry.folder)
-        if self._overwrite:
-            for name in RESULTS:
-                (entry.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(entry.folder / "frames", ignore_errors=True)
+        """Make the folder of a photo, without what an earlier run left in it, if so wished.
 
-    def failed(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.state == "failed"]
+        What a run that was killed had not finished writing goes in any case.
+        """
+        make_folder(entry.folder)
+        try:
+            for leftover in entry.folder.glob(".sg2-*.tmp"):
+                leftover.unlink()
+            if self._overwrite:
+                for name in RESULTS:
+                    (entry.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise Sg2Error(f"cannot remove {error.filename}: {reason(error)}") from error
 
     def _table(self) -> bytes:
         text = io.StringIO()
@@ -132,6 +155,7 @@ def _stems(photos: Sequence[Path]) -> Iterator[str]:
     taken: set[str] = set()
     for photo in photos:
         stem = "stdin" if str(photo) == "-" else photo.stem
+        stem = "photo" if stem in (".", "..") else stem  # "...png" is no way out of the folder
         number, name = 1, stem
         while name in taken:
             number += 1

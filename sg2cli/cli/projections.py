@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from sg2cli.checkpoints.tuned import open_tuned, save_differences
 from sg2cli.cli.albums import Album, Entry
 from sg2cli.cli.console import Console
 from sg2cli.errors import Sg2Error
-from sg2cli.files import make_folder, new_file
+from sg2cli.files import kind, make_folder, new_file, sha256
 from sg2cli.films import write_film
 from sg2cli.images import encode, read_image, to_images
 from sg2cli.inversion import results, snapshots
@@ -29,7 +27,7 @@ from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import tune
 from sg2cli.latents import to_ws
-from sg2cli.photos import Crop, Photo, read_photo
+from sg2cli.photos import Photo
 from sg2cli.settings import ProjectSettings, TuneSettings
 
 if TYPE_CHECKING:
@@ -40,7 +38,8 @@ if TYPE_CHECKING:
     from sg2cli.images import Image
     from sg2cli.latents import Latent
 
-FRAMES = 120  # of a film, at most
+SNAPSHOT = "snapshot.safetensors"  # of a batch, in the folder of its first photo
+FRAMES = 120  # of a film, at most, beside the result
 LONG = 600  # seconds, after which it is worth a word how long it will take
 
 
@@ -65,6 +64,7 @@ class Projector:
         settings: ProjectSettings,
         console: Console,
         recipe: Mapping[str, Any],
+        *,
         class_index: int | None = None,
         tuning: TuneSettings | None = None,
         together: bool = False,
@@ -75,39 +75,38 @@ class Projector:
         self.network, self.G, self.album, self.console = network, G, album, console
         self.settings, self.tuning, self.together, self.npz = settings, tuning, together, npz
         self.recipe = {**recipe, **asdict(settings), "class": class_index, "tune": None}
+        self.class_index = class_index
         self.film = ("mp4" if importlib.util.find_spec("av") else "gif") if film else None
         self.spread = spread_of_w(G, class_index)
         self.lpips = LPIPS(settings.lpips).to(G.device)
         self.judge = results.Judge(self.spread, self.lpips)
 
-    def jobs(
-        self, crop: Crop, background: str, mask: Path | None, inits: Sequence[Latent]
-    ) -> Iterator[Job]:
-        """Read the photos, one after the other."""
-        size, channels = self.G.config.img_resolution, self.G.config.img_channels
-        for index, entry in enumerate(self.album.entries):
-            with self._blaming(entry):
-                photo = read_photo(entry.read(), size, channels, crop, background, mask)
-                init = inits[index % len(inits)] if inits else None
-                recipe = {
-                    **self.recipe,
-                    "init": init and dict(init.made_of),
-                    "target": {"file": Path(entry.name).name, "sha256": photo.sha256},
-                }
-                yield Job(entry, photo, recipe, init)
+    def run(
+        self, read: Callable[[Entry, int], Job], size: int, seconds: float | None = None
+    ) -> None:
+        """Project all, `size` at a time, in so many seconds if there is a limit.
 
-    def run(self, jobs: Iterator[Job], size: int, seconds: float | None = None) -> None:
-        """Project all, `size` at a time, in so many seconds if there is a limit."""
+        `read` gives the job of an entry and its index, or raises Sg2Error.
+        """
+        entries, steps = self.album.entries, self.settings.steps
         deadline = monotonic() + seconds if seconds else None
-        steps, to_tune = self.settings.steps, []
-        batches = -(-len(self.album.entries) // size)
+        batches = -(-len(entries) // size)
+        to_tune: list[Job] = []
         with self.console.progress("Projecting", batches * steps, "step") as bar:
             for number in range(batches):
-                batch = [job for job in islice(jobs, size) if self._begin(job)]
+                batch = []
+                for index in range(number * size, min((number + 1) * size, len(entries))):
+                    with self._blaming(entries[index]):
+                        batch.append(read(entries[index], index))
+                        self._begin(batch[-1])
+                batch = [job for job in batch if job.entry.state != "failed"]
                 left = (deadline - monotonic()) / (batches - number) if deadline else None
-                if any(job.entry.state == "begun" for job in batch):
-                    self._project(batch, left, bar)
+                # More than once if a snapshot lacks some whose result was there, and is gone.
+                while any(job.entry.state == "begun" for job in batch):
+                    with self._blaming(*(job.entry for job in batch if job.entry.state == "begun")):
+                        self._project(batch, left, bar)
                 bar.update((number + 1) * steps - bar.n)  # they may have ended before
+                batch = [job for job in batch if job.entry.state != "failed"]
                 if self.together:
                     to_tune += batch
                 elif self.tuning:
@@ -117,22 +116,28 @@ class Projector:
             if any(job.entry.state != "kept" for job in to_tune):
                 self._tune(to_tune, self.album.out)
 
-    def _begin(self, job: Job) -> bool:
+    def job(self, entry: Entry, photo: Photo, init: Latent | None) -> Job:
+        """What is to be done with a photo."""
+        target = {"file": Path(entry.name).name, "sha256": photo.sha256}
+        recipe = {**self.recipe, "init": init and dict(init.made_of), "target": target}
+        return Job(entry, photo, recipe, init)
+
+    def _begin(self, job: Job) -> None:
         """Find out what an earlier run left: the entry is "kept", "projected" or "begun"."""
         entry = job.entry
-        with self._blaming(entry):
-            self.album.begin(entry)
-            recipes = [job.recipe]
-            if self.tuning:
-                recipes.append(self._tuned(job))
-            found = results.read_result(entry.folder, recipes, self.G)
-            if found:
-                which, projection, figures = found
-                entry.state = "kept" if which == len(recipes) - 1 else "projected"
-                entry.figures = results.told(projection, figures)
-            else:
-                entry.state = "begun"
-        return entry.state != "failed"
+        self.album.begin(entry)
+        recipes = [job.recipe, self._tuned(job)] if self.tuning else [job.recipe]
+        found = results.read_result(entry.folder, recipes, self.G)
+        if not found:
+            entry.state = "begun"
+            return
+        which, _, made_by = found
+        tuned = (self.album.out if self.together else entry.folder) / "tuned.safetensors"
+        there = not self.tuning or (
+            which == 1 and kind(tuned) == "file" and sha256(tuned) == made_by.get("tuned")
+        )
+        entry.state = "kept" if there else "projected"
+        entry.figures = made_by
 
     def _tuned(self, job: Job) -> dict[str, Any]:
         assert self.tuning
@@ -145,42 +150,54 @@ class Projector:
         as rounding depends on the size of a batch, and not written.
         """
         settings, G = self.settings, self.G
+        start = monotonic()
         inits = [
-            (to_ws(G, [job.init], class_index=self.recipe["class"])[0], job.init.noise)
+            (to_ws(G, [job.init], class_index=self.class_index)[0], job.init.noise)
             for job in jobs
             if job.init
         ]
         photos = [job.photo for job in jobs]
-        run = Run(G, photos, settings, self.spread, self.lpips, inits)
-        snapshot = jobs[0].entry.folder / "snapshot.safetensors"
-        recipe = {"recipes": [job.recipe for job in jobs]}
+        folders = [job.entry.folder for job in jobs]
+        snapshot = folders[0] / SNAPSHOT
+        for folder in folders[1:]:
+            if kind(folder / SNAPSHOT) != "nothing":
+                raise Sg2Error(
+                    f"{folder / SNAPSHOT} is of another list of photos, or another --batch: "
+                    "the command that wrote it goes on from it, --overwrite begins anew"
+                )
+        fresh = kind(snapshot) == "nothing"
+        run = Run(G, photos, settings, self.spread, self.lpips, inits, estimate=fresh)
+        recipe = {"recipes": [{**job.recipe, "version": None} for job in jobs]}
         if snapshots.load_state(snapshot, run, recipe):
             self.console.note(f"going on from step {run.state.step}")
         else:
             new = [row for row, job in enumerate(jobs) if job.entry.state == "begun"]
             run.restore(run.state.only(new))
-        before, start, first = bar.n, monotonic(), run.state.step
+        for folder in folders:
+            self._drop_frames(folder, run.state.step)
+        before, began, first = bar.n, monotonic(), run.state.step
 
         def on_step(run: Run) -> None:
             step = run.state.step
             lpips = [run.history[member][-1].lpips for member in run.state.members]
             bar.set_postfix(lpips=f"{sum(lpips) / len(lpips):.3f}", refresh=False)
             bar.update(before + step - bar.n)
-            took = monotonic() - start
+            took = monotonic() - began
             if step - first == 5 and took / 5 * (settings.steps - step) > LONG and not seconds:
                 minutes = took / 5 * (settings.steps - step) / 60
                 self.console.note(
                     f"about {minutes:.0f} minutes for this batch of {len(jobs)}: "
                     "--preset fast and --time-limit shorten that, --resume goes on after a stop"
                 )
-            if self.film and (step - 1) % max(1, settings.steps // FRAMES) == 0:
+            if self.film and (step - 1) % -(-settings.steps // FRAMES) == 0:
                 self._take_frames(run, jobs)
 
-        for projection in snapshots.project(run, snapshot, recipe, on_step, seconds):
+        left = None if seconds is None else seconds - (monotonic() - start)
+        for projection in snapshots.project(run, snapshot, recipe, on_step, left):
             job = jobs[projection.member]
             if job.entry.state == "begun":
-                with self._blaming(job.entry):
-                    self._finish(job, projection)
+                # An error in writing ends the run: the snapshot has what was found.
+                self._finish(job, projection)
 
     def _finish(self, job: Job, projection: Projection) -> None:
         """Write what was found; if the network is to be tuned on it, that comes after."""
@@ -188,7 +205,7 @@ class Projector:
         image, figures, made_by = self._judge(self.G, job, projection, job.recipe)
         paths = results.write_history(entry.folder, projection, figures)
         if self.film:
-            paths.append(self._write_film(job))
+            paths.append(self._write_film(job, image))
         if not any(path.name == "loss.png" for path in paths):
             self.console.note("no loss.png without matplotlib: pip install 'sg2cli[plot]'")
         for path in paths:
@@ -198,6 +215,7 @@ class Projector:
         ):
             if not self.tuning:
                 self.console.wrote(path, made_by)
+        self._drop_frames(entry.folder, 0)
         if projection.ended == "not finite":
             self.console.note(
                 f"{entry.name}: the loss is not finite any more: the best so far is kept"
@@ -219,7 +237,8 @@ class Projector:
         found = []
         for job in jobs:
             result = results.read_result(job.entry.folder, [job.recipe, self._tuned(job)], self.G)
-            assert result
+            if not result:
+                raise Sg2Error(f"{job.entry.folder} has lost its latent: --resume finds it again")
             found.append((job, result[1]))
         with self.console.progress("Tuning", self.tuning.steps * len(jobs), "step") as bar:
 
@@ -252,31 +271,40 @@ class Projector:
     def _take_frames(self, run: Run, jobs: Sequence[Job]) -> None:
         """Draw where the run stands."""
         with torch.inference_mode():
-            images = to_images(run.draw(run.state.params))
-        for member, image in zip(run.state.members, images, strict=True):
-            folder = jobs[member].entry.folder / "frames"
-            make_folder(folder)
-            with new_file(folder / f"{run.state.step:07d}.png", overwrite=True) as file:
-                file.write(encode(image, "png", {}))
+            pictures = run.draw(run.state.params)
+        for member, picture in zip(run.state.members, pictures, strict=True):
+            if picture.isfinite().all():  # else the photo is about to end
+                folder = jobs[member].entry.folder / "frames"
+                make_folder(folder)
+                with new_file(folder / f"{run.state.step:07d}.png", overwrite=True) as file:
+                    file.write(encode(to_images(picture[None])[0], "png", {}))
 
-    def _write_film(self, job: Job) -> Path:
-        """Target beside result over the steps; the single frames go."""
+    def _write_film(self, job: Job, image: Image) -> Path:
+        """Target beside result over the steps, and what was kept at the end."""
         folder, target = job.entry.folder / "frames", job.photo.pixels
-        frames = sorted(folder.glob("*.png"))
+        drawn = [read_image(frame, target.shape) for frame in sorted(folder.glob("*.png"))]
+        pairs = (np.hstack([target, frame]) for frame in (*drawn, image))
         path = job.entry.folder / f"film.{self.film}"
-        pairs = (np.hstack([target, read_image(frame, target.shape)]) for frame in frames)
         with new_file(path, overwrite=True) as file:
-            write_film(file, path.suffix, pairs, len(frames), fps=30)
-        shutil.rmtree(folder)
+            write_film(file, path.suffix, pairs, len(drawn) + 1, fps=30)
         return path
 
+    def _drop_frames(self, folder: Path, step: int) -> None:
+        """Frames beyond a step: of a run that was killed after its last snapshot."""
+        for frame in (folder / "frames").glob("*.png"):
+            if not frame.stem.isdigit() or int(frame.stem) > step:
+                frame.unlink()
+        with suppress(OSError):  # it is not there, or not empty
+            (folder / "frames").rmdir()
+
     @contextmanager
-    def _blaming(self, entry: Entry) -> Iterator[None]:
-        """One photo's error costs the others nothing; of a single one it ends the run."""
+    def _blaming(self, *entries: Entry) -> Iterator[None]:
+        """Errors of these photos cost the others nothing; of the only one, they end the run."""
         try:
             yield
         except Sg2Error as error:
-            entry.state, entry.says = "failed", str(error)
+            for entry in entries:
+                entry.state, entry.says = "failed", str(error)
             if len(self.album.entries) == 1:
                 raise
             self.console.note(str(error))

@@ -43,6 +43,7 @@ RIDGE = 5e-4  # of the variance in the pictures
 LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
 SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
 Init = tuple[Tensor, "Mapping[str, Array]"]  # ws [num_ws,w_dim], noise maps [H,W]
+SINGLE = ("score", "baseline", "improved_at", "randomness")  # tensors of a State, a row a picture
 Ended = Literal["done", "plateau", "time", "not finite"]
 
 
@@ -86,21 +87,20 @@ class State:
     moment2: Params
     kept: Params  # the result, if all ended here
     score: Tensor  # [N], of what is kept
-    improved_at: Tensor  # [N], the step
+    baseline: Tensor  # [N], the score that `patience` waits to see improved
+    improved_at: Tensor  # [N], the step of the baseline
     randomness: Tensor  # [N,bytes], of the generators
 
     def tensors(self) -> dict[str, Tensor]:
         """Under names that tell them apart; `with_tensors` takes them back."""
-        found = {name: getattr(self, name) for name in ("score", "improved_at", "randomness")}
+        found = {name: getattr(self, name) for name in SINGLE}
         for kind in ("params", "moment1", "moment2", "kept"):
             found |= {f"{kind}.{name}": tensor for name, tensor in getattr(self, kind).items()}
         return found
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> State:
         """The same with these tensors, of the names that `tensors` gives."""
-        fields: dict[str, Any] = {
-            name: tensors[name] for name in ("score", "improved_at", "randomness")
-        }
+        fields: dict[str, Any] = {name: tensors[name] for name in SINGLE}
         for kind in ("params", "moment1", "moment2", "kept"):
             fields[kind] = {name: tensors[f"{kind}.{name}"] for name in self.params}
         return replace(self, **fields)
@@ -137,12 +137,9 @@ class Projection:
 
 
 class Run:
-    """Pictures that are projected together.
+    """Pictures that are projected together: `ended` and `step`, in turns.
 
-    while run.state.members:
-        for projection in run.collect():
-            ...
-        run.step()
+    `snapshots.project` does that to the end.
     """
 
     def __init__(
@@ -153,8 +150,9 @@ class Run:
         spread: Spread,
         lpips: LPIPS | None = None,
         inits: Sequence[Init] = (),
+        estimate: bool = True,
     ) -> None:
-        """`inits`: for each photo what to start from, if not the mean."""
+        """`inits`: for each photo what to start from. `estimate`: not for a state to `restore`."""
         self.G, self.settings, self.spread = G, settings, spread
         self.lpips = (lpips or LPIPS(settings.lpips)).to(G.device)
         dtype = G.mapping.w_avg.dtype
@@ -169,9 +167,9 @@ class Run:
         with torch.no_grad():
             self.wanted = self.lpips.features(self.targets)
         self.history: list[list[Record]] = [[] for _ in photos]
-        self.restore(self._start(inits))
+        self.restore(self._start(inits, estimate and not inits))
 
-    def _start(self, inits: Sequence[Init]) -> State:
+    def _start(self, inits: Sequence[Init], estimate: bool) -> State:
         G, settings, count = self.G, self.settings, len(self.targets)
         rows = 1 if settings.space == "w" else G.config.num_ws
         own = torch.Generator().manual_seed(settings.seed)
@@ -182,7 +180,8 @@ class Run:
                     drawn = torch.randn(layer.noise_const.shape, generator=own)
                     every = drawn.to(layer.noise_const).expand(count, 1, -1, -1)
                     maps[layer.noise_name] = every.clone()
-        ws = self._estimate()[:, None].expand(count, rows, -1).clone()
+        start = self._estimate() if estimate else self.spread.mean.expand(count, -1)
+        ws = start[:, None].expand(-1, rows, -1).clone()
         for i, (init, noise) in enumerate(inits):
             ws[i] = init.to(ws).mean(dim=0) if rows == 1 else init
             for name, noise_map in noise.items():
@@ -190,6 +189,7 @@ class Run:
                     maps[name][i, 0] = torch.from_numpy(np.array(noise_map))
         params = {WS: ws, **maps}
         zeros = {name: torch.zeros_like(param) for name, param in params.items()}
+        unscored = torch.full((count,), math.inf, device=G.device, dtype=ws.dtype)
         return State(
             step=0,
             scored_at=0,
@@ -198,7 +198,8 @@ class Run:
             moment1=zeros,
             moment2=zeros,
             kept=params,
-            score=torch.full((count,), math.inf, device=G.device, dtype=ws.dtype),
+            score=unscored,
+            baseline=unscored,
             improved_at=torch.zeros(count, dtype=torch.long, device=G.device),
             randomness=own.get_state().expand(count, -1).clone(),
         )
@@ -299,8 +300,9 @@ class Run:
             told = torch.stack([distance, penalty, self.spread.distance(old.params[WS])]).tolist()
         for row, member in enumerate(old.members):
             record = Record(old.step, lr, *(values[row] for values in told))
-            self.history[member] = [*self.history[member][: old.step], record]
-        much_better = better & (score < (1 - LEAST_GAIN) * old.score)
+            del self.history[member][old.step :]  # of a step that was interrupted
+            self.history[member].append(record)
+        much_better = better & (score < (1 - LEAST_GAIN) * old.baseline)
         self.state = State(
             step=old.step + 1,
             scored_at=old.step if scored else old.scored_at,
@@ -308,6 +310,7 @@ class Run:
             **new,
             kept=_where(better, old.params, old.kept),
             score=torch.where(better, score, old.score),
+            baseline=torch.where(much_better, score, old.baseline),
             improved_at=torch.where(much_better, old.step, old.improved_at),
             randomness=randomness,
         )

@@ -70,9 +70,9 @@ class Judge:
         weight = torch.ones_like(a[:, :1])
         if photo.mask is not None:
             weight = torch.from_numpy(photo.mask).to(a)[None, None]
-            a = b.lerp(a, weight)
         with torch.inference_mode():
-            vgg, alex = (self.nets[net](a, b).item() for net in ("vgg", "alex"))
+            seen = b.lerp(a, weight)
+            vgg, alex = (self.nets[net](seen, b).item() for net in ("vgg", "alex"))
             error = ((a - b).square() * weight).sum().item() / (weight.sum().item() * a.shape[1])
             distance = self.spread.distance(ws[None]).item()
         psnr = 10 * math.log10(4 / error) if error else math.inf
@@ -123,16 +123,16 @@ def write_result(
         name: Stream((1, *noise_map.shape), [noise_map.cpu().numpy()])
         for name, noise_map in projection.noise.items()
     }
-    save_latents(folder / LATENT, {"ws": ws, **noise}, made_by, overwrite=True)
+    save_latents(folder / LATENT, {"ws": ws, **noise}, made_by, overwrite=True, durable=True)
     yield folder / LATENT
 
 
 def read_result(
     folder: Path, recipes: Sequence[Mapping[str, Any]], G: Generator
-) -> tuple[int, Projection, Figures] | None:
-    """What `write_result` wrote, less its history, and by which recipe; None if nothing is there.
+) -> tuple[int, Projection, dict[str, Any]] | None:
+    """What `write_result` wrote, less its history: by which recipe, and what the metadata tell.
 
-    Sg2Error when it was made by none of them.
+    None if nothing is there; Sg2Error when it was made by none of the recipes.
     """
     path = folder / LATENT
     if kind(path) == "nothing":
@@ -144,15 +144,15 @@ def read_result(
             f"{path} was made with other settings, or of another picture: "
             "--overwrite replaces it, another --out spares it"
         )
-    (latent,) = open_latents([LatentFile(path)], G.config)
-    values = {field.name: made_by.get(field.name) for field in fields(Figures)}
-    values["psnr"] = math.inf if values["psnr"] is None else values["psnr"]
-    if latent.values is None or not all(isinstance(value, float) for value in values.values()):
-        raise Sg2Error(f"{path} does not say how near it came: --overwrite makes it anew")
-    noise = {name: G.mapping.w_avg.new_tensor(array) for name, array in latent.noise.items()}
-    ws = G.mapping.w_avg.new_tensor(latent.values).expand(G.config.num_ws, -1)
+    latents = list(open_latents([LatentFile(path)], G.config))
+    names = {"steps_done", "ended", "outside", *(field.name for field in fields(Figures))}
+    values = latents[0].values
+    if len(latents) != 1 or values is None or not names <= made_by.keys():
+        raise Sg2Error(f"{path} is not as it was written: --overwrite makes it anew")
+    noise = {name: G.mapping.w_avg.new_tensor(a) for name, a in latents[0].noise.items()}
+    ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
     projection = Projection(0, ws, noise, made_by["steps_done"], made_by["ended"], [])
-    return which, projection, Figures(**values)  # type: ignore[arg-type]  # all are floats
+    return which, projection, made_by
 
 
 def _agrees(made_by: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sg2cli.errors import Sg2Error, reason
 from sg2cli.files import kind, new_file
+from sg2cli.images import same_recipe
 from sg2cli.inversion.project import Projection, Record, Run, State
 
 EVERY = 30.0  # seconds
@@ -34,27 +35,31 @@ def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
         "members": state.members,
         "recipe": recipe,
     }
-    with new_file(path, overwrite=True) as file:
+    with new_file(path, overwrite=True, durable=True) as file:
         file.write(save(tensors, {"sg2": json.dumps(fields)}))
 
 
 def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
-    """Bring a run to the state in the file, if there is one, and if it is of this recipe.
+    """Bring a run to the state in the file, if there is one.
 
-    Sg2Error when the file is damaged.
+    Sg2Error when it is damaged, or of another recipe; the version of sg2 does not matter.
     """
     if kind(path) == "nothing":
         return False
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
-            if fields["recipe"] != json.loads(json.dumps(recipe)):
-                return False
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if not same_recipe(fields["recipe"], recipe):
+                raise Sg2Error(
+                    f"{path} is of other settings, or of another list of photos: the command that "
+                    "wrote it goes on from it, --overwrite begins anew"
+                )
+            # Copies: the file is mapped where it lies, and that is not aligned.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         state, history = _checked(run, fields, tensors)
     except OSError as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
-    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise Sg2Error(f"{path} is damaged ({error}): remove it, to begin anew") from error
     run.history = history
     run.restore(state)
@@ -67,7 +72,9 @@ def _checked(
     """The state and the history in the file; ValueError if they are not those of such a run."""
     count = len(run.history)
     step, scored_at, members = fields["step"], fields["scored_at"], fields["members"]
-    if not 0 <= int(scored_at) <= int(step) <= run.settings.steps:
+    if type(step) is not int or type(scored_at) is not int:
+        raise ValueError("its steps are no whole numbers")
+    if not 0 <= scored_at <= step <= run.settings.steps:
         raise ValueError("its step is none of this run's")
     if sorted(set(members)) != list(members) or not set(members) <= set(range(count)):
         raise ValueError("its members are none of this run's")
@@ -78,6 +85,13 @@ def _checked(
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
             raise ValueError(f"its {name} is {list(tensor.shape)}, not {list(expected.shape)}")
         own[name] = tensor.to(expected.device)
+        if name.startswith(("params.", "kept.")) and not tensor.isfinite().all():
+            raise ValueError(f"its {name} holds NaN or infinity")
+    for generator_state in own["randomness"]:
+        try:
+            torch.Generator().set_state(generator_state.clone())
+        except RuntimeError as error:
+            raise ValueError(f"its random numbers are none: {error}") from error
     history: list[list[Record]] = [[] for _ in range(count)]
     for member in members:
         rows = tensors[f"history.{member}"]

@@ -21,15 +21,17 @@ from sg2cli.cli.options import (
     json_option,
     network_options,
     quiet_option,
+    sources_option,
 )
 from sg2cli.errors import Sg2Error, UsageError, brief
 from sg2cli.files import kind, user_path
 from sg2cli.latents import open_latents
-from sg2cli.photos import Crop
+from sg2cli.photos import Crop, read_photo
 from sg2cli.sampling import check_settings
 from sg2cli.settings import LPIPS_NETS, PRESETS, SPACES, DrawSettings, Precision, TuneSettings
 
 if TYPE_CHECKING:
+    from sg2cli.cli.projections import Job
     from sg2cli.latents import LatentSource
 
 
@@ -57,8 +59,8 @@ def _colour(text: str) -> str:
 
 def _duration(text: str) -> float:
     match = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?:in)?)?(?:(\d{1,9})s?)?", text, re.ASCII)
-    hours, minutes, seconds = (int(digits or 0) for digits in match.groups()) if match else (0,) * 3
-    total = 3600 * hours + 60 * minutes + seconds
+    parts = [int(digits or 0) for digits in match.groups()] if match else [0, 0, 0]
+    total = 3600 * parts[0] + 60 * parts[1] + parts[2]
     if not total:
         raise ValueError(f"{brief(text)} is no time: give 90s, 30m or 1h30m")
     return total
@@ -86,6 +88,7 @@ POSITIVE = ParsedType("number", _positive)
 CROP = ParsedType("crop", _crop)
 COLOUR = ParsedType("colour", _colour)
 DURATION = ParsedType("time", _duration)
+FINAL = ("done", "plateau", "time", "not finite", "kept")
 BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory and caches allow
 
 
@@ -148,14 +151,15 @@ BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory an
     metavar="COLOUR",
     help="Behind what is transparent.",
 )
-@click.option("--init", type=LATENTS, metavar="LATENT", help="Start here: one, or one a photo.")
+@sources_option("--init", type=LATENTS, help="Start here: one latent, or one a photo.")
 @class_option
 @click.option("--batch", type=click.IntRange(1, 256), metavar="N", help="Photos at once.")
 @click.option(
     "--time-limit",
     type=DURATION,
     metavar="TIME",
-    help="For all photos: 90s, 30m, 1h30m. The schedule is hastened to end by then.",
+    help="For projecting all photos: 90s, 30m, 1h30m. The schedule is hastened to end by then; "
+    "--tune comes on top.",
 )
 @click.option(
     "--tune",
@@ -191,7 +195,7 @@ def project(
     mask: str | None,
     crop: Crop,
     background: str,
-    init: tuple[LatentSource, ...] | None,
+    init: tuple[LatentSource, ...],
     class_index: int | None,
     batch: int | None,
     time_limit: float | None,
@@ -238,10 +242,15 @@ def project(
     tuning = (
         TuneSettings(seed=chosen.seed, steps=tune_steps or TuneSettings.steps) if tune else None
     )
-    inits = list(open_latents(init, config)) if init else []
-    album = Album(user_path(out), find_photos(names), overwrite, resume)
-    if len(inits) > 1 and len(inits) != len(album.entries):
-        raise UsageError(f"--init has {len(inits)} latents for {len(album.entries)} photos")
+    files = find_photos(names)
+    if Path("-") in files and any(getattr(source, "path", None) == Path("-") for source in init):
+        raise UsageError("stdin can be read but once: give a file to --init")
+    starts = open_latents(init, config)
+    if len(starts) not in (0, 1, len(files)):
+        raise UsageError(f"--init has {len(starts)} latents for {len(files)} photos")
+    for warning in starts.warnings(found.sha256):
+        console.note(f"warning: {warning}")
+    album = Album(user_path(out), files, overwrite, resume, together)
 
     from sg2cli import devices
     from sg2cli.cli.projections import Projector
@@ -262,17 +271,24 @@ def project(
             chosen,
             console,
             recipe,
-            class_index,
-            tuning,
-            together,
-            save_npz,
-            save_video,
+            class_index=class_index,
+            tuning=tuning,
+            together=together,
+            npz=save_npz,
+            film=save_video,
         )
-        jobs = projector.jobs(crop, background, user_path(mask) if mask else None, inits)
+        inits = list(starts)
+
+        def read(entry: Entry, index: int) -> Job:
+            size, channels = config.img_resolution, config.img_channels
+            mask_file = user_path(mask) if mask else None
+            photo = read_photo(entry.read(), size, channels, crop, background, mask_file)
+            return projector.job(entry, photo, inits[index % len(inits)] if inits else None)
+
         try:
-            projector.run(jobs, batch or BATCHES.get(max(64, config.img_resolution), 1), time_limit)
+            projector.run(read, batch or BATCHES.get(max(64, config.img_resolution), 1), time_limit)
         except (KeyboardInterrupt, Terminated):
-            done = sum(bool(entry.figures) for entry in album.entries)
+            done = sum(entry.state in FINAL for entry in album.entries)
             console.note(
                 f"stopped: {done} of {len(album.entries)} photos are done; "
                 "the same command with --resume goes on from here"
@@ -281,11 +297,11 @@ def project(
     for entry in album.entries:
         if entry.figures:
             console.note(report(entry))
-    if failed := album.failed():
-        names = [entry.name for entry in failed]
+    failed = [entry.name for entry in album.entries if entry.state in ("failed", "not finite")]
+    if failed:
         raise Sg2Error(
-            f"{len(failed)} of {len(album.entries)} photos failed: {', '.join(names[:10])}"
-            f"{' and others' if len(names) > 10 else ''}; summary.csv says why"
+            f"{len(failed)} of {len(album.entries)} photos failed: {', '.join(failed[:10])}"
+            f"{' and others' if len(failed) > 10 else ''}: see above"
         )
 
 
