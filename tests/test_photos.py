@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -66,12 +68,11 @@ GREY = np.linspace(0, 255, SIZE * SIZE).reshape(SIZE, SIZE)
     [
         lambda: PIL.Image.fromarray(GREY.astype(np.uint8)),
         lambda: PIL.Image.fromarray((GREY * 257).round().astype(np.uint16)),
-        lambda: PIL.Image.fromarray((GREY * 257).round().astype(np.int32)),
         lambda: PIL.Image.fromarray((GREY / 255).astype(np.float32)),
     ],
-    ids=["8 bits", "16 bits", "32 bits", "float"],
+    ids=["8 bits", "16 bits", "float"],
 )
-def test_grey_of_8_16_and_32_bits_has_the_same_brightness(tmp_path: Path, make: Any) -> None:
+def test_grey_of_any_depth_has_the_same_brightness(tmp_path: Path, make: Any) -> None:
     path = saved(tmp_path, make(), "photo.tiff")
     assert near(read_photo(path, SIZE, 1).pixels[:, :, 0], GREY)
     assert near(read_photo(path, SIZE, 3).pixels, GREY[:, :, None])
@@ -188,6 +189,44 @@ def test_a_mask_of_another_size_or_of_nothing_is_refused(tmp_path: Path) -> None
         read_photo(photo, 16, 3, mask=saved(tmp_path, PIL.Image.new("L", (10, 10)), "m.png"))
     with pytest.raises(UsageError, match="nothing counts"):
         read_photo(photo, 16, 3, mask=saved(tmp_path, PIL.Image.new("L", (32, 32)), "m.png"))
+
+
+def test_whole_numbers_of_32_bits_are_refused(tmp_path: Path) -> None:
+    """They may be of 0 to 255, to 65535 or to anything."""
+    values = np.full((SIZE, SIZE), 200, np.int32)
+    with pytest.raises(Sg2Error, match="32 bits a pixel"):
+        read_photo(saved(tmp_path, PIL.Image.fromarray(values), "photo.tiff"), SIZE, 3)
+
+
+def test_a_transparent_shade_of_16_bits(tmp_path: Path) -> None:
+    values = np.full((SIZE, SIZE), 1000, np.uint16)
+    values[:, SIZE // 2 :] = 51400
+    path = saved(tmp_path, PIL.Image.fromarray(values), transparency=1000)
+    pixels = read_photo(path, SIZE, 3, background="black").pixels
+    assert near(pixels[:, : SIZE // 2 - 2], 0) and near(pixels[:, SIZE // 2 + 2 :], 200)
+
+
+def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghost = tmp_path / "gs"
+    ghost.write_text(f"#!/bin/sh\ntouch {tmp_path}/canary\nexit 1\n")
+    ghost.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    path = tmp_path / "photo.png"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(Sg2Error, match="no picture"):
+        read_photo(path, 16, 3)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    pipe, content = tmp_path / "pipe", saved(tmp_path, rgb()).read_bytes()
+    os.mkfifo(pipe)
+    thread = threading.Thread(target=pipe.write_bytes, args=(content,))
+    thread.start()
+    assert near(read_photo(pipe, SIZE, 3).pixels, RAMP, 0)
+    thread.join()
 
 
 def bomb() -> bytes:

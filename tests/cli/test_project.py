@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 
 from sg2cli import checkpoints
 from sg2cli.inversion import project as inversion
+from sg2cli.inversion import results, snapshots
 
 FILES = ["history.csv", "loss.png", "target.png", "projected.png", "compare.png"]
 LATENT = "projected.safetensors"
@@ -365,7 +367,7 @@ def test_a_loss_that_is_not_finite_keeps_the_best_and_says_so(
     monkeypatch.setattr(inversion.Run, "loss", broken)
     photo("me.png")
     result = sg2("project", "me.png", "-n", net, "--steps", 6, "--out", "o")
-    assert result.code == 0 and "not finite" in result.err
+    assert result.code == 1 and "not finite" in result.err
     told = metadata(f"o/me/{LATENT}")
     assert told["ended"] == "not finite" and told["steps_done"] == 4
     assert load_file(f"o/me/{LATENT}")["ws"].isfinite().all()
@@ -441,6 +443,138 @@ def test_a_photo_that_ended_before_the_interruption_is_kept(
             Path(f"o/{name}/{LATENT}").read_bytes() == Path(f"whole/{name}/{LATENT}").read_bytes()
         )
         assert inside(f"o/{name}") == sorted([*FILES, LATENT])
+
+
+def interrupted(sg2: Any, monkeypatch: pytest.MonkeyPatch, at: int, *args: object) -> None:
+    """Run a command, and stop it before step `at`."""
+    step = inversion.Run.step
+
+    def stopped(self: Any, part: float = 0) -> None:
+        if self.state.step == at:
+            raise KeyboardInterrupt
+        step(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inversion.Run, "step", stopped)
+        assert sg2(*args).code == 130
+
+
+def test_resume_needs_the_same_settings_and_photos(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        photo(f"{name}.png", ord(name))
+    args = ("project", "-n", net, "--steps", 6, "--batch", 2, "--out", "o", "--resume")
+    interrupted(sg2, monkeypatch, 3, *args, "b.png", "c.png")
+    before = Path("o/b/snapshot.safetensors").read_bytes()
+    for other in (("b.png", "c.png", "--lr", 0.05), ("b.png", "a.png"), ("b.png",)):
+        result = sg2(*args, *other)
+        assert result.code == 1 and "goes on from it" in result.err, other
+        assert Path("o/b/snapshot.safetensors").read_bytes() == before
+    result = sg2(*args, "a.png", "b.png", "c.png")
+    assert result.code == 1 and "another list of photos" in result.err
+    result = sg2(*args, "b.png", "c.png")
+    assert result.code == 0 and "going on from step 3" in result.err
+
+
+def test_a_result_that_was_removed_is_found_again(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the snapshot of its batch has it no more."""
+    for name in "ab":
+        photo(f"{name}.png", ord(name))
+    args = ("project", "a.png", "b.png", "-n", net, "--steps", 8, "--out", "o", "--resume")
+    ended = inversion.Run.ended
+
+    def second_ends(self: Any, part: float = 0) -> Any:
+        if self.state.step == 3 and self.state.members == (0, 1):
+            whole = self.state
+            self.restore(whole.only([1]))
+            return ended(self, part=1)[0], whole.only([0])
+        return ended(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inversion.Run, "ended", second_ends)
+        patch.setattr(snapshots, "EVERY", 0.0)
+        interrupted(sg2, monkeypatch, 5, *args)
+    assert Path(f"o/b/{LATENT}").exists() and not Path(f"o/a/{LATENT}").exists()
+    shutil.rmtree("o/b")
+    assert sg2(*args).code == 0
+    assert metadata(f"o/b/{LATENT}")["steps_done"] == 8
+    assert [row["state"] for row in rows_of("o/summary.csv")] == ["done", "done"]
+
+
+def test_a_result_that_cannot_be_written_is_not_lost(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    Path("o/me/projected.png").mkdir(parents=True)
+    args = ("project", "me.png", "-n", net, "--steps", 3, "--out", "o")
+    result = sg2(*args, "--resume")
+    assert result.code == 1 and "projected.png" in one_line(result.err)
+    assert Path("o/me/snapshot.safetensors").exists()
+    Path("o/me/projected.png").rmdir()
+    assert sg2(*args, "--resume").code == 0
+    assert metadata(f"o/me/{LATENT}")["steps_done"] == 3
+    Path("o/me/projected.png").unlink()
+    Path("o/me/projected.png").mkdir()
+    result = sg2(*args, "--overwrite")
+    assert result.code == 1 and "cannot remove" in one_line(result.err)
+
+
+@pytest.mark.parametrize("missing", ["film", "latent"])
+def test_a_film_survives_interruptions(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    photo("me.png")
+    args = ("project", "me.png", "-n", net, "--steps", 6, "--save-video", "--out")
+    assert sg2(*args, "whole").code == 0
+    if missing == "film":
+        interrupted(sg2, monkeypatch, 4, *args, "o")
+        (Path("o/me/frames") / "0000006.png").write_bytes(b"of a run that was killed later")
+    else:
+
+        def killed(*_: Any, **__: Any) -> Any:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results, "write_result", killed)
+            assert sg2(*args, "o").code == 130
+    assert sg2(*args, "o", "--resume").code == 0
+    assert Path("o/me/film.mp4").read_bytes() == Path("whole/me/film.mp4").read_bytes()
+    assert not Path("o/me/frames").exists()
+
+
+def test_names_lead_nowhere_but_into_the_folder(sg2: Any, net: Path) -> None:
+    photo("a.png").rename("...png")
+    photo("b.png").rename("..png")
+    photo("c.png").rename("-c d é.png")
+    args = ("./...png", "./..png", "./-c d é.png")
+    result = sg2("project", *args, "-n", net, "--steps", 1, "--out", "deep/o")
+    assert result.code == 0, result.err
+    assert inside("deep") == ["o"]
+    assert all(LATENT in inside(f"deep/o/{name}") for name in ("photo", ".", "-c d é")[::2])
+    assert len(inside("deep/o")) == 4
+
+
+def test_tuned_networks_of_others_are_spared(sg2: Any, net: Path) -> None:
+    for name in "ab":
+        photo(f"{name}.png", ord(name))
+    options = ("-n", net, "--steps", 1, "--tune-steps", 1, "--out", "o", "--tune", "together")
+    assert sg2("project", "a.png", *options).code == 0
+    before = Path("o/tuned.safetensors").read_bytes()
+    result = sg2("project", "b.png", *options)
+    assert result.code == 1 and "tuned.safetensors exists" in one_line(result.err)
+    assert Path("o/tuned.safetensors").read_bytes() == before
+    Path("o/tuned.safetensors").write_bytes(b"of another run")
+    assert sg2("project", "a.png", *options, "--resume").code == 0
+    assert Path("o/tuned.safetensors").read_bytes() == before
+
+
+def test_leftovers_of_a_killed_run_are_removed(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    Path("o/me").mkdir(parents=True)
+    Path("o/me/.sg2-0123456789abcdef.tmp").write_bytes(b"half a file")
+    assert sg2("project", "me.png", "-n", net, "--steps", 1, "--out", "o").code == 0
+    assert inside("o/me") == sorted([*FILES, LATENT])
 
 
 def test_two_runs_do_not_share_a_folder(sg2: Any, net: Path) -> None:
