@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint docs bench clean
+.PHONY: demo test check lint docs bench kernels clean
 
 demo: .venv/installed  ## 32 pictures and a sheet of them in out/
 	$(BIN)/sg2 generate --seeds 0-31 --grid --skip-existing --out out
@@ -28,6 +28,9 @@ docs: .venv/installed-dev  ## write the help of every command into docs/commands
 bench: .venv/installed-dev  ## what drawing, projecting and starting cost, as tables
 	PYTHONPATH=tests $(BIN)/python benchmarks/speed.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/pipeline.py
+
+kernels: .venv/installed-dev  ## registers, spills and traffic of the Triton kernels, without a GPU
+	$(BIN)/python benchmarks/kernels.py
 
 clean:
 	rm -rf .venv out build dist *.egg-info
