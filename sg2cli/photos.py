@@ -121,6 +121,11 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
                             f"{name} unpacks to {_by(picture.size)} pixels, more than "
                             f"{MAX_PIXELS >> 20} million: reduce it first"
                         )
+                    if picture.mode == "I" and picture.format == "TIFF":
+                        raise Sg2Error(
+                            f"{name} has 32 bits a pixel, which may mean anything: "
+                            "save it with 8 or 16"
+                        )
                     # MPO: photos of phones, whose further pictures are previews and depth.
                     frames = getattr(picture, "n_frames", 1)
                     if frames > 1 and picture.format != "MPO":
@@ -183,8 +188,6 @@ def _in_8_bits(picture: Any) -> Any:
 
     if not picture.mode.startswith(("I", "F")):
         return picture
-    if picture.mode == "I" and picture.format == "TIFF":
-        raise ValueError("it has 32 bits a pixel, which may mean anything: save it with 8 or 16")
     values = np.asarray(picture).astype(np.float64)
     highest = 1.0 if picture.mode == "F" else 65535.0
     if not np.isfinite(values).all():

@@ -20,9 +20,9 @@ from sg2cli.ops.modulated_conv2d import modulation
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 
-# A program's share of a layer, pixels by channels, and of a picture: 8 and 4 numbers a thread, so
-# that nothing is spilled (benchmarks/README.md).
-TILE, WIDEST = 1024, 64
+# A program's share of a layer, pixels by channels, 8 numbers a thread, and 4 in the backward pass,
+# which holds more of them in registers (benchmarks/README.md); and of a picture.
+TILE, BACK_TILE, WIDEST = 1024, 512, 64
 ELEMENTS = 512
 
 
@@ -247,7 +247,7 @@ class _Finish(torch.autograd.Function):
         n, channels, out_h, out_w = dy.shape
         dy = dy.contiguous(memory_format=torch.channels_last)
         dv = torch.empty_like(dy)
-        p, c = _tile(channels)
+        p, c = _tile(channels, BACK_TILE)
         blocks = triton.cdiv(out_h * out_w, p)
         dscale = scale.new_empty(n, blocks, channels)
         dthen = None if then is None else torch.empty_like(dscale)
@@ -309,10 +309,10 @@ def _transposed_filter(dv: Tensor, taps: ResampleFilter, v: Tensor) -> Tensor:
     return dx
 
 
-def _tile(channels: int) -> tuple[int, int]:
+def _tile(channels: int, numbers: int = TILE) -> tuple[int, int]:
     """Pixels and channels of a program."""
     wide = min(WIDEST, triton.next_power_of_2(channels))
-    return TILE // wide, wide
+    return numbers // wide, wide
 
 
 def _like(v: Tensor, h: int, w: int) -> Tensor:
