@@ -31,6 +31,7 @@ bench: .venv/installed-dev  ## what drawing, projecting and starting cost, as ta
 
 bench-inversion: .venv/installed-dev  ## how near inversions come: the table in docs/inversion.md
 	$(BIN)/python benchmarks/inversion.py
+
 kernels: .venv/installed-dev  ## registers, spills and traffic of the Triton kernels, without a GPU
 	$(BIN)/python benchmarks/kernels.py
 

@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sg2cli import checkpoints, cores, devices
 from sg2cli.generator import Generator
-from sg2cli.ops.conv2d import conv3x3
+from sg2cli.inversion.losses import LPIPS
 
 # Network, batch, projection or picture, rounds, bar and aim of the ratio.
 ROWS: list[tuple[str, int, bool, int, str]] = [
@@ -40,9 +40,8 @@ ROWS: list[tuple[str, int, bool, int, str]] = [
     ("1024x1024", 1, True, 3, "3, aim 4"),
 ]
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lpips-vgg.safetensors"
-# Of the convolutions of VGG16 that LPIPS reads, features.N; before some of them it pools.
+# The convolutions of VGG16 that LPIPS reads, features.N.
 VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-VGG_POOLS, VGG_TAPS = (5, 10, 17, 24), (2, 7, 14, 21, 28)
 
 
 def network(name: str) -> Generator:
@@ -58,33 +57,6 @@ def network(name: str) -> Generator:
         channels=tuple(min(512, base // r) for r in resolutions),
         mapping_features=(512,) * 8,
     )
-
-
-class OurVgg:
-    """LPIPS-VGG by the package's convolution: x [N,3,H,W] -> features, each of unit length."""
-
-    def __init__(self) -> None:
-        self.tensors = {key: value.float() for key, value in load_file(WEIGHTS).items()}
-        self.shift = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
-        self.scale = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        x = (x - self.shift) / self.scale
-        found = []
-        for i in VGG_CONVS:
-            if i in VGG_POOLS:
-                x = F.max_pool2d(x, 2)
-            weight, bias = (self.tensors[f"features.{i}.{kind}"] for kind in ("weight", "bias"))
-            x = F.relu(conv3x3(x, weight, bias))
-            if i in VGG_TAPS:
-                found.append(x / (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt())
-        return found
-
-    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        heads = (self.tensors[f"lin.{k}.weight"] for k in range(len(a)))
-        return sum(  # type: ignore[return-value]
-            F.conv2d((x - y).square(), head).mean() for x, y, head in zip(a, b, heads, strict=True)
-        )
 
 
 class PackageVgg:
@@ -106,12 +78,12 @@ class PackageVgg:
         self.net.load_state_dict(state)
         self.net.eval().requires_grad_(False)
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor) -> Sequence[Tensor]:
         # lpips.normalize_tensor has no gradient where all features of a pixel are 0.
         found = self.net.net(self.net.scaling_layer(x))
         return [x / (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt() for x in found]
 
-    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+    def distance(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         parts = [
             self.lpips.spatial_average(self.net.lins[k]((x - y).square()))
             for k, (x, y) in enumerate(zip(a, b, strict=True))
@@ -139,7 +111,7 @@ def work(who: str, name: str, batch: int, projects: bool) -> Callable[[], object
 
         return draw
 
-    vgg = OurVgg() if who == "ours" else PackageVgg()
+    vgg = LPIPS("vgg") if who == "ours" else PackageVgg()
     target = vgg.features(torch.rand(1, 3, 256, 256) * 255)
     leaves = [ws.requires_grad_(), *(noise.requires_grad_() for noise in maps.values())]
 
@@ -147,7 +119,7 @@ def work(who: str, name: str, batch: int, projects: bool) -> Callable[[], object
         picture = (synthesis(ws, maps) + 1) * 127.5
         if picture.shape[2] > 256:
             picture = F.interpolate(picture, size=(256, 256), mode="area")
-        torch.autograd.grad(vgg.distance(vgg.features(picture), target), leaves)
+        torch.autograd.grad(vgg.distance(vgg.features(picture), target).sum(), leaves)
 
     return step
 
