@@ -42,6 +42,7 @@ ROWS: list[tuple[str, int, bool, int, str]] = [
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lpips-vgg.safetensors"
 # The convolutions of VGG16 that LPIPS reads, features.N.
 VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+VGG_POOLS = (5, 10, 17, 24)  # before these it pools
 
 
 def network(name: str) -> Generator:
