@@ -266,7 +266,7 @@ def test_a_film_of_the_steps(sg2: Any, net: Path) -> None:
 
     with av.open("o/me/film.mp4") as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
-    assert len(frames) == 5 and frames[0].shape == (16, 32, 3)
+    assert len(frames) == 5 + 1 and frames[0].shape == (16, 32, 3)  # and the result
     assert abs(frames[0][:, :16].astype(int) - pixels("o/me/target.png")).mean() < 25
 
 
