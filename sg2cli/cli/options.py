@@ -62,11 +62,16 @@ def _device(text: str) -> str:
     return text
 
 
-def _psi(text: str) -> float:
+def number(text: str) -> float:
+    """What `float` takes; ValueError says what is wrong."""
     try:
-        psi = float(text)
+        return float(text)
     except ValueError:
         raise ValueError(f"{brief(text)} is no number") from None
+
+
+def _psi(text: str) -> float:
+    psi = number(text)
     if not math.isfinite(psi):
         raise ValueError(f"{text} is no psi to draw with: 0 is the mean picture, 1 the whole way")
     return psi

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from sg2cli.cli.options import (
     class_option,
     json_option,
     network_options,
+    number,
     quiet_option,
     sources_option,
 )
@@ -67,20 +67,17 @@ def _duration(text: str) -> float:
 
 
 def _weight(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1e12:
-        raise ValueError(f"{brief(text)} is no number of 0 or more")
-    return number
+    weight = number(text)
+    if not 0 <= weight <= 1e12:
+        raise ValueError(f"{brief(text)} is no weight: give a number of 0 or more")
+    return weight
 
 
 def _positive(text: str) -> float:
-    number = _weight(text)
-    if not number:
+    weight = _weight(text)
+    if not weight:
         raise ValueError("0 would change nothing: give a number above it")
-    return number
+    return weight
 
 
 WEIGHT = ParsedType("number", _weight)
