@@ -100,7 +100,7 @@ PRESETS: dict[str, ProjectSettings] = {
     "paper": ProjectSettings(),
     # Chosen on the drawings in tests/targets: docs/inversion.md has what else was tried.
     "fast": ProjectSettings(
-        steps=190, lr=0.4, w_noise=0.02, pixel_weight=0.1, start_samples=200, keep_best=True
+        steps=175, lr=0.4, w_noise=0.02, pixel_weight=0.1, start_samples=200, keep_best=True
     ),
     "best": ProjectSettings(
         steps=800, lr=0.4, w_noise=0.02, pixel_weight=0.1, start_samples=1000, keep_best=True
