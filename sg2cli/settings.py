@@ -103,7 +103,7 @@ PRESETS: dict[str, ProjectSettings] = {
         steps=175, lr=0.4, w_noise=0.02, pixel_weight=0.1, start_samples=200, keep_best=True
     ),
     "best": ProjectSettings(
-        steps=1300, lr=0.2, w_noise=0.05, pixel_weight=0.01, start_samples=200, keep_best=True
+        steps=800, lr=0.4, w_noise=0.02, pixel_weight=0.1, start_samples=1000, keep_best=True
     ),
 }
 

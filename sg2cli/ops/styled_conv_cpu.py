@@ -34,9 +34,10 @@ def serves(x: Tensor, weight: Tensor, taps: ResampleFilter | None) -> bool:
     """Whether this is the way for x and weight, gradients in the weight apart."""
     if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
         return False
+    if x.shape[2] * x.shape[3] < LEAST_PIXELS:
+        return False
     # Four pixels of 3x3 products instead of nine products in all: only Winograd makes up for it.
-    pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    return taps is None or (len(taps) <= 4 and pixels >= LEAST_PIXELS and has_nnpack())
+    return taps is None or (len(taps) <= 4 and has_nnpack())
 
 
 def styled_conv(
@@ -177,7 +178,7 @@ class _StyledConv(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Piece:
-    """Rows of one picture, or several pictures whole.
+    """Rows of one picture.
 
     Slices of rows are those of a picture u times as high.
     """
@@ -200,33 +201,25 @@ class _Piece:
         return slice(u * before, u * (before + self.bottom - self.top))
 
     def frame(self, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        """A picture [1,C,rows,W] to convolve, and the place [n,C,r,W] in it for what is `around`.
-
-        All are one picture, so that the weights are transformed once; a row of zeros divides them.
-        """
-        n, r, w = self.samples.stop - self.samples.start, self.bottom - self.top, x.shape[3]
-        frame = x.new_zeros(1, channels, 2 + n * (r + 1), w)
-        if n > 1:
-            return frame, frame[0, :, 1:-1].view(channels, n, r + 1, w)[:, :, :r].transpose(0, 1)
+        """[1,C,2+r,W] to convolve, and the place in it for what is `around`; the rest is zeros."""
         place = self.around()
+        frame = x.new_zeros(1, channels, 2 + self.bottom - self.top, x.shape[3])
         start = 0 if self.top else 1
         return frame, frame[:, :, start : start + place.stop - place.start]
 
     def unframe(self, y: Tensor, u: int = 1) -> Tensor:
-        """What the convolution without its border gives, as [n,u,u,O,r,W]."""
-        n, r = self.samples.stop - self.samples.start, self.bottom - self.top
-        y = y.view(u, u, -1, n, r + 1, y.shape[3])[:, :, :, :, :r]
-        return y.permute(3, 0, 1, 2, 4, 5)
+        """What the convolution without its border gives, as [1,u,u,O,r,W]."""
+        return y.view(1, u, u, -1, self.bottom - self.top, y.shape[3])
 
 
 def _pieces(x: Tensor) -> Iterator[_Piece]:
+    # Never of several pictures: Winograd's rounding depends on where a pixel lies in its tile, and
+    # a picture is to come out the same, to the last bit, at any place in a batch.
     n, channels, h, w = x.shape
-    pixels = max(LEAST_PIECE, PIECE // channels)
-    many, rows = max(1, pixels // (h * w)), max(1, pixels // w)
-    for i in range(0, n, many):
-        samples = slice(i, min(i + many, n))
-        for top in range(0, h, rows) if many == 1 else (0,):
-            yield _Piece(samples, top, min(top + rows, h) if many == 1 else h, h)
+    rows = max(1, max(LEAST_PIECE, PIECE // channels) // w)
+    for i in range(n):
+        for top in range(0, h, rows):
+            yield _Piece(slice(i, i + 1), top, min(top + rows, h), h)
 
 
 def _apart(y: Tensor, u: int) -> Tensor:
