@@ -50,6 +50,25 @@ def _keep_memory() -> None:
     when it is asked for again: a quarter of the time of a 1024x1024 picture.
     """
     trim_threshold, mmap_max = -1, -4  # of malloc.h
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if libc := _glibc():
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def release_memory() -> None:
+    """Give back what is kept, after an attempt that there was no memory for.
+
+    What the heap holds of a limited address space is not there for code and stacks.
+    """
+    import torch
+
+    torch.cuda.empty_cache()  # nothing without CUDA
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -5,6 +5,11 @@ Sg2Error            1  the work, or a part of it, failed
 └── CheckpointError 3  a network file that is unsafe, damaged or in no known format
 """
 
+NO_MEMORY = (  # the last two are oneDNN's words for it
+    *("out of memory", "allocate memory"),
+    *("could not create a memory object", "could not create a primitive"),
+)
+
 
 class Sg2Error(Exception):
     """Shown as one line, then `exit_code`. Anything else is our bug and keeps its traceback."""
@@ -22,6 +27,12 @@ class CheckpointError(Sg2Error):
     """The weights file is unsafe, damaged or in no known format."""
 
     exit_code = 3
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory for it: of Python, of torch on any device, of oneDNN."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in told for words in NO_MEMORY)
 
 
 def brief(text: str, limit: int = 60) -> str:

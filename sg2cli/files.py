@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 from sg2cli.errors import Sg2Error, reason
 
+TEMPORARY = ".sg2-{}.tmp"
 SKIPPABLE = (".png", ".jpg", ".jpeg", ".webp")  # files that say what made them
 
 
@@ -54,17 +55,47 @@ def kind(path: Path) -> Literal["file", "folder", "other", "nothing"]:
 
 
 def make_folder(folder: Path) -> None:
-    """With its parents; an existing one is fine. Sg2Error says why it cannot be."""
+    """With its parents; an existing one is fine, and swept. Sg2Error says why it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
     except OSError as error:
         raise Sg2Error(f"cannot make the folder {folder}: {reason(error)}") from error
 
 
-def clash(path: Path, skippable: bool = False) -> Sg2Error:
-    """The answer to a name that is taken; `skippable` where --skip-existing works."""
-    more = ", --skip-existing keeps what the same settings made" if skippable else ""
-    return Sg2Error(f"{path} exists: --overwrite replaces it{more}")
+def sweep(folder: Path) -> None:
+    """Remove what killed processes had begun to write; what others are writing is locked."""
+    for leftover in folder.glob(TEMPORARY.format("*")):
+        with suppress(OSError), leftover.open("rb+") as file:
+            if lock(file.fileno()):
+                leftover.unlink()
+
+
+def lock(handle: int) -> bool:
+    """Take an open file or folder until it is closed, or the process ends, however.
+
+    BlockingIOError when another has it; False where there are no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # some network disks
+        return False
+    return True
+
+
+class NameTaken(Sg2Error):
+    """The answer to a file that is there and may not be replaced."""
+
+    def __init__(self, path: Path) -> None:
+        keeps = path.suffix.lower() in SKIPPABLE
+        more = ", --skip-existing keeps what the same settings made" if keeps else ""
+        super().__init__(f"{path} exists: --overwrite replaces it{more}")
 
 
 def check_folder(folder: Path) -> None:
@@ -85,7 +116,7 @@ def check_file(path: Path, overwrite: bool) -> None:
     if what == "folder":
         raise Sg2Error(f"{path} is a folder: give the name of a file")
     if what != "nothing" and not overwrite:
-        raise clash(path)
+        raise NameTaken(path)
 
 
 @contextmanager
@@ -95,27 +126,41 @@ def new_file(path: Path, overwrite: bool = False, durable: bool = False) -> Iter
     An existing file is replaced only with `overwrite`; else it stays, even if it came meanwhile.
     A durable one is on the disk, name and all, when the block has ended: power may go.
     """
-    temporary = path.with_name(f".sg2-{secrets.token_hex(8)}.tmp")
     try:
+        temporary, file = _temporary(path.parent)
         try:
-            with temporary.open("xb") as file:
+            with file:  # and so locked, until it has its name
                 yield file
+                file.flush()
                 if durable:
-                    file.flush()
                     os.fsync(file.fileno())
-            if overwrite:
-                temporary.replace(path)
-            else:
-                _link(temporary, path)
+                if os.name == "nt":  # where an open file keeps its name
+                    file.close()
+                if overwrite:
+                    temporary.replace(path)
+                else:
+                    _link(temporary, path)
             if durable:
                 _sync(path.parent)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
     except FileExistsError as error:
-        raise clash(path, skippable=path.suffix.lower() in SKIPPABLE) from error
+        raise NameTaken(path) from error
     except OSError as error:
         raise Sg2Error(f"cannot write {path}: {reason(error)}") from error
+
+
+def _temporary(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new file that is locked, so that no sweep takes it."""
+    while True:
+        path = folder / TEMPORARY.format(secrets.token_hex(8))
+        file = path.open("xb")
+        with suppress(BlockingIOError):
+            lock(file.fileno())
+            if os.fstat(file.fileno()).st_nlink:
+                return path, file
+        file.close()  # a sweep came before the lock
 
 
 def _sync(folder: Path) -> None:

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli import cores
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import new_file
+from sg2cli.files import NameTaken, new_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -276,23 +276,28 @@ class PngStream:
 class ImageWriter:
     """Encodes and writes pictures beside the network, in the order in which they were put.
 
-    `on_written(path, made_by)` is called for each, in order, as soon as it and those before it are
-    complete. The first error comes out of the next `put`, or of the end of the block. A block that
-    ends by an error finishes what was put; one that is interrupted drops what has not begun, and
-    does not wait for an `on_written` that stands still.
+    `on_written(path, made_by, is_new)` is called for each, in order, as soon as it and those before
+    it are complete; not new is what another process made meanwhile from the same settings, which
+    `skip_existing` allows. The first error comes out of the next `put`, or of the end of the block.
+    A block that ends by an error finishes what was put; one that is interrupted drops what has not
+    begun, and does not wait for an `on_written` that stands still.
     """
 
     def __init__(
-        self, on_written: Callable[[Path, Mapping[str, Any]], None], overwrite: bool = False
+        self,
+        on_written: Callable[[Path, Mapping[str, Any], bool], object],
+        overwrite: bool = False,
+        skip_existing: bool = False,
     ) -> None:
         self.on_written = on_written
         self.overwrite = overwrite
+        self.skip_existing = skip_existing
         # One is enough to keep up with a CPU; a GPU may outrun it.
         workers = max(1, min(4, cores.available()))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="write")
         self._changed = threading.Condition()  # guards all below; never held while telling
         self._put = self._under_way = self._active = 0
-        self._done: dict[int, tuple[Path, Mapping[str, Any]] | None] = {}  # None: failed
+        self._done: dict[int, tuple[Path, Mapping[str, Any], bool] | None] = {}  # None: failed
         self._error: BaseException | None = None
         self._telling = threading.Lock()  # guards the two below
         self._told = 0
@@ -340,10 +345,7 @@ class ImageWriter:
             self._active += 1
         done, error = None, None
         try:
-            content = encode(image, FORMATS[path.suffix.lower()], made_by)
-            with new_file(path, self.overwrite) as file:
-                file.write(content)
-            done = (path, made_by)
+            done = (path, made_by, self._write(path, image, made_by))
         except BaseException as raised:  # raised again by `put` or at the end
             error = raised
         with self._changed:
@@ -356,6 +358,18 @@ class ImageWriter:
             while self._told in self._done:
                 self._tell(self._told)
                 self._told += 1
+
+    def _write(self, path: Path, image: Image, made_by: Mapping[str, Any]) -> bool:
+        """Whether the file is new."""
+        content = encode(image, FORMATS[path.suffix.lower()], made_by)
+        try:
+            with new_file(path, self.overwrite) as file:
+                file.write(content)
+        except NameTaken:
+            if self.skip_existing and is_kept(path, made_by):
+                return False
+            raise
+        return True
 
     def _tell(self, index: int) -> None:
         done = self._done.pop(index, None)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sg2cli import __version__
-from sg2cli.errors import UsageError
+from sg2cli import __version__, devices
+from sg2cli.errors import UsageError, is_out_of_memory
 from sg2cli.images import to_images
 from sg2cli.latent_files import Stream
 from sg2cli.latents import Latent, LatentList, to_ws
@@ -63,7 +63,10 @@ def check_settings(config: GeneratorConfig, settings: DrawSettings, needs_class:
 
 
 def draw(
-    G: Generator, latents: Iterable[Latent], settings: DrawSettings = PLAIN
+    G: Generator,
+    latents: Iterable[Latent],
+    settings: DrawSettings = PLAIN,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Sample]:
     """Draw each latent. Only a batch of them is in memory, so that `latents` may be endless."""
     latents = iter(latents)
@@ -73,7 +76,7 @@ def draw(
         size = max(1, len(first))  # no copies where one batch is all
     todo, drawn = tee(chain(first, latents))
     points = locate(G, todo, settings, size)
-    yield from map(Sample, drawn, render(G, points, settings.noise_mode, size))
+    yield from map(Sample, drawn, render(G, points, settings.noise_mode, size, say))
 
 
 def locate(
@@ -90,16 +93,38 @@ def locate(
 
 
 def render(
-    G: Generator, points: Iterable[Point], noise_mode: NoiseMode, size: int
+    G: Generator,
+    points: Iterable[Point],
+    noise_mode: NoiseMode,
+    size: int,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Image]:
-    """Draw points, `size` at a time: a picture [H,W,C] uint8 for each."""
+    """Draw points, `size` at a time: a picture [H,W,C] uint8 for each.
+
+    Where there is no memory for so many at once, half of them are, from there on. A batch is filled
+    up with copies of its last, as in `_batches`.
+    """
     import torch
 
-    for batch, filled in _batches(points, size):
-        with torch.inference_mode():
-            ws = torch.stack([point.ws for point in filled])
-            pictures = G.synthesis(ws, noise_of(G, filled, noise_mode))
-        yield from to_images(pictures[: len(batch)])
+    points = iter(points)
+    while batch := list(islice(points, size)):
+        filled = batch + batch[-1:] * (size - len(batch))
+        images: Image | None = None
+        try:
+            with torch.inference_mode():
+                ws = torch.stack([point.ws for point in filled])
+                pictures = G.synthesis(ws, noise_of(G, filled, noise_mode))
+            images = to_images(pictures[: len(batch)])
+        except (MemoryError, RuntimeError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        if images is None:  # here, where nothing holds the memory of the attempt any more
+            size = (size + 1) // 2
+            devices.release_memory()
+            say(f"out of memory: {size} pictures at once from here on")
+            points = chain(batch, points)
+        else:
+            yield from images
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]:

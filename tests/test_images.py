@@ -169,7 +169,7 @@ def test_a_large_png_sheet_takes_a_row_of_memory() -> None:
 def test_files_appear_in_order_and_whole(tmp_path: Path) -> None:
     told: list[str] = []
 
-    def on_written(path: Path, made_by: Any) -> None:
+    def on_written(path: Path, made_by: Any, is_new: bool) -> None:
         images.read_image(path, (8, 8, 3))
         told.append(path.name)
 
@@ -190,7 +190,7 @@ def test_waiting_pictures_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(images, "encode", slow)
     monkeypatch.setattr(images, "IN_FLIGHT", 10 * 8 * 8 * 3)
-    with images.ImageWriter(lambda path, made_by: None) as writer:
+    with images.ImageWriter(lambda *_: None) as writer:
         putting = threading.Thread(
             target=lambda: [writer.put(tmp_path / f"{i}.png", noise(3), {}) for i in range(20)]
         )
@@ -207,7 +207,7 @@ def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
     told: list[str] = []
     (tmp_path / "3.png").write_bytes(b"mine")
     with pytest.raises(Sg2Error, match=r"3\.png exists"):  # noqa: SIM117
-        with images.ImageWriter(lambda path, made_by: told.append(path.name)) as writer:
+        with images.ImageWriter(lambda path, made_by, is_new: told.append(path.name)) as writer:
             for i in range(1000):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
     assert told[:3] == ["0.png", "1.png", "2.png"]
@@ -219,7 +219,7 @@ def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
 def test_an_interrupted_block_tells_of_every_whole_file(tmp_path: Path) -> None:
     told: list[str] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
-        with images.ImageWriter(lambda path, made_by: told.append(path.name)) as writer:
+        with images.ImageWriter(lambda path, made_by, is_new: told.append(path.name)) as writer:
             for i in range(50):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,10 @@ def save_as(G: Generator, path: Path, target: str, overwrite: bool = False) -> N
         contents: dict[str, Any] = to_ada(G)
     else:
         contents = {"g_ema": to_rosinality(G), "latent_avg": G.mapping.w_avg.cpu().clone()}
+    content = io.BytesIO()  # as torch hides why it cannot write
+    torch.save(contents, content)
     with new_file(path, overwrite) as file:
-        torch.save(contents, file)
+        file.write(content.getbuffer())
 
 
 def to_ada(G: Generator) -> dict[str, Tensor]:

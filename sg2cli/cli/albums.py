@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import check_folder, kind, make_folder, new_file, user_path
+from sg2cli.files import check_folder, kind, lock, make_folder, new_file, user_path
 from sg2cli.photos import PHOTO_SUFFIXES
 
 RESULTS = (  # of one photo; the first says that all is there
@@ -126,17 +126,11 @@ class Album:
                 file.write(self._table())
 
     def begin(self, entry: Entry) -> None:
-        """Make the folder of a photo, without what an earlier run left in it, if so wished.
-
-        What a run that was killed had not finished writing goes in any case.
-        """
+        """Make the folder of a photo, without what an earlier run left in it, if so wished."""
         make_folder(entry.folder)
         try:
-            for leftover in entry.folder.glob(".sg2-*.tmp"):
-                leftover.unlink()
-            if self._overwrite:
-                for name in RESULTS:
-                    (entry.folder / name).unlink(missing_ok=True)
+            for name in RESULTS if self._overwrite else ():
+                (entry.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise Sg2Error(f"cannot remove {error.filename}: {reason(error)}") from error
 
@@ -167,21 +161,17 @@ def _stems(photos: Sequence[Path]) -> Iterator[str]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Sg2Error when another process has the folder; the lock ends with the process, however."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if os.name == "nt":  # where a folder cannot be opened
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle)
         except BlockingIOError:
             raise Sg2Error(
                 f"another sg2 project is at work in {folder}: wait for it, or give another --out"
             ) from None
-        except OSError:  # a network disk without locks
-            pass
         yield
     finally:
         os.close(handle)

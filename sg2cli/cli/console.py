@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ class Console:
     def wrote(self, path: Path, made_by: Mapping[str, Any]) -> None:
         """A file is complete: its path, or with --json an object of what made it."""
         self.result(json.dumps({"path": str(path), **made_by}) if self.as_json else str(path))
+
+    def summary(self, done: int, skipped: int, failed: Mapping[str, str]) -> None:
+        """What became of a run's pictures or photos, at its end; `failed` says why, by name."""
+        if self.as_json:
+            account = {"done": done, "skipped": skipped, "failed": failed}
+            self.result(json.dumps({"summary": account}))
+        if skipped or failed:
+            self.note(counts(done, skipped, failed))
 
     def result(self, line: str) -> None:
         """A line on stdout, at once; above the bar where both are on one terminal."""
@@ -78,6 +86,20 @@ class Console:
             total=total, desc=label, unit=f" {unit}", disable=disable, delay=1, leave=False
         ) as bar:
             yield bar
+
+
+def counts(done: int, skipped: int, failed: Collection[str]) -> str:
+    """'12 written, 3 kept as they were', and how many failed, if some did."""
+    failures = f", {len(failed)} failed" if failed else ""
+    return f"{done} written, {skipped} kept as they were{failures}"
+
+
+def some_failed(names: Sequence[str], count: int, what: str) -> Sg2Error:
+    """The last word on a run of so many pictures or photos, of which these failed."""
+    more = " and others" if len(names) > 10 else ""
+    return Sg2Error(
+        f"{len(names)} of {count} {what} failed: {', '.join(names[:10])}{more}: see above"
+    )
 
 
 def complain(text: str) -> None:

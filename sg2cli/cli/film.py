@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sg2cli.cli.console import Terminated
 from sg2cli.cli.options import PATH, together
 from sg2cli.cli.pictures import FOREIGN, Pictures, check_choice
 from sg2cli.cli.session import Session
@@ -115,6 +116,13 @@ class Film:
                     yield image
                     bar.update()
 
-        with new_file(self.path, self.overwrite) as file:
-            write_film(file, self.path.suffix, images(), self.frames, self.fps)
+        try:
+            with new_file(self.path, self.overwrite) as file:
+                write_film(file, self.path.suffix, images(), self.frames, self.fps)
+        except (KeyboardInterrupt, Terminated):
+            console.note(
+                f"stopped: {self.path} is not written, as a film is whole or not there; frames in "
+                "a folder can be gone on with, by --skip-existing"
+            )
+            raise
         console.wrote(self.path, {**made_by, "fps": self.fps})

@@ -14,7 +14,7 @@ import click
 
 from sg2cli import __version__
 from sg2cli.cli.console import ReaderGone, Terminated, complain
-from sg2cli.errors import Sg2Error, reason
+from sg2cli.errors import Sg2Error, is_out_of_memory, reason
 
 COMMANDS = (
     "generate",
@@ -132,7 +132,7 @@ def run(args: Sequence[str]) -> int:
     except Exception as error:  # our bug, or a machine that gives way
         if DEBUG:
             raise
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        if is_out_of_memory(error):
             return _fail("out of memory: a smaller --batch needs less", 1)
         told = f"{type(error).__name__}: {error}"
         return _fail(f"unexpected error, SG2_DEBUG=1 shows where: {told}", 1)

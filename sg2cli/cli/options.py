@@ -86,6 +86,13 @@ def _grid(text: str) -> tuple[int, int] | str:
     return int(match[1]), int(match[2])
 
 
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"{brief(text)} is no shard: 1/8 to 8/8 are the eight parts of a whole")
+    return int(match[1]), int(match[2])
+
+
 def _latents_file(text: str) -> Path:
     if not text.endswith(SUFFIXES):
         raise ValueError(f"{brief(text)}: latents are saved as {', '.join(SUFFIXES)}")
@@ -152,6 +159,7 @@ HASH = ParsedType("hex", _hash)
 TUNED_FILE = ParsedType("file", user_path, complete="file")
 PATH = ParsedType("path", str, complete="file")
 GRID = ParsedType("wxh", _grid)
+SHARD = ParsedType("i/n", _shard)
 
 network_option = click.option(
     "-n",

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from sg2cli.cli.console import Console, Terminated
-from sg2cli.errors import UsageError
-from sg2cli.files import check_folder, clash, kind, make_folder, new_file, user_path
+from sg2cli.cli.console import Console, Terminated, counts, some_failed
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.files import NameTaken, check_folder, kind, make_folder, new_file, user_path
 from sg2cli.images import FORMATS, ImageWriter, encode, is_kept
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ FOREIGN = {  # a user who writes these wants a file, not a folder of that name
     *(".bmp", ".gif", ".tif", ".tiff", ".tga", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif"),
     *(".apng", ".ico", ".ppm", ".pgm", ".pnm", ".psd", ".eps", ".pdf", ".svg", ".mp4", ".mov"),
 }
+MOST_FAILED = 1000  # more are no bad pictures but a wrong command
+TOLD_FAILED = 10  # as they come; --json has all of them at the end
 LOOK_AHEAD = 10_000  # names checked before the first picture is drawn
 
 
@@ -61,6 +63,7 @@ class Pictures:
         self.skip_existing = skip_existing
         self.console = console
         self.kept = self.written = 0
+        self.failed: dict[str, str] = {}  # what was wrong with a picture, by its name
 
     @property
     def holds_one(self) -> bool:
@@ -84,23 +87,41 @@ class Pictures:
         if kind(self.folder) == "folder" and not (self.overwrite or self.skip_existing):
             for name in islice(names, LOOK_AHEAD):  # the others are found as they come
                 if kind(self.path(name)) != "nothing":
-                    raise clash(self.path(name), skippable=True)
+                    raise NameTaken(self.path(name))
 
     def keeps(self, name: str, made_by: Mapping[str, Any]) -> bool:
-        """Whether --skip-existing spares the work on this picture."""
+        """Whether --skip-existing spares the work on this picture; Sg2Error if another is there."""
         kept = self.skip_existing and not self.to_stdout and is_kept(self.path(name), made_by)
         self.kept += kept
         return kept
 
+    def fail(self, name: str, error: Sg2Error) -> None:
+        """Go on without this picture: one that is wrong costs the others nothing."""
+        self.failed[name] = str(error)
+        if len(self.failed) > MOST_FAILED:
+            raise Sg2Error(f"more than {MOST_FAILED:,} pictures failed; the last: {error}")
+        if len(self.failed) <= TOLD_FAILED:
+            self.console.note(str(error))
+
+    def sum_up(self, count: int) -> None:
+        """Tell what became of so many pictures; Sg2Error if some failed."""
+        if count > 1:
+            self.console.summary(self.written, self.kept, self.failed)
+        if self.failed:
+            raise some_failed(list(self.failed), count, "pictures")
+
     def __enter__(self) -> Pictures:
         if not self.to_stdout:
             make_folder(self.folder)
-        self._writer = ImageWriter(self._wrote, self.overwrite)
+        self._writer = ImageWriter(self._wrote, self.overwrite, self.skip_existing)
         return self
 
-    def _wrote(self, path: Path, made_by: Mapping[str, Any]) -> None:
-        self.written += 1
-        self.console.wrote(path, made_by)
+    def _wrote(self, path: Path, made_by: Mapping[str, Any], is_new: bool = True) -> None:
+        if is_new:
+            self.written += 1
+            self.console.wrote(path, made_by)
+        else:
+            self.kept += 1
 
     def put(self, name: str, image: Image, made_by: Mapping[str, Any]) -> None:
         """Take a picture to be encoded and written beside the network; see ImageWriter."""
@@ -118,9 +139,14 @@ class Pictures:
             self.console.picture(content.getvalue())
         else:
             make_folder(self.folder)
-            with new_file(self.path(name), self.overwrite) as file:
-                yield file
-            self._wrote(self.path(name), made_by)
+            try:
+                with new_file(self.path(name), self.overwrite) as file:
+                    yield file
+            except NameTaken:  # another process was quicker
+                if not self.keeps(name, made_by):
+                    raise
+            else:
+                self._wrote(self.path(name), made_by)
 
     def __exit__(
         self,
@@ -131,6 +157,6 @@ class Pictures:
         self._writer.__exit__(kind, error, at)
         if isinstance(error, KeyboardInterrupt | Terminated):
             self.console.note(
-                f"stopped: {self.written} written, {self.kept} kept; "
+                f"stopped: {counts(self.written, self.kept, self.failed)}; "
                 "the same command with --skip-existing goes on from here"
             )

@@ -18,8 +18,8 @@ from sg2cli import __version__
 from sg2cli.checkpoints.tuned import open_tuned, save_differences
 from sg2cli.cli.albums import Album, Entry
 from sg2cli.cli.console import Console
-from sg2cli.errors import Sg2Error
-from sg2cli.files import kind, make_folder, new_file, sha256
+from sg2cli.errors import Sg2Error, is_out_of_memory
+from sg2cli.files import kind, make_folder, new_file, sha256, sweep
 from sg2cli.films import write_film
 from sg2cli.images import encode, read_image, to_images
 from sg2cli.inversion import results, snapshots
@@ -80,6 +80,7 @@ class Projector:
         self.spread = spread_of_w(G, class_index)
         self.lpips = LPIPS(settings.lpips).to(G.device)
         self.judge = results.Judge(self.spread, self.lpips)
+        self.steps_done = 0
 
     def run(
         self, read: Callable[[Entry, int], Job], size: int, seconds: float | None = None
@@ -147,8 +148,29 @@ class Projector:
         """Project those of a batch that have just begun.
 
         A snapshot may have others, whose result was written after it: they are projected again,
-        as rounding depends on the size of a batch, and not written.
+        as rounding depends on the size of a batch, and not written. Where there is no memory for a
+        first step of so many at once, half of them are.
         """
+        snapshot = jobs[0].entry.folder / SNAPSHOT
+        fresh = kind(snapshot) == "nothing"
+        steps_before = self.steps_done
+        try:
+            self._project_at_once(jobs, snapshot, seconds, bar)
+        except (MemoryError, RuntimeError) as error:
+            begun = not fresh or self.steps_done > steps_before
+            if len(jobs) == 1 or begun or not is_out_of_memory(error):
+                raise
+        else:
+            return
+        snapshot.unlink(missing_ok=True)
+        half = (len(jobs) + 1) // 2
+        self.console.note(f"out of memory: {half} photos at once, as by --batch {half}")
+        for part in (jobs[:half], jobs[half:]):
+            self._project(part, seconds and seconds / 2, bar)
+
+    def _project_at_once(
+        self, jobs: Sequence[Job], snapshot: Path, seconds: float | None, bar: tqdm[Any]
+    ) -> None:
         settings, G = self.settings, self.G
         start = monotonic()
         inits = [
@@ -158,7 +180,6 @@ class Projector:
         ]
         photos = [job.photo for job in jobs]
         folders = [job.entry.folder for job in jobs]
-        snapshot = folders[0] / SNAPSHOT
         for folder in folders[1:]:
             if kind(folder / SNAPSHOT) != "nothing":
                 raise Sg2Error(
@@ -179,6 +200,7 @@ class Projector:
 
         def on_step(run: Run) -> None:
             step = run.state.step
+            self.steps_done += 1
             lpips = [run.history[member][-1].lpips for member in run.state.members]
             bar.set_postfix(lpips=f"{sum(lpips) / len(lpips):.3f}", refresh=False)
             bar.update(before + step - bar.n)
@@ -291,6 +313,7 @@ class Projector:
 
     def _drop_frames(self, folder: Path, step: int) -> None:
         """Frames beyond a step: of a run that was killed after its last snapshot."""
+        sweep(folder / "frames")
         for frame in (folder / "frames").glob("*.png"):
             if not frame.stem.isdigit() or int(frame.stem) > step:
                 frame.unlink()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sg2cli.cli.pictures import Pictures
+from sg2cli.errors import Sg2Error
 from sg2cli.images import Sheet, read_image
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def draw_cells(
     """Draw `count` cells as they come (None: an empty one), and the sheet of them.
 
     What --skip-existing keeps is not drawn, but read for the sheet; a sheet that is kept itself
-    needs nothing.
+    needs nothing. Where something else has a picture's name, the others are drawn all the same.
     """
     with ExitStack() as stack:
         sheet: Sheet | None = None
@@ -71,15 +72,20 @@ def draw_cells(
 
         def to_draw() -> Iterator[Source]:
             for cell in cells:
-                if cell is None:
-                    waiting.append((None, {}, False))
-                    pass_undrawn()
-                elif cell.name and pictures.keeps(cell.name, cell.made_by):
-                    waiting.append((cell.name, {}, False))
-                    pass_undrawn()
-                elif cell.name or sheet:
-                    waiting.append((cell.name, cell.made_by, True))
+                name, kept = cell.name if cell else None, False
+                try:
+                    kept = bool(cell and name and pictures.keeps(name, cell.made_by))
+                except Sg2Error as error:
+                    if count == 1:
+                        raise
+                    pictures.fail(str(name), error)
+                    name = None  # the sheet shows it
+                if cell and not kept and (name or sheet):
+                    waiting.append((name, cell.made_by, True))
                     yield cell.source
+                else:
+                    waiting.append((name, {}, False))
+                    pass_undrawn()
 
         def pass_undrawn() -> None:
             while waiting and not waiting[0][2]:
@@ -98,5 +104,4 @@ def draw_cells(
             pass_undrawn()
         if sheet:
             sheet.finish()
-    if pictures.kept:
-        pictures.console.note(f"{pictures.written} written, {pictures.kept} kept as they were")
+    pictures.sum_up(count)

@@ -140,7 +140,10 @@ def test_skip_existing_goes_on(sg2: Any) -> None:
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == expected
     other = sg2("generate", "--seeds", "0-4", "--skip-existing", "--trunc", "0.5")
     assert other.code == 1
-    assert "other settings" in one_line(other.err)
+    *notes, counts, error = other.err.splitlines()
+    assert len(notes) == 5 and all("other settings" in note for note in notes)
+    assert counts == "sg2: 0 written, 0 kept as they were, 5 failed"
+    assert error.startswith("sg2: 5 of 5 pictures failed: seed0000, seed0001")
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])
@@ -461,13 +464,40 @@ def test_an_interruption_while_loading_is_one_too(in_tmp: Path) -> None:
             assert "Traceback" not in told
 
 
-def test_a_bad_file_on_the_way_costs_no_finished_work(sg2: Any) -> None:
+def test_bad_files_on_the_way_cost_the_others_nothing(sg2: Any) -> None:
     Path("out").mkdir()
     Path("out/seed0040.png").write_bytes(b"junk")
-    result = sg2("generate", "--seeds", "0-63", "--batch", "32", "--skip-existing")
+    sg2("generate", "--seeds", "7", "--trunc", "0.5")
+    sg2("generate", "--seeds", "0-3")
+    result = sg2("generate", "--seeds", "0-63", "--batch", "32", "--skip-existing", "--json")
     assert result.code == 1
-    assert "out/seed0040.png" in one_line(result.err)
-    assert len(result.lines) == 32
+    *wrote, last = map(json.loads, result.lines)
+    assert len(wrote) == 58
+    assert last["summary"].items() >= {"done": 58, "skipped": 4}.items()
+    assert list(last["summary"]["failed"]) == ["seed0007", "seed0040"]
+    assert "other settings" in last["summary"]["failed"]["seed0007"]
+    *notes, error = result.err.splitlines()
+    assert "out/seed0007.png" in notes[0] and "out/seed0040.png" in notes[1]
+    assert notes[2] == "sg2: 58 written, 4 kept as they were, 2 failed"
+    assert error.startswith("sg2: 2 of 64 pictures failed: seed0007, seed0040")
+    assert Path("out/seed0040.png").read_bytes() == b"junk"
+
+
+def test_a_sheet_shows_what_could_not_be_written(sg2: Any) -> None:
+    sg2("generate", "--seeds", "0-3", "--grid", "--out", "whole")
+    Path("out").mkdir()
+    Path("out/seed0002.png").write_bytes(b"junk")
+    assert sg2("generate", "--seeds", "0-3", "--grid", "--skip-existing").code == 1
+    assert (pixels("out/grid.png") == pixels("whole/grid.png")).all()
+
+
+def test_a_thousand_failures_are_no_accident(sg2: Any, classes: str) -> None:
+    sg2("generate", "-n", classes, "--class", "0", "--seeds", "0-1099", "-q")
+    result = sg2("generate", "-n", classes, "--class", "1", "--seeds", "0-1099", "--skip-existing")
+    assert result.code == 1
+    lines = result.err.splitlines()
+    assert len(lines) == 11
+    assert lines[-1].startswith("sg2: more than 1,000 pictures failed; the last: out/seed1000.png")
 
 
 def test_a_sheet_larger_than_pillows_limit_is_read_back(sg2: Any) -> None:

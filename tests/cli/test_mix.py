@@ -84,7 +84,7 @@ def test_files_of_one_stem_are_told_apart(sg2: Any) -> None:
 
 
 def test_the_account_tells_both_parents(sg2: Any) -> None:
-    lines = [json.loads(line) for line in sg2("mix", "--rows", "1", "--cols", "2", "--json").lines]
+    *lines, _ = map(json.loads, sg2("mix", "--rows", "1", "--cols", "2", "--json").lines)
     assert lines[2]["row"] == {"seed": 1}
     assert lines[2]["column"] == {"seed": 2}
     assert lines[2]["styles"] == [0, 1, 2, 3, 4, 5, 6]

@@ -146,7 +146,8 @@ def test_many_photos_get_folders_and_a_summary(sg2: Any, net: Path) -> None:
         ("a/y.jpg", "done"),
         ("b/x.png", "done"),
     ]
-    told = [json.loads(line) for line in result.lines]
+    *told, summary = [json.loads(line) for line in result.lines]
+    assert summary == {"summary": {"done": 3, "skipped": 0, "failed": {}}}
     latents = [line for line in told if line["path"].endswith(LATENT)]
     for row, line in zip(rows, latents, strict=True):
         assert float(row["lpips_vgg"]) == line["lpips_vgg"] == metadata(line["path"])["lpips_vgg"]

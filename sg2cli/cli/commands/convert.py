@@ -12,7 +12,7 @@ from sg2cli.checkpoints.base import first
 from sg2cli.checkpoints.export import TARGETS
 from sg2cli.checkpoints.known import KNOWN, LICENCE
 from sg2cli.checkpoints.tuned import open_tuned
-from sg2cli.cli.console import Console
+from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk, told_of
 from sg2cli.downloads import download, is_address, public
@@ -68,12 +68,16 @@ def convert(
     if path_out.suffix != suffix:
         raise UsageError(f"{path_out}: this is saved as {suffix}")
     check_file(path_out, overwrite)
-    if target or merge:
-        if sha256:
-            raise UsageError("--sha256 is for files from the web")
-        _write_ours(checkpoint, path_out, target, merge, overwrite, console)
-    else:
-        _read_other(checkpoint, path_out, sha256, overwrite, console)
+    if (target or merge) and sha256:
+        raise UsageError("--sha256 is for files from the web")
+    try:
+        if target or merge:
+            _write_ours(checkpoint, path_out, target, merge, overwrite, console)
+        else:
+            _read_other(checkpoint, path_out, sha256, overwrite, console)
+    except (KeyboardInterrupt, Terminated):
+        console.note(f"stopped: {path_out} is not written; the same command does it")
+        raise
 
 
 def _write_ours(

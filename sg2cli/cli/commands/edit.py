@@ -139,7 +139,7 @@ def edit(
                 made_by = session.made_by(used, edited, is_mapped(latent))
                 yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-{text}")
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
 
     all_made_of = {"latents": todo.describe(), **made_of, "amounts": amounts}
     made_by = session.made_by(used, all_made_of, todo.need_mapping)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from sg2cli.cli.options import (
     LATENTS_FILE,
     PATH,
     SEEDS,
+    SHARD,
     drawing_options,
     network_options,
     output_options,
@@ -27,7 +28,7 @@ from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import clash, kind
+from sg2cli.files import NameTaken, kind, make_folder
 from sg2cli.images import same_recipe
 from sg2cli.latent_files import inspect, save_latents
 from sg2cli.settings import DrawSettings, Precision
@@ -56,6 +57,12 @@ if TYPE_CHECKING:
     metavar="[=WxH]",
     help="Draw a sheet, too: grid.png in the folder, or nothing else into a file.",
 )
+@click.option(
+    "--shard",
+    type=SHARD,
+    metavar="I/N",
+    help="Draw a part only, so that N processes share the work: 1/8, 2/8, ... 8/8.",
+)
 @click.option("--format", type=click.Choice(("png", "jpg", "webp")), help="[default: png]")
 @click.option(
     "--save-latents",
@@ -82,6 +89,7 @@ def generate(
     seeds: tuple[LatentSource, ...],
     latents: tuple[LatentSource, ...],
     grid: tuple[int, int] | str | None,
+    shard: tuple[int, int] | None,
     format: str | None,
     save_to: Path | None,
     out: str,
@@ -113,11 +121,18 @@ def generate(
         raise UsageError(
             f"{save_to} cannot tell what made it, which --skip-existing needs: save a .safetensors"
         )
+    if shard and (grid or save_to):
+        raise UsageError(
+            f"{'--grid' if grid else '--save-latents'} is of all pictures: leave --shard out"
+        )
+    first, step = (shard[0] - 1, shard[1]) if shard else (0, 1)
+    count = len(range(first, len(todo), step))
     columns, rows = _grid_shape(grid, len(todo)) if grid else (1, 1)
     size, _, channels = session.shape
     images.check_format(pictures.format, channels, columns * size, rows * size)
     singles = not (grid and pictures.holds_one)
-    pictures.check(chain(["grid"] if grid else [], (latent.name for latent in todo)))
+    names = (latent.name for latent in islice(todo, first, None, step))
+    pictures.check(chain(["grid"] if grid else [], names))
 
     G, used = session.load(device, precision)
 
@@ -136,13 +151,13 @@ def generate(
             session.made_by(used, latent.made_of, is_mapped(latent)),
             latent.name if singles else None,
         )
-        for latent in todo
+        for latent in islice(todo, first, None, step)
     )
 
     def render(latents: Iterator[Latent]) -> Iterator[images.Image]:
-        return (sample.image for sample in sampling.draw(G, latents, drawing))
+        return (sample.image for sample in sampling.draw(G, latents, drawing, console.note))
 
-    draw_cells(pictures, cells, len(todo), session.shape, layout, render)
+    draw_cells(pictures, cells, count, session.shape, layout, render)
 
 
 def _grid_shape(grid: tuple[int, int] | str, count: int) -> tuple[int, int]:
@@ -166,19 +181,23 @@ def _save(
     pictures: Pictures,
 ) -> None:
     """Save the latents; --skip-existing keeps a file that the same settings made."""
-    if kind(path) != "nothing" and not pictures.overwrite:
+    from sg2cli.sampling import ws_streams
+
+    try:
+        if kind(path) != "nothing" and not pictures.overwrite:
+            raise NameTaken(path)
+        make_folder(path.parent)
+        with pictures.console.progress("Mapping", len(todo), "latent") as bar:
+            streams = ws_streams(G, todo, drawing, on_row=bar.update)
+            save_latents(path, streams, made_by, pictures.overwrite)
+    except NameTaken:  # before, or by another process meanwhile
         if not pictures.skip_existing:
-            raise clash(path)
+            raise
         if not same_recipe(inspect(path)[1], made_by):
             raise Sg2Error(
                 f"{path} does not say that these settings made it: "
                 "--overwrite replaces it, another name spares it"
-            )
-        return
-    from sg2cli.sampling import ws_streams
-
-    with pictures.console.progress("Mapping", len(todo), "latent") as bar:
-        streams = ws_streams(G, todo, drawing, on_row=bar.update)
-        save_latents(path, streams, made_by, pictures.overwrite)
-    if not pictures.to_stdout:
-        pictures.console.wrote(path, made_by)
+            ) from None
+    else:
+        if not pictures.to_stdout:
+            pictures.console.wrote(path, made_by)

@@ -122,7 +122,7 @@ def interpolate(
             # One seed for all frames: random noise would flicker.
             yield replace(point, noise=noise, seed=key_latents[0].seed)
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
 
     made_of = {
         "walk": keys.describe(),

@@ -135,7 +135,7 @@ def mix(
         len(col_latents) + 1, len(row_latents) + 1, session.made_by(used, made_of, mapped)
     )
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
 
     count = layout.columns * layout.rows
     draw_cells(pictures, cells(), count, session.shape, layout, render)

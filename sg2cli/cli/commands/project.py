@@ -11,7 +11,7 @@ import click
 
 from sg2cli import __version__, checkpoints
 from sg2cli.cli.albums import Album, Entry, find_photos
-from sg2cli.cli.console import Console, Terminated
+from sg2cli.cli.console import Console, Terminated, some_failed
 from sg2cli.cli.options import (
     LATENTS,
     PATH,
@@ -23,7 +23,7 @@ from sg2cli.cli.options import (
     quiet_option,
     sources_option,
 )
-from sg2cli.errors import Sg2Error, UsageError, brief
+from sg2cli.errors import UsageError, brief
 from sg2cli.files import kind, user_path
 from sg2cli.latents import open_latents
 from sg2cli.photos import Crop, read_photo
@@ -294,12 +294,13 @@ def project(
     for entry in album.entries:
         if entry.figures:
             console.note(report(entry))
-    failed = [entry.name for entry in album.entries if entry.state in ("failed", "not finite")]
+    failed = [entry for entry in album.entries if entry.state in ("failed", "not finite")]
+    if len(album.entries) > 1:
+        kept = sum(entry.state == "kept" for entry in album.entries)
+        says = {entry.name: entry.says or entry.state for entry in failed}
+        console.summary(len(album.entries) - kept - len(failed), kept, says)
     if failed:
-        raise Sg2Error(
-            f"{len(failed)} of {len(album.entries)} photos failed: {', '.join(failed[:10])}"
-            f"{' and others' if len(failed) > 10 else ''}: see above"
-        )
+        raise some_failed([entry.name for entry in failed], len(album.entries), "photos")
 
 
 def report(entry: Entry) -> str:

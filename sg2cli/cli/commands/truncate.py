@@ -111,6 +111,6 @@ def truncate(
     made_of = {"latents": todo.describe(), "psis": psis}
     layout = Layout(len(psis), len(todo), session.made_by(used, made_of, mapped=True), header)
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size)
+    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
 
     draw_cells(pictures, cells(), len(todo) * len(psis), session.shape, layout, render)

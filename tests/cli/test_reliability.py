@@ -1,0 +1,413 @@
+"""What holds whatever happens: kills, full disks, crowded folders, little memory, no network."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import killing
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import SG2, one_line
+from networks import GOLDEN, random_generator
+
+from sg2cli import checkpoints
+from sg2cli.files import make_folder, new_file
+from sg2cli.ops import styled_conv
+
+
+@pytest.fixture
+def net(in_tmp: Path) -> Path:
+    """A network of 16x16 pixels in an otherwise empty folder."""
+    checkpoints.save_generator(random_generator(conv_clamp=1.0), in_tmp / "net.safetensors", {})
+    return Path("net.safetensors")
+
+
+def photo(name: str, seed: int = 0) -> None:
+    pixels = np.random.RandomState(seed).randint(0, 256, (16, 16, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(name)
+
+
+# Kills and signals.
+
+
+@pytest.mark.parametrize("name", killing.COMMANDS)
+def test_killed_at_any_moment(in_tmp: Path, name: str) -> None:
+    killing.prepare(in_tmp)
+    seconds = killing.unbroken(in_tmp, name)
+    assert not list(killing.kill(in_tmp, name, seconds, 2, random.Random(name)))
+
+
+def test_what_the_kills_find(in_tmp: Path) -> None:
+    """The check itself: a file cut short, one too many and one too few are told of."""
+    for folder, files in {"a-whole": "123", "a": "124"}.items():
+        Path(folder).mkdir()
+        for file in files:
+            Path(folder, file).write_text("half" if folder + file == "a1" else "whole")
+    found = list(killing.differences(Path("a-whole"), Path("a"), whole=True))
+    assert len(found) == 2
+    assert "a/1 is not" in found[0] and "['3', '4']" in found[1]
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", ["mix", "frames", "film", "project"])
+def test_signals_end_with_a_word(in_tmp: Path, name: str, kind: int, code: int) -> None:
+    killing.prepare(in_tmp)
+    more = ["--frames", "100000"] if name in ("frames", "film") else []
+    more = ["--cols", "50-9999"] if name == "mix" else more
+    more = ["--steps", "2000"] if name == "project" else more
+    with killing.start(in_tmp, name, "out", more) as process:
+        deadline = time.monotonic() + 60
+        while not list(Path("out").rglob("*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.5)
+        process.send_signal(kind)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "stopped" in one_line(told.decode())
+    assert not list(Path("out").rglob(".sg2-*"))
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_conversion_that_is_stopped(in_tmp: Path, kind: int, code: int) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*SG2, "convert", "-", "a.safetensors"], **pipes) as process:  # type: ignore[call-overload]
+        time.sleep(3)  # it waits for the file
+        process.send_signal(kind)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "a.safetensors is not written" in one_line(told.decode())
+    assert list(Path().iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_cleaned(tmp_path: Path) -> None:
+    """And nothing else: not what another process, or this one, is writing."""
+    dead, alive = tmp_path / ".sg2-0123.tmp", tmp_path / ".sg2-4567.tmp"
+    dead.write_text("half")
+    with alive.open("w") as file, new_file(tmp_path / "a") as mine:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        make_folder(tmp_path)
+        assert not dead.exists()
+        assert alive.exists()
+        mine.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".sg2-4567.tmp", "a"]
+
+
+def test_cleaning_beside_writing_loses_nothing(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def clean() -> None:
+        while not stop.is_set():
+            make_folder(tmp_path)
+
+    thread = threading.Thread(target=clean)
+    thread.start()
+    try:
+        for i in range(500):
+            with new_file(tmp_path / str(i)) as file:
+                file.write(b"whole")
+    finally:
+        stop.set()
+        thread.join()
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == list(range(500))
+
+
+# Disks and folders.
+
+
+@pytest.mark.parametrize(
+    ("size", "args"),
+    [
+        (900, ["mix", "--rows", "0-3", "--cols", "4-7"]),
+        (900, ["truncate", "--seeds", "0-3"]),
+        (900, ["interpolate", "--latents", "0-3", "--out", "out/a.gif"]),
+        (900, ["directions", "--out", "out/d.safetensors"]),
+        (900, ["generate", "--seeds", "0", "--save-latents", "out/a.safetensors"]),
+        (900, ["convert", "net.safetensors", "out/a.pt", "--to", "ada"]),
+        (900, ["project", "photo.png", "--steps", "1"]),
+        (60_000, ["project", "photo.png", "--steps", "1", "--save-video"]),
+    ],
+)
+def test_a_full_disk(shell: Any, net: Path, size: int, args: list[str]) -> None:
+    """A limit on the size of files stands in for it."""
+    photo("photo.png")
+    args += [] if args[0] == "convert" else ["-n", str(net)]
+    whole = shell(*args, "--overwrite")
+    assert whole.returncode == 0, whole.stderr
+    expected = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    for path in expected:
+        path.unlink()
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
+    result = shell(*args, preexec_fn=limit)
+    if size < max(map(len, expected.values())):
+        assert result.returncode == 1
+        assert "file too large" in one_line(result.stderr.decode())
+    for path in filter(Path.is_file, Path("out").rglob("*")):
+        assert path.name.startswith("snapshot") or path.read_bytes() == expected[path]
+
+
+def test_a_folder_removed_on_the_way(in_tmp: Path) -> None:
+    killing.prepare(in_tmp)
+    with killing.start(in_tmp, "generate", "out", ["--seeds", "0-999999"]) as process:
+        while not list(Path("out").glob("seed*")):
+            time.sleep(0.01)
+        Path("out").rename("gone")
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "cannot write out/" in one_line(told.decode())
+    assert not Path("out").exists()
+    for path in Path("gone").glob("seed*.png"):
+        with PIL.Image.open(path) as picture:
+            picture.load()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["-out", "a b", "照片", "‮evil", "a\nb", "'\"$(x)", "é", "e\u0301", "x" * 250, "a,b", "a[0]"],
+)
+def test_names_of_any_kind(sg2: Any, net: Path, name: str) -> None:
+    net.rename(f"{name}.st")
+    # Only what `--network` reads has to end so, whatever comes before it.
+    network = f"./{name}.safetensors"[:257]
+    Path(f"{name}.st").rename(Path(network).name)
+    assert sg2("generate", "--seeds", "0", "-n", network, f"--out={name}").code == 0
+    Path(name, "seed0000.png").rename(f"{name}.png")
+    assert sg2("info", "--", f"{name}.png").code == 0
+    saved = sg2("generate", "--seeds=1", "-n", network, "--save-latents", f"{name}.npy", "--out=b")
+    assert saved.code == 0, saved.err
+    assert sg2("generate", "-n", network, f"--latents={name}.npy", "--out=b").code == 0
+    args = ["project", "-n", network, "--steps=1", "--out=c", "--", f"{name}.png"]
+    assert sg2(*args).code == 0
+    assert Path("c", name, "projected.png").exists()
+
+
+def test_links_are_followed_and_not_replaced_by_halves(sg2: Any, net: Path) -> None:
+    Path("real").mkdir()
+    Path("link").symlink_to("real")
+    Path("net2.safetensors").symlink_to(net)
+    args = ["generate", "--seeds", "1", "-n", "net2.safetensors", "--out", "link"]
+    assert sg2(*args).code == 0
+    assert Path("link").is_symlink() and Path("real/seed0001.png").exists()
+    Path("real/seed0001.png").unlink()
+    Path("real/seed0001.png").symlink_to("nowhere.png")  # its name is taken, but nothing is there
+    assert "link/seed0001.png exists" in one_line(sg2(*args).err)
+    assert sg2(*args, "--overwrite").code == 0
+    assert not Path("real/seed0001.png").is_symlink()
+
+
+def test_a_hundred_thousand_files_in_a_folder(sg2: Any, net: Path) -> None:
+    Path("out").mkdir()
+    for i in range(100_000):
+        Path("out", f"other{i}").touch()
+    start = time.process_time()
+    assert sg2("generate", "-n", net, "--seeds", "0-9").code == 0
+    assert sg2("generate", "-n", net, "--seeds", "0-9", "--skip-existing").code == 0
+    assert time.process_time() - start < 20  # looking at each of them for each picture takes more
+
+
+# Two at once.
+
+
+def test_two_runs_share_a_folder(in_tmp: Path) -> None:
+    killing.prepare(in_tmp)
+    killing.unbroken(in_tmp, "generate")
+    more = ["--skip-existing", "--json"]
+    both = [killing.start(in_tmp, "generate", "out", more) for _ in range(2)]
+    summaries = []
+    for process in both:
+        out, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+        summaries.append(json.loads(out.splitlines()[-1])["summary"])
+    assert not list(killing.differences(Path("generate-whole"), Path("out"), whole=True))
+    assert sum(summary["done"] for summary in summaries) == 4001
+    assert all(summary["done"] + summary["skipped"] == 4001 for summary in summaries)
+
+
+def test_two_projections_do_not_share_a_folder(in_tmp: Path) -> None:
+    killing.prepare(in_tmp)
+    with killing.start(in_tmp, "project", "out", ["--steps", "100000"]) as first:
+        while not list(Path("out").rglob("*")):
+            time.sleep(0.01)
+        with killing.start(in_tmp, "project", "out", ["--resume"]) as second:
+            _, told = second.communicate(timeout=60)
+        first.terminate()
+        first.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "another sg2 project is at work in out" in one_line(told.decode())
+
+
+def test_shards_are_a_whole(sg2: Any, net: Path) -> None:
+    args = ["generate", "-n", net, "--seeds", "3,0-9", "--latents", "avg,7"]
+    whole = sg2(*args, "--out", "whole").lines
+    shares = [sg2(*args, "--shard", f"{i}/5", "--out", "parts").lines for i in range(1, 6)]
+    names = sorted(Path(path).name for share in shares for path in share)
+    assert names == sorted(Path(path).name for path in whole)  # each once
+    assert {len(share) for share in shares} == {2, 3}
+    for name in names:
+        ours, theirs = (np.asarray(PIL.Image.open(Path(f, name))) for f in ("parts", "whole"))
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_more_shards_than_pictures(sg2: Any, net: Path) -> None:
+    result = sg2("generate", "-n", net, "--seeds", "0-1", "--shard", "3/3")
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--shard", "0/8"], "no shard"),
+        (["--shard", "9/8"], "no shard"),
+        (["--shard", "1/0"], "no shard"),
+        (["--shard", "1"], "no shard"),
+        (["--shard", "1/2", "--grid"], "--grid is of all pictures"),
+        (["--shard", "1/2", "--save-latents", "a.npz"], "--save-latents is of all pictures"),
+    ],
+)
+def test_no_shards(sg2: Any, net: Path, args: list[str], told: str) -> None:
+    result = sg2("generate", "-n", net, "--seeds", "0-1", *args)
+    assert result.code == 2
+    assert told in one_line(result.err)
+
+
+# Memory.
+
+
+def out_of_memory(above: int) -> Callable[..., torch.Tensor]:
+    """The styled convolution on a device that has room for so many pictures."""
+    whole = styled_conv.styled_conv
+
+    def limited(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if len(x) > above:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(x, *args, **options)
+
+    return limited
+
+
+def test_batches_are_halved_without_memory(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["-n", net, "--seeds", "0-19", "--batch", "16"]
+    assert sg2("generate", *args, "--out", "whole").code == 0
+    monkeypatch.setattr("sg2cli.generator.styled_conv", out_of_memory(above=5))
+    result = sg2("generate", *args)
+    assert result.code == 0
+    told = [line.partition(": ")[2] for line in result.err.splitlines()]
+    assert told == [f"out of memory: {n} pictures at once from here on" for n in (8, 4)]
+    for path in result.lines:
+        ours, theirs = (np.asarray(PIL.Image.open(f)) for f in (path, path.replace("out", "whole")))
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+    monkeypatch.setattr("sg2cli.generator.styled_conv", out_of_memory(above=0))
+    result = sg2("generate", *args, "--overwrite", "-q")
+    assert result.code == 1
+    assert "out of memory: a smaller --batch" in one_line(result.err)
+
+
+def test_photos_are_halved_without_memory(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(4):
+        photo(f"{seed}.png", seed)
+    args = ["project", "-n", net, "--steps", "3", *(f"{i}.png" for i in range(4))]
+    assert sg2(*args, "--out", "whole", "--batch", "2").code == 0
+    monkeypatch.setattr("sg2cli.generator.styled_conv", out_of_memory(above=2))
+    result = sg2(*args, "--batch", "4")
+    assert result.code == 0, result.err
+    assert "out of memory: 2 photos at once, as by --batch 2" in result.err
+    for i in range(4):
+        ours, theirs = (Path(f, str(i), "projected.png").read_bytes() for f in ("out", "whole"))
+        assert ours == theirs
+    assert not list(Path("out").rglob("snapshot*"))
+
+
+def test_little_address_space(shell: Any) -> None:
+    """Room for a few pictures of 64x64 at once, not for 4096."""
+    peak = "import resource as r; from sg2cli.cli.main import run; run(['generate', '--seeds', '0',"
+    peak += (
+        "'--out', 'one']); print(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])"
+    )
+    one = subprocess.run([sys.executable, "-c", peak], capture_output=True, check=True)
+    room = (int(one.stdout.split()[-1]) << 10) + (256 << 20)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room))  # noqa: E731
+    result = shell("generate", "--seeds", "0-99", "--batch", "4096", preexec_fn=limit)
+    assert result.returncode == 0, result.stderr
+    assert b"out of memory" in result.stderr
+    assert len(result.stdout.split()) == 100
+
+
+# The network.
+
+
+def test_no_command_connects(sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: Any, **options: Any) -> Any:
+        raise AssertionError("no command may connect unasked")
+
+    for name in ("connect", "connect_ex", "bind", "sendto"):
+        monkeypatch.setattr(socket.socket, name, forbidden)
+    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
+    photo("a.png")
+    n = ["-n", str(net)]
+    commands: Sequence[Sequence[object]] = [
+        ["generate", *n, "--seeds", "0"],
+        ["mix", *n, "--rows", "0", "--cols", "1", "--out", "m"],
+        ["truncate", *n, "--seeds", "0", "--out", "t"],
+        ["interpolate", *n, "--latents", "0,1", "--frames", "2", "--out", "f"],
+        ["project", *n, "a.png", "--steps", "1", "--out", "p", "--tune", "--tune-steps", "1"],
+        ["directions", *n, "--out", "d.safetensors"],
+        ["edit", *n, "0", "--direction", "d.safetensors:0", "--out", "e"],
+        ["convert", str(net), "a.pt", "--to", "ada"],
+        ["convert", GOLDEN / "formats/ada-cond-32.pkl", "b.safetensors"],
+        ["info", str(net)],
+        ["doctor", *n],
+    ]
+    for command in commands:
+        result = sg2(*command)
+        assert result.code == 0, (command, result.err)
+    assert sg2("convert", "http://localhost:1/a.pkl", "c.safetensors").code == 1  # asked for
+
+
+# Long runs.
+
+
+def test_a_run_over_good_and_bad_photos_sums_up(sg2: Any, net: Path) -> None:
+    Path("in").mkdir()
+    for seed in range(4):
+        photo(f"in/{seed}.png", seed)
+    Path("in/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Path("in/empty.jpg").touch()
+    args = ["project", "-n", net, "in", "--steps", "1", "--json"]
+    assert sg2(*args[:3], "in/2.png", *args[4:]).code == 0
+    result = sg2(*args, "--resume")
+    assert result.code == 1
+    summary = json.loads(result.lines[-1])["summary"]
+    assert {**summary, "failed": sorted(summary["failed"])} == {
+        "done": 3,
+        "skipped": 1,
+        "failed": ["in/bad.png", "in/empty.jpg"],
+    }
+    *_, counts, error = result.err.splitlines()
+    assert counts == "sg2: 3 written, 1 kept as they were, 2 failed"
+    assert error.startswith("sg2: 2 of 6 photos failed: in/bad.png, in/empty.jpg")
+
+
+def test_resident_size_is_flat(in_tmp: Path) -> None:
+    """Between the 1,000th and the 3,000th picture; `make soak` has 10,000."""
+    killing.prepare(in_tmp)
+    first, last = killing.resident_sizes(in_tmp, (1000, 3000))
+    assert last < first * 1.02

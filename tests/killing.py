@@ -1,0 +1,118 @@
+"""Commands killed at random moments, and what must hold whenever that is.
+
+Shared by the tests, which kill a dozen times, and by `make soak`, which does so for hundreds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from networks import random_generator
+
+from sg2cli import checkpoints
+
+SG2 = (sys.executable, "-m", "sg2cli")
+# Each with what goes on after a kill; OUT is the folder that is watched.
+COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "generate": (
+        ("generate", "--seeds", "0-3999", "--grid", "--save-latents", "OUT/all.safetensors"),
+        ("--skip-existing",),
+    ),
+    "mix": (("mix", "--rows", "0-49", "--cols", "50-99"), ("--skip-existing",)),
+    "frames": (("interpolate", "--latents", "0-9", "--frames", "1000"), ("--skip-existing",)),
+    "film": (
+        ("interpolate", "--latents", "0-9", "--frames", "1000", "--out", "OUT/a.gif"),
+        ("--overwrite",),
+    ),
+    "project": (("project", "photos", "--steps", "20", "--batch", "2"), ("--resume",)),
+    "convert": (("convert", "net.safetensors", "OUT/a.pt", "--to", "ada"), ("--overwrite",)),
+}
+
+
+def prepare(folder: Path) -> None:
+    """The network and the photos that the commands take."""
+    checkpoints.save_generator(random_generator(conv_clamp=1.0), folder / "net.safetensors", {})
+    (folder / "photos").mkdir()
+    for seed in range(3):
+        pixels = np.random.RandomState(seed).randint(0, 256, (16, 16, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / "photos" / f"{seed}.png")
+
+
+def start(folder: Path, name: str, out: str, more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Begin a command in the folder."""
+    args = [arg.replace("OUT", out) for arg in COMMANDS[name][0]]
+    if name != "convert":
+        args += ["-n", "net.safetensors"]
+        args += [] if "--out" in args else ["--out", out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    command = [*SG2, *args, *more]
+    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, env=environment)
+
+
+def unbroken(folder: Path, name: str) -> float:
+    """Run a command to its end, into a folder of its own; the seconds that it took."""
+    begun = time.monotonic()
+    process = start(folder, name, f"{name}-whole")
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    return time.monotonic() - begun
+
+
+def kill(folder: Path, name: str, seconds: float, kills: int, dice: random.Random) -> Iterator[str]:
+    """Kill a command so many times, each time going on; then end it: every promise that broke."""
+    out, again = folder / name, COMMANDS[name][1]
+    shutil.rmtree(out, ignore_errors=True)
+    for number in range(kills):
+        process = start(folder, name, name, again if number else ())
+        try:
+            process.communicate(timeout=dice.uniform(seconds / 3, seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        yield from differences(folder / f"{name}-whole", out, whole=False)
+    process = start(folder, name, name, again)
+    _, told = process.communicate()
+    if process.returncode:
+        yield f"{name} does not go on: {told.decode()}"
+    yield from differences(folder / f"{name}-whole", out, whole=True)
+
+
+def differences(expected: Path, out: Path, whole: bool) -> Iterator[str]:
+    """Files that are not as an unbroken run makes them; at its end, too many or too few."""
+    found = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    wanted = {path.relative_to(expected) for path in expected.rglob("*") if path.is_file()}
+    for path in sorted(found & wanted):
+        if (
+            path.name != "summary.csv"
+            and (out / path).read_bytes() != (expected / path).read_bytes()
+        ):
+            yield f"{out / path} is not what an unbroken run writes"
+    if whole and found != wanted:
+        yield f"{out} has other files: {sorted(map(str, found ^ wanted))[:5]}"
+
+
+def resident_sizes(folder: Path, counts: Sequence[int]) -> list[int]:
+    """Bytes that `generate` has in memory when it has written so many pictures."""
+    command = [*SG2, "generate", "-n", "net.safetensors", "--seeds", "0-9999999", "--out", "sizes"]
+    sizes, written = [], 0
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        for count in counts:
+            while written < count:
+                assert process.stdout.readline()
+                written += 1
+            pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+            sizes.append(int(pages) * resource.getpagesize())
+        process.kill()
+    return sizes
