@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint docs bench bench-inversion kernels clean
+.PHONY: demo test check lint docs bench bench-inversion soak kernels clean
 
 demo: .venv/installed  ## 32 pictures and a sheet of them in out/
 	$(BIN)/sg2 generate --seeds 0-31 --grid --skip-existing --out out
@@ -31,6 +31,9 @@ bench: .venv/installed-dev  ## what drawing, projecting and starting cost, as ta
 
 bench-inversion: .venv/installed-dev  ## how near inversions come: the table in docs/inversion.md
 	$(BIN)/python benchmarks/inversion.py
+
+soak: .venv/installed-dev  ## two hundred kills, 10,000 pictures, an hour of work: docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py
 
 kernels: .venv/installed-dev  ## registers, spills and traffic of the Triton kernels, without a GPU
 	$(BIN)/python benchmarks/kernels.py

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import struct
 import tempfile
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 SUFFIXES = (".safetensors", ".npz", ".npy")
+NPY = b"\x93NUMPY"
 UNNAMED = ""  # the array of an .npy
-MAX_NPZ = 1 << 32  # bytes: these are unpacked into memory
+# An .npz is unpacked into memory: so many bytes, or so many times its size. Latents hardly shrink.
+MAX_NPZ, MAX_RATIO = 1 << 24, 20
+NPY_HEADERS = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}
 BAD_ARRAYS = (  # what json, zipfile, numpy and safetensors raise for damaged files
     *(ValueError, LookupError, TypeError, RuntimeError, EOFError, OverflowError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SafetensorError),
@@ -65,14 +69,12 @@ def read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[s
             start = opened.read(6)
     else:
         start = file.getvalue()[:6]
-    if start == b"\x93NUMPY":
+    if start == NPY:
         mapped = isinstance(file, Path)
         found = {UNNAMED: np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)}
     elif start.startswith(b"PK"):
-        with zipfile.ZipFile(file) as members:
-            size = sum(member.file_size for member in members.infolist())
-        if size > MAX_NPZ:
-            raise ValueError(f"it unpacks to {size >> 20} MiB")
+        with zipfile.ZipFile(file) as archive:
+            _check_archive(archive)
         with np.load(file, allow_pickle=False) as npz:
             found = {name: npz[name] for name in npz.files if _is_ours(name)}
     else:
@@ -82,6 +84,30 @@ def read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[s
             raise ValueError(f"its member {name} is no array")
         _check_dtype(name, array.dtype.str[1:])
     return {name: StoredArray(array.shape, array.__getitem__) for name, array in found.items()}, {}
+
+
+def _check_archive(archive: zipfile.ZipFile) -> None:
+    """ValueError for one that takes far more memory than it has bytes, honest or not."""
+    import numpy as np
+
+    members = archive.infolist()
+    packed, size = (
+        sum(getattr(m, f"{what}_size") for m in members) for what in ("compress", "file")
+    )
+    if size > max(MAX_NPZ, MAX_RATIO * packed):
+        raise ValueError(
+            f"it unpacks from {packed >> 10} KiB to {size >> 20} MiB, as no latents do"
+        )
+    for member in members:
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            if version not in NPY_HEADERS:
+                raise ValueError(f"its member {member.filename} is of an unknown version of .npy")
+            shape, _, dtype = getattr(np.lib.format, NPY_HEADERS[version])(file)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(
+                    f"its member {member.filename} lacks most of {list(shape)} numbers"
+                )
 
 
 def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[str, Any]]:
@@ -227,6 +253,9 @@ def is_latents(path: Path) -> bool:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as members:
                 return all(name.endswith(".npy") for name in members.namelist())
+        with path.open("rb") as file:
+            if file.read(len(NPY)) == NPY:
+                return True
         return bool({UNNAMED, "z", "w", "ws"} & read_arrays(path)[0].keys())
     except (OSError, *BAD_ARRAYS):
         return False

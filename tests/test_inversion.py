@@ -24,7 +24,7 @@ from sg2cli.inversion import snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import WS, Projection, Run, spread_of_w
 from sg2cli.photos import Photo, read_photo
-from sg2cli.settings import PRESETS, ProjectSettings
+from sg2cli.settings import PRESETS, ProjectSettings, Restart
 
 SHORT = ProjectSettings(steps=8)
 
@@ -177,14 +177,14 @@ def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
-@pytest.mark.parametrize("preset", ["paper", "best"])
+@pytest.mark.parametrize(("preset", "steps"), [("paper", 11), ("best", 11), ("best", 21)])
 def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(
-    tmp_path: Path, space: Any, preset: str
+    tmp_path: Path, space: Any, preset: str, steps: int
 ) -> None:
     settings = replace(PRESETS[preset], steps=30, space=space, patience=8)
     unbroken = projected(start(settings, count=2))
     first = start(settings, count=2)
-    for _ in range(11):
+    for _ in range(steps):
         first.step()
         assert not first.ended()[0]
     snapshots.save_state(tmp_path / "s.safetensors", first, {"a": (1,)})
@@ -193,7 +193,7 @@ def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(
     with pytest.raises(Sg2Error, match="other settings"):
         snapshots.load_state(tmp_path / "s.safetensors", again, {"a": (2,)})
     assert snapshots.load_state(tmp_path / "s.safetensors", again, {"a": (1,)})
-    assert again.state.step == 11
+    assert again.state.step == steps
     for found, expected in zip(projected(again), unbroken, strict=True):
         assert torch.equal(found.ws, expected.ws)
         assert found.noise.keys() == expected.noise.keys()
@@ -215,6 +215,18 @@ def test_an_interrupted_run_leaves_a_snapshot_and_a_finished_one_none(tmp_path: 
     (found,) = snapshots.project(run, path, {})
     assert torch.equal(found.ws, projected(start(SHORT))[0].ws)
     assert not path.exists()
+
+
+def test_a_snapshot_of_a_photo_that_is_not_finite_any_more_has_its_best(tmp_path: Path) -> None:
+    path, run = tmp_path / "s.safetensors", start(replace(SHORT, keep_best=True), count=2)
+    run.step()
+    run.state.params[WS][1] = torch.nan
+    snapshots.save_state(path, run, {})
+    again = start(replace(SHORT, keep_best=True), count=2)
+    assert snapshots.load_state(path, again, {})
+    (found,), _ = again.ended()
+    assert (found.member, found.ended) == (1, "not finite")
+    assert found.ws.isfinite().all()
 
 
 @pytest.mark.parametrize("damage", ["cut", "shape", "step", "members", "key"])
@@ -252,6 +264,22 @@ def test_the_best_is_kept_and_paper_keeps_the_last() -> None:
     assert score(best) == pytest.approx(min(*seen, score(last)), rel=1e-5)
     assert score(best) < score(last)
     assert last.history == best.history
+
+
+def test_a_restart_is_a_second_search_from_the_best_of_the_first() -> None:
+    first = replace(SHORT, steps=20, w_noise=0.0)
+    restart = Restart(at=0.5, lr=0.4, w_noise=0.0, pixel_weight=0.1)
+    both = replace(first, steps=40, keep_best=True, restart=restart)
+    (one,), (two,) = projected(start(first)), projected(start(both))
+    assert two.history[:20] == one.history  # which is the paper's
+    run = start(first)
+    noise = {name: x[None, None] for name, x in one.noise.items()}
+    end = run.score({WS: one.ws[None, :1], **noise}).item()
+    best = min(end, *(record.lpips for record in one.history))
+    assert two.history[20].lpips == pytest.approx(best, rel=1e-5)
+    assert (two.history[20].lr, two.history[25].lr) == (0, 0.4)
+    noise = {name: x[None, None] for name, x in two.noise.items()}
+    assert run.score({WS: two.ws[None, :1], **noise}).item() < best
 
 
 def test_noise_on_w_is_no_part_of_a_score() -> None:

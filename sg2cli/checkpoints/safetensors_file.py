@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from sg2cli.checkpoints.base import (
     read_config,
     taps_of,
 )
-from sg2cli.errors import CheckpointError, reason
+from sg2cli.errors import CheckpointError, brief, reason
 from sg2cli.files import new_file, safetensors_header, sha256
 from sg2cli.settings import GeneratorConfig
 
@@ -142,6 +143,7 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
         with path.open("rb") as file:
             _refuse_foreign(file.read(9), path)
         with safe_open(path, framework=framework) as file:
+            _refuse_doubled_names(path)
             yield file
     except SafetensorError as error:
         raise CheckpointError(
@@ -151,6 +153,21 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _refuse_doubled_names(path: Path) -> None:
+    """A header with a name twice means one thing to one reader, another to the next."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if found.setdefault(name, value) is not value:
+                raise CheckpointError(f"its header has {brief(name)} twice")
+        return found
+
+    with path.open("rb") as file:  # the library has found it right in all other ways
+        (length,) = struct.unpack("<Q", file.read(8))
+        json.loads(file.read(length), object_pairs_hook=unique)
 
 
 def is_ours(path: Path) -> bool:

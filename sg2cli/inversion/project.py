@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -81,6 +81,7 @@ class State:
 
     step: int
     scored_at: int  # the last step at which scores were taken
+    began_at: int  # the step at which this search began: 0, or that of the restart
     members: tuple[int, ...]  # which of the run's pictures they are
     params: Params
     moment1: Params
@@ -193,6 +194,7 @@ class Run:
         return State(
             step=0,
             scored_at=0,
+            began_at=0,
             members=tuple(range(count)),
             params=params,
             moment1=zeros,
@@ -246,9 +248,14 @@ class Run:
         picture = self.G.synthesis(ws, maps or "const")
         return picture if self._masks is None else self._targets.lerp(picture, self._masks)
 
-    def loss(self, params: Params, jitter: Tensor | float = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(
+        self,
+        params: Params,
+        jitter: Tensor | float = 0,
+        settings: ProjectSettings | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What is minimised, LPIPS and the noise penalty, each [N]; `jitter` is added to ws."""
-        settings, ws = self.settings, params[WS]
+        settings, ws = settings or self.settings, params[WS]
         picture = self.draw({**params, WS: ws + jitter})
         distance = self.lpips.distance(self.lpips.features(picture), self._wanted)
         maps = [param for name, param in params.items() if name != WS]
@@ -265,22 +272,34 @@ class Run:
         with torch.inference_mode():
             return self.lpips.distance(self.lpips.features(self.draw(params)), self._wanted)
 
-    def learning_rate(self, t: float) -> float:
-        """At the part t of the schedule: up linearly, down as a cosine."""
-        settings = self.settings
+    def search(self, t: float) -> tuple[ProjectSettings, float]:
+        """Which search the part t of all steps is in, and at which part of its own schedule."""
+        settings, restart = self.settings, self.settings.restart
+        if restart is None:
+            return settings, t
+        if t < restart.at:
+            return settings, t / restart.at
+        changes = {name: value for name, value in asdict(restart).items() if name != "at"}
+        return replace(settings, **changes), (t - restart.at) / (1 - restart.at)
+
+    def learning_rate(self, settings: ProjectSettings, t: float) -> float:
+        """At the part t of a schedule: up linearly, down as a cosine."""
         down = min(1.0, (1 - t) / settings.lr_rampdown)
         up = min(1.0, t / settings.lr_rampup) if settings.lr_rampup else 1.0
         return settings.lr * (0.5 - 0.5 * math.cos(math.pi * down)) * up
 
     def step(self, part: float = 0) -> None:
         """One step for all; `part` of the time allowed is over, which hastens the schedule."""
-        old, settings = self.state, self.settings
-        t = max(old.step / settings.steps, part)
-        lr = self.learning_rate(t)
+        whole = max(self.state.step / self.settings.steps, part)
+        settings, t = self.search(whole)
+        if settings is not self.settings and not self.state.began_at:
+            self._restart()
+        old = self.state
+        lr = self.learning_rate(settings, t)
         scale = self.spread.std * settings.w_noise * max(0, 1 - t / settings.w_noise_ramp) ** 2
         jitter, randomness = self._jitter(old)
         params = {name: param.detach().requires_grad_() for name, param in old.params.items()}
-        total, distance, penalty = self.loss(params, jitter * scale)
+        total, distance, penalty = self.loss(params, jitter * scale, settings)
         gradients = torch.autograd.grad(total.sum(), list(params.values()))
 
         with torch.no_grad():
@@ -294,7 +313,12 @@ class Run:
             new: dict[str, Params] = {"params": {}, "moment1": {}, "moment2": {}}
             for (name, param), gradient in zip(old.params.items(), gradients, strict=True):
                 moved, new["moment1"][name], new["moment2"][name] = _adam(
-                    param, gradient, old.moment1[name], old.moment2[name], lr, old.step + 1
+                    param,
+                    gradient,
+                    old.moment1[name],
+                    old.moment2[name],
+                    lr,
+                    old.step - old.began_at + 1,
                 )
                 new["params"][name] = moved if name == WS else whiten(moved)
             told = torch.stack([distance, penalty, self.spread.distance(old.params[WS])]).tolist()
@@ -306,6 +330,7 @@ class Run:
         self.state = State(
             step=old.step + 1,
             scored_at=old.step if scored else old.scored_at,
+            began_at=old.began_at,
             members=old.members,
             **new,
             kept=_where(better, old.params, old.kept),
@@ -313,6 +338,27 @@ class Run:
             baseline=torch.where(much_better, score, old.baseline),
             improved_at=torch.where(much_better, old.step, old.improved_at),
             randomness=randomness,
+        )
+
+    def _restart(self) -> None:
+        """Go on from the best so far, with what a search begins with."""
+        old = self.state
+        score = self.score(old.params)
+        better = score < old.score
+        kept = _where(better, old.params, old.kept)
+        zeros = {name: torch.zeros_like(param) for name, param in kept.items()}
+        score = torch.where(better, score, old.score)
+        self.state = replace(
+            old,
+            scored_at=old.step,
+            began_at=old.step,
+            params=kept,
+            moment1=zeros,
+            moment2=zeros,
+            kept=kept,
+            score=score,
+            baseline=score,
+            improved_at=torch.full_like(old.improved_at, old.step),
         )
 
     def ended(self, part: float = 0) -> tuple[list[Projection], State]:

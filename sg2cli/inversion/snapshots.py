@@ -32,6 +32,7 @@ def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
     fields = {
         "step": state.step,
         "scored_at": state.scored_at,
+        "began_at": state.began_at,
         "members": state.members,
         "recipe": recipe,
     }
@@ -71,10 +72,12 @@ def _checked(
 ) -> tuple[State, list[list[Record]]]:
     """The state and the history in the file; ValueError if they are not those of such a run."""
     count = len(run.history)
-    step, scored_at, members = fields["step"], fields["scored_at"], fields["members"]
-    if type(step) is not int or type(scored_at) is not int:
+    members = fields["members"]
+    counts = {name: fields[name] for name in ("step", "scored_at", "began_at")}
+    if any(type(count) is not int for count in counts.values()):
         raise ValueError("its steps are no whole numbers")
-    if not 0 <= scored_at <= step <= run.settings.steps:
+    step = counts["step"]
+    if not all(0 <= count <= step <= run.settings.steps for count in counts.values()):
         raise ValueError("its step is none of this run's")
     if sorted(set(members)) != list(members) or not set(members) <= set(range(count)):
         raise ValueError("its members are none of this run's")
@@ -85,7 +88,7 @@ def _checked(
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
             raise ValueError(f"its {name} is {list(tensor.shape)}, not {list(expected.shape)}")
         own[name] = tensor.to(expected.device)
-        if name.startswith(("params.", "kept.")) and not tensor.isfinite().all():
+        if name.startswith("kept.") and not tensor.isfinite().all():
             raise ValueError(f"its {name} holds NaN or infinity")
     for generator_state in own["randomness"]:
         try:
@@ -98,7 +101,7 @@ def _checked(
         if rows.shape != (step, 5):
             raise ValueError(f"its history of {member} has not {step} lines")
         history[member] = [Record(int(row[0]), *row[1:]) for row in rows.tolist()]
-    return replace(fresh.with_tensors(own), step=step, scored_at=scored_at), history
+    return replace(fresh.with_tensors(own), **counts), history
 
 
 def project(

@@ -360,8 +360,8 @@ def test_a_loss_that_is_not_finite_keeps_the_best_and_says_so(
 ) -> None:
     loss = inversion.Run.loss
 
-    def broken(self: Any, params: Any, jitter: Any = 0) -> Any:
-        total, distance, penalty = loss(self, params, jitter)
+    def broken(self: Any, *args: Any) -> Any:
+        total, distance, penalty = loss(self, *args)
         spoilt = torch.nan if self.state.step == 3 else 1.0
         return total * spoilt, distance * spoilt, penalty
 

@@ -226,6 +226,9 @@ def project(
     if noise_maps:
         given["noise_maps"] = noise_maps == "on"
     chosen = replace(PRESETS[preset], **given)
+    if chosen.restart:  # what is asked for counts in both searches
+        own = {name: given[name] for name in ("lr", "w_noise", "pixel_weight") if name in given}
+        chosen = replace(chosen, restart=replace(chosen.restart, **own))
     if given.get("patience"):  # a plateau is one of scores
         chosen = replace(chosen, keep_best=True)
     photos = photos + target
