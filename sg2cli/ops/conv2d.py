@@ -29,6 +29,9 @@ def has_nnpack() -> bool:
     """Whether this torch has NNPACK, and this processor what it needs. It also initialises it."""
     if not hasattr(torch, "_nnpack_spatial_convolution"):
         return False
+    # It has no AVX512, with which oneDNN multiplies as fast as Winograd spares it.
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return False
     return bool(torch.backends.nnpack.is_available())  # type: ignore[no-untyped-call]
 
 

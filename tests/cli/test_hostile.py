@@ -1,0 +1,204 @@
+"""Files that an enemy made: refused in a line, with little time and memory, or read rightly."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import one_line
+from networks import GOLDEN
+from safetensors.numpy import load_file, save
+
+NETWORK = GOLDEN / "gray-16.weights.safetensors"
+MEMORY = 150 << 20  # beside what Python and NumPy take
+
+
+def taken(*args: object) -> tuple[subprocess.CompletedProcess[bytes], float, int]:
+    """Run sg2: what it told, its seconds of computing, the most memory that it had."""
+    code = (
+        "import resource, sys; from pathlib import Path; from sg2cli.cli.main import run;"
+        "code = run(sys.argv[1:]); u = resource.getrusage(resource.RUSAGE_SELF);"
+        "status = Path('/proc/self/status').read_text();"
+        "kilobytes = status.split('VmHWM:')[1].split()[0];"
+        "Path('taken').write_text(f'{u.ru_utime + u.ru_stime} {kilobytes}');"
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *map(str, args)]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=100)
+    seconds, kilobytes = Path("taken").read_text().split()
+    return result, float(seconds), int(kilobytes) << 10
+
+
+def with_header(change: Callable[[dict[str, Any]], object]) -> bytes:
+    """A checkpoint whose header tells something else."""
+    content = NETWORK.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    changed = change(header)
+    text = (changed if isinstance(changed, str) else json.dumps(header)).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def moved(header: dict[str, Any], start: int, end: int) -> None:
+    header["synthesis.b4.const"]["data_offsets"] = [start, end]
+
+
+def reshaped(header: dict[str, Any], *shape: int) -> None:
+    header["synthesis.b4.const"]["shape"] = list(shape)
+
+
+def with_dtype(header: dict[str, Any], dtype: str) -> None:
+    header["synthesis.b4.const"]["dtype"] = dtype
+
+
+def doubled(header: dict[str, Any]) -> str:
+    text = json.dumps(header)
+    return text[:-1] + ', "synthesis.b4.const": ' + json.dumps(header["synthesis.b4.const"]) + "}"
+
+
+CHECKPOINTS: dict[str, bytes] = {
+    "offsets beyond the end": with_header(lambda h: moved(h, 0, 1 << 50)),
+    "offsets that fall": with_header(lambda h: moved(h, 1024, 0)),
+    "offsets below zero": with_header(lambda h: moved(h, -1024, 0)),
+    "tensors that overlap": with_header(
+        lambda h: h["synthesis.b4.const"].update(
+            data_offsets=[o + 4 for o in h["synthesis.b4.const"]["data_offsets"]]
+        )
+    ),
+    "a key twice": with_header(doubled),
+    "billions of numbers": with_header(lambda h: reshaped(h, 1 << 32, 1 << 32)),
+    "a shape of no number": with_header(lambda h: reshaped(h, -1, 4, 4)),
+    "ten thousand dimensions": with_header(lambda h: reshaped(h, *[1] * 10_000)),
+    "whole numbers": with_header(lambda h: with_dtype(h, "I32")),
+    "an unknown dtype": with_header(lambda h: with_dtype(h, "Q9")),
+    "a header of no object": with_header(lambda h: "[1]"),
+    "a deep header": with_header(lambda h: "[" * 1_000_000),
+    "a header of no text": struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
+    "a header as long as the world": struct.pack("<Q", (1 << 64) - 1) + b"{}",
+    "a header of 100 MB": struct.pack("<Q", 100_000_001) + b"{" + b" " * 100_000_000,
+    "nothing but a length": struct.pack("<Q", 2),
+    "metadata of a billion pixels": with_header(
+        lambda h: h["__metadata__"].update(
+            sg2='{"format_version": 1, "img_resolution": 1073741824}'
+        )
+    ),
+    "metadata of deep brackets": with_header(
+        lambda h: h["__metadata__"].update(sg2="[" * 1_000_000)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHECKPOINTS)
+def test_checkpoints(in_tmp: Path, what: str) -> None:
+    Path("a.safetensors").write_bytes(CHECKPOINTS[what])
+    result, seconds, memory = taken("info", "a.safetensors")
+    assert result.returncode == 3, result.stdout
+    assert "a.safetensors" in one_line(result.stderr.decode())
+    assert seconds < 1
+    assert memory < MEMORY + len(CHECKPOINTS[what])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(sg2: Any, value: float) -> None:
+    tensors = load_file(NETWORK)
+    tensors["synthesis.b4.const"].flat[3] = value
+    Path("a.safetensors").write_bytes(save(tensors))
+    result = sg2("generate", "-n", "a.safetensors", "--seeds", "0")
+    assert result.code == 3
+    assert "synthesis.b4.const holds NaN or infinity" in one_line(result.err)
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("executed"),)
+
+
+def npy(array: Any, **options: Any) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, **options)
+    return content.getvalue()
+
+
+def npy_header(text: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + data
+
+
+def archive(**members: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, member in members.items():
+            file.writestr(f"{name}.npy", member)
+    return content.getvalue()
+
+
+def lying_archive() -> bytes:
+    """Its directory says that a member is small; it is not."""
+    content = archive(w=npy(np.zeros((400_000, 64), np.float32)))
+    real = struct.pack("<I", 400_000 * 64 * 4 + 128)
+    assert content.count(real) == 2
+    return content.replace(real, struct.pack("<I", 4096))
+
+
+LATENTS: dict[str, bytes] = {
+    "an object": npy(np.array([Evil()], object), allow_pickle=True),
+    "an object in an archive": archive(w=npy(np.array([Evil()], object), allow_pickle=True)),
+    "a bomb": archive(w=npy(np.zeros((4_000_000, 64), np.float32))),
+    "many bombs": archive(
+        **{f"a{i}.noise_const": npy(np.zeros((2000, 2000), np.float32)) for i in range(100)}
+    ),
+    "a lying archive": lying_archive(),
+    "a shape without data": npy_header(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 64)}\n"
+    ),
+    "a shape in an archive": archive(
+        w=npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 64)}\n")
+    ),
+    "a shape below zero": npy_header(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 64)}\n", bytes(256)
+    ),
+    "code in a header": npy_header("__import__('pathlib').Path('executed').touch()\n"),
+    "a deep header": npy_header("(" * 60_000),
+    "complex numbers": npy(np.zeros((1, 64), complex)),
+    "text": npy(np.array([["a" * 64]])),
+    "records": npy(np.zeros(3, [("w", "f4", 64)])),
+    "nothing": npy(np.zeros((0, 64), np.float32)),
+    "NaN": npy(np.full((1, 64), np.nan, np.float32)),
+    "infinity": npy(np.full((1, 64), np.inf)),
+}
+
+
+@pytest.mark.parametrize("what", LATENTS)
+def test_latents(in_tmp: Path, what: str) -> None:
+    suffix = "npz" if LATENTS[what].startswith(b"PK") else "npy"
+    name = f"a.{suffix}"
+    Path(name).write_bytes(LATENTS[what])
+    if what not in ("nothing", "NaN", "infinity"):  # which are found when they are used
+        result, seconds, memory = taken("info", name)
+        assert result.returncode in (1, 2), result.stdout
+        assert name in one_line(result.stderr.decode())
+        assert seconds < 1
+        assert memory < MEMORY
+    result, seconds, memory = taken("generate", "-n", NETWORK, "--latents", name)
+    assert result.returncode in (1, 2)
+    assert name.partition(".")[0] in one_line(result.stderr.decode())
+    assert not Path("executed").exists()
+    assert not list(Path().glob("out/*"))
+
+
+def test_the_scale(in_tmp: Path) -> None:
+    """What the limits above stand beside: a run that has nothing to refuse."""
+    result, seconds, memory = taken("info", NETWORK)
+    assert result.returncode == 0
+    assert seconds < 1
+    assert memory < MEMORY
