@@ -217,7 +217,8 @@ def _read_directions(path: Path, method: str) -> tuple[Tensor, Tensor | None, st
     deviations = checkpoint = None
     try:
         if path.suffix.lower() == ".npy":
-            array = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                array = np.load(file, allow_pickle=False)
             if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
                 raise ValueError("no array of floating point numbers")
             vectors: Any = torch.from_numpy(array.astype(np.float32))
