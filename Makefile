@@ -5,13 +5,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint docs bench bench-inversion soak kernels clean
+.PHONY: demo test test-oldest check lint docs bench bench-inversion soak kernels clean
 
 demo: .venv/installed  ## 32 pictures and a sheet of them in out/
 	$(BIN)/sg2 generate --seeds 0-31 --grid --skip-existing --out out
 
 test: .venv/installed-dev  ## all tests
 	$(BIN)/pytest
+
+# The lower bounds in setup.cfg of what users install, torch's apart.
+OLDEST := click httpx numpy pillow safetensors scipy tqdm av matplotlib
+
+test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
+	.venv-oldest/bin/pytest tests/cli tests/test_checkpoints.py tests/test_directions.py \
+		tests/test_downloads.py tests/test_films.py tests/test_images.py tests/test_latents.py \
+		tests/test_photos.py tests/test_walks.py --ignore tests/cli/test_reliability.py
 
 check: lint test  ## what has to pass before a change lands
 
@@ -39,7 +47,7 @@ kernels: .venv/installed-dev  ## registers, spills and traffic of the Triton ker
 	$(BIN)/python benchmarks/kernels.py
 
 clean:
-	rm -rf .venv out build dist *.egg-info
+	rm -rf .venv .venv-oldest out build dist *.egg-info
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
@@ -47,6 +55,15 @@ clean:
 # Installed in place, so that changes to the code count at once; again when requirements change.
 .venv/installed: setup.cfg pyproject.toml | .venv/bin/pip
 	$(PIP) install --editable .
+	touch $@
+
+.venv-oldest/installed: .venv/installed
+	$(PYTHON) -m venv .venv-oldest
+	for name in $(OLDEST); do sed -n "s/^    $$name>=/$$name==/p" setup.cfg | head -1; done \
+		> .venv-oldest/oldest.txt
+	$(BIN)/pip freeze | grep "^torch" >> .venv-oldest/oldest.txt
+	.venv-oldest/bin/pip --disable-pip-version-check --quiet install \
+		--constraint .venv-oldest/oldest.txt --editable '.[dev]'
 	touch $@
 
 .venv/installed-dev: .venv/installed

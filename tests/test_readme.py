@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -61,3 +62,13 @@ def test_every_weight_is_in_the_package() -> None:
 
     names = {path.name for path in (ROOT / "weights").glob("*.safetensors")}
     assert names == {path.name for path in checkpoints.weights_folder().glob("*.safetensors")}
+
+
+def test_every_dependency_has_its_licence_told() -> None:
+    parts = configparser.ConfigParser()
+    parts.read(ROOT / "setup.cfg")
+    extras = parts["options.extras_require"]
+    told = parts["options"]["install_requires"] + extras["plot"] + extras["video"]
+    names = {re.split("[<>=]", line)[0] for line in told.split()}
+    table = (ROOT / "docs/licences.md").read_text("utf-8")
+    assert names == set(re.findall(r"^\| (?!package)(\w+)", table, re.MULTILINE))
