@@ -70,7 +70,7 @@ def test_values_and_gradients(
     single = [None if t is None else t.float() for t in given]
     assert single[0] is not None and single[1] is not None
     fast = styled_conv_cpu.serves(single[0], single[1], how.get("taps"))
-    assert fast == (conv2d.has_nnpack() or "taps" not in how) or case == "eight-taps"
+    assert fast == (conv2d.takes_nnpack() or "taps" not in how) or case == "eight-taps"
     expected = results(styled_conv_reference, given, how)
     for found, right in zip(results(styled_conv, single, how), expected, strict=True):
         assert found.shape == right.shape

@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sg2cli.ops.conv2d import LEAST_PIXELS, convolve, has_nnpack, transposed
+from sg2cli.ops.conv2d import convolve, takes_nnpack, transposed
 from sg2cli.ops.upfirdn2d import polyphase
 from sg2cli.settings import ResampleFilter
 
+# Below so many pixels, torch's own operations take no longer.
+LEAST_PIXELS = 2048
 # Numbers of x in a piece, 8 MiB: with what becomes of them they stay in a cache of 32 MiB.
 PIECE = 1 << 21
 # A piece has at least so many pixels, whatever that makes: each transforms the weights anew.
@@ -37,7 +39,7 @@ def serves(x: Tensor, weight: Tensor, taps: ResampleFilter | None) -> bool:
     if x.shape[2] * x.shape[3] < LEAST_PIXELS:
         return False
     # Four pixels of 3x3 products instead of nine products in all: only Winograd makes up for it.
-    return taps is None or (len(taps) <= 4 and has_nnpack())
+    return taps is None or (len(taps) <= 4 and takes_nnpack())
 
 
 def styled_conv(

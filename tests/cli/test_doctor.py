@@ -86,10 +86,10 @@ def test_the_operations_in_use(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
     from sg2cli.ops import styled_conv
 
-    monkeypatch.setattr(styled_conv, "has_nnpack", lambda: True)
+    monkeypatch.setattr(styled_conv, "takes_nnpack", lambda: True)
     assert "Winograd" in says()
-    monkeypatch.setattr(styled_conv, "has_nnpack", lambda: False)
-    assert "no NNPACK" in says()
+    monkeypatch.setattr(styled_conv, "takes_nnpack", lambda: False)
+    assert "oneDNN" in says()
     monkeypatch.setattr(styled_conv, "has_triton", lambda: True)
     assert "Triton kernels" in styled_conv.ways("cuda:1")
     monkeypatch.setattr(styled_conv, "has_triton", lambda: False)
