@@ -37,7 +37,7 @@ from sg2cli.photos import Photo, read_photo
 from sg2cli.settings import ProjectSettings
 
 CASES = settings(
-    max_examples=int(os.environ.get("FUZZ", 1000)) // 10,
+    max_examples=int(os.environ.get("FUZZ", 1000)) // 50,
     derandomize=True,
     database=None,
     deadline=5000,
