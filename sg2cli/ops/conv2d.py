@@ -90,7 +90,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: int = 
     """As `conv3x3`, for float32 on a CPU, with no gradient; `rows` of zeros above and below."""
     n, i, h, w = x.shape
     if n > 1 and i < LEAST_CHANNELS:  # oneDNN sums so few in another order by the batch
-        return torch.cat([F.conv2d(one, weight, bias, padding=(rows, 1)) for one in x.split(1)])
+        return torch.cat(
+            [F.conv2d(one, weight, bias, padding=(rows, 1)) for one in torch.split(x, 1)]
+        )
     if min(weight.shape[:2]) < LEAST_CHANNELS or h * w < LEAST_PIXELS or not takes_nnpack():
         return F.conv2d(x, weight, bias, padding=(rows, 1))
     if n > 1 and rows == 1 and h * w < SMALL:
