@@ -611,4 +611,6 @@ def test_presets_set_what_no_option_does(sg2: Any, net: Path) -> None:
         assert sg2("project", "me.png", "-n", net, *args).code == 0
         told = metadata(f"{preset}/me/{LATENT}")
         expected = {**asdict(settings), "steps": 1, "lr": 0.07}
+        if expected["restart"]:  # which is a search of the same preset
+            expected["restart"]["lr"] = 0.07
         assert {name: told[name] for name in expected} == expected
