@@ -295,6 +295,11 @@ class ImageWriter:
         # One is enough to keep up with a CPU; a GPU may outrun it.
         workers = max(1, min(4, cores.available()))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="write")
+        # Started now, as later there may be no memory for a thread.
+        started = threading.Barrier(workers + 1)
+        for _ in range(workers):
+            self._pool.submit(started.wait)
+        started.wait()
         self._changed = threading.Condition()  # guards all below; never held while telling
         self._put = self._under_way = self._active = 0
         self._done: dict[int, tuple[Path, Mapping[str, Any], bool] | None] = {}  # None: failed

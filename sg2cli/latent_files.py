@@ -75,6 +75,8 @@ def read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[s
     elif start.startswith(b"PK"):
         with zipfile.ZipFile(file) as archive:
             _check_archive(archive)
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
         with np.load(file, allow_pickle=False) as npz:
             found = {name: npz[name] for name in npz.files if _is_ours(name)}
     else:

@@ -343,7 +343,7 @@ def test_little_address_space(shell: Any) -> None:
         "'--out', 'one']); print(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])"
     )
     one = subprocess.run([sys.executable, "-c", peak], capture_output=True, check=True)
-    room = (int(one.stdout.split()[-1]) << 10) + (256 << 20)
+    room = (int(one.stdout.split()[-1]) << 10) + (512 << 20)
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room))  # noqa: E731
     result = shell("generate", "--seeds", "0-99", "--batch", "4096", preexec_fn=limit)
     assert result.returncode == 0, result.stderr
