@@ -50,21 +50,25 @@ def _keep_memory() -> None:
     when it is asked for again: a quarter of the time of a 1024x1024 picture.
     """
     trim_threshold, mmap_max = -1, -4  # of malloc.h
-    if libc := _glibc():
+    if (libc := _glibc()) and not _address_space_is_limited():
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def release_memory() -> None:
-    """Give back what is kept, after an attempt that there was no memory for.
-
-    What the heap holds of a limited address space is not there for code and stacks.
-    """
+    """Give back what is kept, after an attempt that there was no memory for."""
     import torch
 
     torch.cuda.empty_cache()  # nothing without CUDA
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def _address_space_is_limited() -> bool:
+    """Where what is kept in holes of the heap would be missing for code and stacks."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _glibc() -> ctypes.CDLL | None:
