@@ -17,7 +17,7 @@ test: .venv/installed-dev  ## all tests
 OLDEST := click httpx numpy pillow safetensors scipy tqdm av matplotlib
 
 test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
-	.venv-oldest/bin/pytest tests/cli tests/test_checkpoints.py tests/test_directions.py \
+	.venv-oldest/bin/pytest -W ignore tests/cli tests/test_checkpoints.py tests/test_directions.py \
 		tests/test_downloads.py tests/test_films.py tests/test_images.py tests/test_latents.py \
 		tests/test_photos.py tests/test_walks.py --ignore tests/cli/test_reliability.py \
 		--ignore tests/cli/test_hostile.py -k "not (killed or interrupt or tuned or tuning)"
