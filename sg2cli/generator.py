@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.styled_conv import add_rgb, styled_conv, styled_conv_rgb, to_rgb
+from sg2cli.ops.styled_conv import add_rgb, styled_conv, to_rgb
 from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
@@ -122,24 +122,6 @@ class SynthesisLayer(nn.Module):
             clamp,
         )
 
-    def with_rgb(
-        self, x: Tensor, w: Tensor, noise: Noise, torgb: ToRGB, w_torgb: Tensor, keep: bool
-    ) -> tuple[Tensor | None, Tensor]:
-        """The result, None unless `keep`, and ToRGB's: so the largest is never stored."""
-        return styled_conv_rgb(
-            x,
-            self.weight,
-            self.affine(w),
-            self.bias,
-            self._noise(noise),
-            self.slope,
-            self.gain,
-            self.clamp,
-            torgb.weight,
-            torgb.styles(w_torgb),
-            keep,
-        )
-
     def _noise(self, noise: Noise) -> Tensor | None:
         """[H,W] or [N,1,H,W], or [1,1,H,W], times its strength."""
         if not self.use_noise or noise == "none":
@@ -227,17 +209,12 @@ class SynthesisBlock(nn.Module):
             x = x.to(dtype)
             residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
             x = self.conv0(x, ws_conv[0], noise)
-        rgb = None
-        if residual is not None:  # two paths' sum keeps the variance
-            x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
-            rgb = self.torgb(x, w_torgb) if self.has_torgb else None
-        elif self.has_torgb:
-            x, rgb = self.conv1.with_rgb(
-                x, ws_conv[-1], noise, self.torgb, w_torgb, keep=not self.is_last
-            )
-        else:
+        if residual is None:
             x = self.conv1(x, ws_conv[-1], noise)
-        if rgb is not None:
+        else:  # two paths' sum keeps the variance
+            x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
+        if self.has_torgb:
+            rgb = self.torgb(x, w_torgb)
             img = add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img
 

@@ -1,12 +1,13 @@
 """The 3x3 convolution with frozen weights, and its gradient: where the time on a CPU goes.
 
-On a CPU in float32 it goes through NNPACK, whose Winograd F(6x6, 3x3) needs a fifth of the
+Where it pays, in float32, it goes through NNPACK, whose Winograd F(6x6, 3x3) needs a fifth of the
 multiplications of a direct convolution (Lavin and Gray 2015, arXiv:1509.09308), at a relative
 error of 5e-6. torch carries NNPACK, but takes it by itself on phones only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
 # Of a picture with fewer pixels, NNPACK takes longer to transform the weights than it saves; with
-# fewer channels, to transform the pixels. The batch does not count: another way rounds otherwise,
-# and a picture is to come out the same in any.
+# fewer channels, to transform the pixels, or to bring them into its layout and back. The batch
+# does not count: another way rounds otherwise, and a picture is to come out the same in any.
 LEAST_PIXELS = 1024
-LEAST_CHANNELS = 32
+LEAST_CHANNELS, LEAST_CHANNELS_LAST = 32, 128
 TILE = 6  # pixels of the result that Winograd computes at once, in each direction
 # A picture that is smaller than this is convolved together with the rest of its batch.
 SMALL = 4096
@@ -70,13 +71,16 @@ class _Conv3x3(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        if weight not in _TRANSPOSED:
-            _TRANSPOSED[weight] = transposed(weight)
-        return convolve(grad, _TRANSPOSED[weight]), None, None
+        return convolve_back(grad, weight), None, None
 
 
-# Frozen weights are turned but once: for small pictures that takes longer than the convolution.
-_TRANSPOSED = WeakTensorKeyDictionary()
+def energy(weight: Tensor) -> Tensor:
+    """The sum of squares of each kernel: [O,I,3,3] -> [O,I]."""
+    return _kept(weight, _energy)
+
+
+def _energy(weight: Tensor) -> Tensor:
+    return weight.square().sum(dim=(2, 3))
 
 
 def transposed(weight: Tensor) -> Tensor:
@@ -86,32 +90,64 @@ def transposed(weight: Tensor) -> Tensor:
     return weight.reshape(o, i, 9).transpose(0, 1).contiguous().flip(2).view(i, o, 3, 3)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: int = 1) -> Tensor:
-    """As `conv3x3`, for float32 on a CPU, with no gradient; `rows` of zeros above and below."""
+# What is made of frozen weights is made but once: for small pictures that takes longer than the
+# convolution. By weight and what made it; with the weight's version, as a change makes it stale.
+_KEPT = WeakTensorKeyDictionary()
+
+
+def _kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    if weight.is_inference():  # has no version; none that lasts is one
+        return make(weight)
+    known = _KEPT.setdefault(weight, {})
+    if make not in known or known[make][0] != weight._version:
+        with torch.inference_mode(False), torch.no_grad():  # to do for gradients, too
+            known[make] = weight._version, make(weight)
+    return known[make][1]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `conv3x3`, for float32 on a CPU, with no gradient. The result has the layout of x."""
     n, i, h, w = x.shape
-    if n > 1 and i < LEAST_CHANNELS:  # oneDNN sums so few in another order by the batch
-        return torch.cat(
-            [F.conv2d(one, weight, bias, padding=(rows, 1)) for one in torch.split(x, 1)]
-        )
-    if min(weight.shape[:2]) < LEAST_CHANNELS or h * w < LEAST_PIXELS or not takes_nnpack():
-        return F.conv2d(x, weight, bias, padding=(rows, 1))
-    if n > 1 and rows == 1 and h * w < SMALL:
+    if not _takes_nnpack(x, weight):
+        if n > 1 and i < LEAST_CHANNELS and not _is_channels_last(x):
+            # oneDNN sums so few in another order by the batch.
+            return torch.cat([F.conv2d(one, weight, bias, padding=1) for one in x.split(1)])
+        return F.conv2d(x, weight, bias, padding=1)
+    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    if n > 1 and h * w < SMALL:
         # One picture, tall: the weights are transformed once. Rows of zeros keep them apart, so
         # many that each begins where a tile does, and rounds as it would alone.
         pitch = -(-(h + 1) // TILE) * TILE
         tall = x.new_zeros(1, i, n, pitch, w)
         tall[0, :, :, :h] = x.transpose(0, 1)
-        y = _nnpack(tall.view(1, i, -1, w), weight, bias, rows)
-        return y.view(-1, n, pitch, w)[:, :, :h].transpose(0, 1).contiguous()
+        y = _nnpack(tall.view(1, i, -1, w), weight, bias)
+        return y.view(-1, n, pitch, w)[:, :, :h].transpose(0, 1).contiguous(memory_format=layout)
     x = x.contiguous()
     if n == 1:
-        return _nnpack(x, weight, bias, rows)
+        return _nnpack(x, weight, bias).contiguous(memory_format=layout)
     # NNPACK has a slower way for batches.
-    y = x.new_empty(n, weight.shape[0], h - 2 + 2 * rows, w)
+    y = torch.empty((n, len(weight), h, w), memory_format=layout)
     for picture, result in zip(x.unbind(), y.unbind(), strict=True):
-        result.copy_(_nnpack(picture[None], weight, bias, rows)[0])
+        result.copy_(_nnpack(picture[None], weight, bias)[0])
     return y
 
 
-def _nnpack(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
-    return torch._nnpack_spatial_convolution(x, weight.contiguous(), bias, (rows, 1))
+def convolve_back(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of x: that of the result [N,O,H,W], weight [O,I,3,3] -> [N,I,H,W]."""
+    if _takes_nnpack(grad, weight):
+        return convolve(grad, _kept(weight, transposed))
+    return F.conv_transpose2d(grad, weight, padding=1)
+
+
+def _takes_nnpack(x: Tensor, weight: Tensor) -> bool:
+    least = LEAST_CHANNELS_LAST if _is_channels_last(x) else LEAST_CHANNELS
+    pixels = x.shape[2] * x.shape[3]
+    return min(weight.shape[:2]) >= least and pixels >= LEAST_PIXELS and takes_nnpack()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _nnpack(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch._nnpack_spatial_convolution(x, weight.contiguous(), bias, (1, 1))

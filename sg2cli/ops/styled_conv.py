@@ -41,39 +41,9 @@ def styled_conv(
         return styled_conv_triton.styled_conv(
             x, weight, styles, bias, noise, taps, slope, gain, clamp
         )
-    if _by_cpu(x, weight, bias, taps):
-        y, _ = styled_conv_cpu.styled_conv(x, weight, styles, bias, noise, taps, slope, gain, clamp)
-        assert y is not None
-        return y
+    if styled_conv_cpu.serves(x, weight) and not _learns(weight, bias):
+        return styled_conv_cpu.styled_conv(x, weight, styles, bias, noise, taps, slope, gain, clamp)
     return styled_conv_reference(x, weight, styles, bias, noise, taps, slope, gain, clamp)
-
-
-def styled_conv_rgb(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    bias: Tensor,
-    noise: Tensor | None,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-    rgb_weight: Tensor,
-    rgb_styles: Tensor,
-    keep: bool = True,
-) -> tuple[Tensor | None, Tensor]:
-    """`styled_conv`, and `to_rgb` of its result: [N,O,H,W] (None unless `keep`), [N,C,H,W].
-
-    rgb_weight [C,O,1,1], rgb_styles [N,O].
-    """
-    if _by_cpu(x, weight, bias, None):
-        own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
-        y, rgb = styled_conv_cpu.styled_conv(
-            x, weight, styles, bias, noise, None, slope, gain, clamp, own, keep
-        )
-        assert rgb is not None
-        return y, rgb
-    y = styled_conv(x, weight, styles, bias, noise, None, slope, gain, clamp)
-    return y, to_rgb(y, rgb_weight, rgb_styles)
 
 
 def add_rgb(
@@ -93,10 +63,6 @@ def add_rgb(
         return styled_conv_triton.add_rgb(rgb, bias, clamp, img, taps)
     rgb = bias_act(rgb, bias, clamp=clamp).to(bias.dtype)
     return rgb if img is None else upsample2d(img, taps).add(rgb)
-
-
-def _by_cpu(x: Tensor, weight: Tensor, bias: Tensor, taps: ResampleFilter | None) -> bool:
-    return styled_conv_cpu.serves(x, weight, taps) and not _learns(weight, bias)
 
 
 def _by_triton(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
@@ -139,7 +105,8 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
         return modulated_conv2d(x, weight, styles, demodulate=False)
     # So few weights that each picture may have its own, which reads x but once.
     own = weight.flatten(1) * styles[:, None]  # [N,C,I]
-    return torch.bmm(own, x.flatten(2)).view(len(x), -1, *x.shape[2:])
+    pixels = torch.bmm(x.flatten(2).mT, own.mT)  # [N,HW,C], the order that is faster
+    return pixels.mT.reshape(len(x), -1, *x.shape[2:])
 
 
 def styled_conv_reference(

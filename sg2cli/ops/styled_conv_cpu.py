@@ -1,18 +1,16 @@
 """`styled_conv` on a CPU, in float32, for weights that do not learn.
 
-The pictures are taken in pieces that stay in the cache: a piece is scaled by the styles, convolved,
-written once, and has all that follows done to it in place. Upsampling is part of the convolution:
-zero insertion, 3x3 kernel and filter together are a 3x3 convolution for each of the four pixels
-that a pixel becomes, for which `conv2d` has a fast way.
+In channels_last, where oneDNN's convolutions are at their fastest, among them those with a filter
+for each channel. Styles and demodulation multiply the weights where those are fewer than pixels,
+and the filter: then only noise and activation are steps of their own, in place.
 
-The gradient is taken likewise, piece by piece, out of x and the result alone: that of x, styles and
-noise, and of no weight.
+The gradient is that of x, styles and noise, and of no weight, out of x and the result alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -20,26 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sg2cli.ops.conv2d import convolve, takes_nnpack, transposed
-from sg2cli.ops.upfirdn2d import polyphase
+from sg2cli.ops.conv2d import convolve, convolve_back, energy
+from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 
-# Below so many pixels, torch's own operations take no longer.
-LEAST_PIXELS = 2048
-# Numbers of x in a piece, 8 MiB: with what becomes of them they stay in a cache of 32 MiB.
-PIECE = 1 << 21
-# A piece has at least so many pixels, whatever that makes: each transforms the weights anew.
-LEAST_PIECE = 8192
+LAST = torch.channels_last
 
 
-def serves(x: Tensor, weight: Tensor, taps: ResampleFilter | None) -> bool:
+def serves(x: Tensor, weight: Tensor) -> bool:
     """Whether this is the way for x and weight, gradients in the weight apart."""
-    if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
-        return False
-    if x.shape[2] * x.shape[3] < LEAST_PIXELS:
-        return False
-    # Four pixels of 3x3 products instead of nine products in all: only Winograd makes up for it.
-    return taps is None or (len(taps) <= 4 and takes_nnpack())
+    single = x.dtype == weight.dtype == torch.float32
+    return x.device.type == "cpu" and single and torch.backends.mkldnn.is_available()
 
 
 def styled_conv(
@@ -52,37 +41,26 @@ def styled_conv(
     slope: float,
     gain: float,
     clamp: float | None,
-    rgb_weight: Tensor | None = None,
-    keep: bool = True,
-) -> tuple[Tensor | None, Tensor | None]:
-    """See `sg2cli.ops.styled_conv`. With rgb_weight [N,C,O] also its product with the result.
-
-    -> [N,O,uH,uW] and [N,C,uH,uW]; only the second without `keep`, which then is never stored as a
-    whole unless a gradient needs it.
-    """
-    energy = styles.square() @ weight.square().sum(dim=(2, 3)).T  # [N,O], eq. 2 squared
-    scale = (energy + 1e-8).rsqrt()
+) -> Tensor:
+    """See `sg2cli.ops.styled_conv`."""
+    # A gain above 0 may as well go before the leaky ReLU.
+    scale = (styles.square() @ energy(weight).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
     if noise is not None:
-        noise = noise.reshape(-1, 1, *noise.shape[-2:])
-    operands = (x, weight, styles, scale, bias, noise, rgb_weight)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
-    how = _How(taps, slope, gain, clamp, keep, keep or learns)
-    return _StyledConv.apply(*operands, how)
+        noise = noise.reshape(-1, 1, *noise.shape[-2:]) * gain
+    x = x.contiguous(memory_format=LAST)
+    return _StyledConv.apply(x, weight, styles, scale, bias * gain, noise, _How(taps, slope, clamp))
 
 
 class _How(NamedTuple):
     taps: ResampleFilter | None
     slope: float
-    gain: float
     clamp: float | None
-    returns: bool  # the result itself
-    stores: bool
 
 
 class _StyledConv(torch.autograd.Function):
     """x [N,I,H,W], weight [O,I,3,3], styles [N,I], scale [N,O], bias [O], noise [N|1,1,uH,uW].
 
-    rgb_weight [N,C,O]; u is 2 where it upsamples, else 1; -> [N,O,uH,uW], [N,C,uH,uW].
+    -> [N,O,uH,uW]; u is 2 where it upsamples, else 1.
     """
 
     @staticmethod
@@ -94,152 +72,126 @@ class _StyledConv(torch.autograd.Function):
         scale: Tensor,
         bias: Tensor,
         noise: Tensor | None,
-        rgb_weight: Tensor | None,
         how: _How,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        u = 2 if how.taps else 1
-        kernel = upsampling_kernel(weight, how.taps) if how.taps else weight
-        n, _, h, w = x.shape
-        y = x.new_empty(n, len(weight), u * h, u * w) if how.stores else None
-        rgb = None
-        if rgb_weight is not None:
-            assert u == 1
-            rgb = x.new_empty(n, rgb_weight.shape[1], h, w)
-        for piece in _pieces(x):
-            some, rows = piece.samples, piece.rows(u)
-            frame, inside = piece.frame(x, x.shape[1])
-            torch.mul(x[some, :, piece.around()], styles[some, :, None, None], out=inside)
-            t = piece.unframe(convolve(frame, kernel, rows=0), u)
-            # A gain above 0 may as well go before the leaky ReLU.
-            t.mul_((scale[some] * how.gain)[:, None, None, :, None, None])
-            if noise is not None:
-                t.add_(_apart(_of(noise, some)[:, :, rows] * how.gain, u))
-            t.add_(bias[:, None, None], alpha=how.gain)
-            if how.slope != 1:
-                F.leaky_relu_(t, how.slope)
-            if how.clamp is not None:
-                t.clamp_(-how.clamp, how.clamp)
-            if y is not None:
-                _apart(y[some, :, rows], u).copy_(t)
-            if rgb is not None and rgb_weight is not None:
-                part = torch.bmm(rgb_weight[some], t[:, 0, 0].flatten(2))
-                rgb[some, :, rows] = part.view(len(part), -1, piece.bottom - piece.top, w)
-        ctx.save_for_backward(x, weight, styles, scale, bias, noise, rgb_weight, y)
-        ctx.set_materialize_grads(False)
+    ) -> Tensor:
+        taps, slope, clamp = how
+        if _own_weights(x, weight):
+            parts = zip(x.split(1), styles[:, None, :, None, None], scale, strict=True)
+            y = _joined(
+                (
+                    blur(_upconv(one, weight * s), taps, factor, bias)
+                    if taps
+                    else convolve(one, weight * (s * factor[:, None, None, None]), bias)
+                    for one, s, factor in parts
+                ),
+                len(x),
+            )
+        else:
+            scaled = x * styles[:, :, None, None]
+            if taps:
+                y = blur(_upconv(scaled, weight), taps)
+            else:
+                y = convolve(scaled, weight)
+            y.mul_(scale[:, :, None, None]).add_(bias[:, None, None])
+        if noise is not None:
+            y.add_(noise)
+        if slope != 1:
+            F.leaky_relu_(y, slope)
+        if clamp is not None:
+            y.clamp_(-clamp, clamp)
+        ctx.save_for_backward(x, weight, styles, scale, bias, noise, y)
         ctx.how = how
-        return (y if how.returns else None), rgb
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, drgb: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, styles, scale, bias, noise, rgb_weight, y = ctx.saved_tensors
-        taps, slope, gain, clamp, *_ = ctx.how
-        u = 2 if taps else 1
-        kernel = transposed(upsampling_kernel(weight, taps) if taps else weight)
-        dx, dstyles, dscale = torch.empty_like(x), torch.zeros_like(styles), torch.zeros_like(scale)
-        dnoise = None if noise is None else y.new_empty(len(y), 1, *y.shape[2:])
-        drgb_weight = None if rgb_weight is None else torch.zeros_like(rgb_weight)
-        for piece in _pieces(x):
-            some, inner, rows = piece.samples, piece.inner(u), piece.rows(u)
-            around = piece.around(u)
-            part = y[some, :, around]
-            dt = None if dy is None else dy[some, :, around]
-            if drgb is not None and drgb_weight is not None:
-                drgb_part = drgb[some, :, around].flatten(2)
-                through = torch.bmm(rgb_weight[some].mT, drgb_part).view(part.shape)
-                dt = through if dt is None else through.add_(dt)
-                drgb_part, y_part = (z[some, :, rows].flatten(2) for z in (drgb, y))
-                drgb_weight[some] += torch.bmm(drgb_part, y_part.mT)
-            if dt is None:
-                return (None,) * 8
-            if clamp is not None:
-                dt = torch.ops.aten.hardtanh_backward(dt, part, -clamp, clamp)
-            # scale * dscale is the sum over the convolution's result times its gradient. That
-            # result is `part` less gain, slope, bias and noise; gain and slope cancel out.
-            total = (dt * part)[:, :, inner].sum(dim=(2, 3))
-            if slope != 1:
-                dt = torch.ops.aten.leaky_relu_backward(dt, part, slope, True)
-            dt = dt * gain
-            within = dt[:, :, inner]
-            total -= bias * within.sum(dim=(2, 3))
-            if dnoise is not None:
-                total -= (within * _of(noise, some)[:, :, rows]).sum(dim=(2, 3))
-                dnoise[some, :, rows] = within.sum(dim=1, keepdim=True)
-            dscale[some] += total / scale[some]
-            frame, inside = piece.frame(x, u * u * dt.shape[1])
-            inside = inside.view(len(dt), u, u, dt.shape[1], -1, x.shape[3])
-            inside.copy_(_apart(dt * scale[some, :, None, None], u))
-            dt = piece.unframe(convolve(frame, kernel, rows=0))[:, 0, 0]
-            here = piece.rows()
-            dstyles[some] += (dt * x[some, :, here]).sum(dim=(2, 3))
-            torch.mul(dt, styles[some, :, None, None], out=dx[some, :, here])
-        if dnoise is not None:
-            dnoise = dnoise.sum_to_size(noise.shape)
-        return dx, None, dstyles, dscale, None, dnoise, drgb_weight, None
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
+        taps, slope, clamp = ctx.how
+        d = dy.contiguous(memory_format=LAST)
+        if clamp is not None:
+            d = torch.ops.aten.hardtanh_backward(d, y, -clamp, clamp)
+        # scale * dscale is the sum over the convolution's result times its gradient. That result
+        # is y less slope, bias and noise; the slope cancels out.
+        total = (d * y).sum(dim=(2, 3))
+        if slope != 1:
+            d = torch.ops.aten.leaky_relu_backward(d, y, slope, True)
+        pixels = d.permute(0, 2, 3, 1).flatten(1, 2)  # [N,HW,O]
+        total -= bias * pixels.sum(dim=1)
+        dnoise = None
+        if noise is not None:
+            total -= (noise.flatten(1)[:, None] @ pixels)[:, 0]
+            dnoise = pixels.sum(dim=2).view(len(y), 1, *y.shape[2:]).sum_to_size(noise.shape)
+        dscale = total / scale
+        if _own_weights(x, weight):
+            dx = _joined(
+                (
+                    F.conv2d(blur_back(one, taps, factor), weight.transpose(0, 1), stride=2)
+                    if taps
+                    else convolve_back(one, weight * factor[:, None, None, None])
+                    for one, factor in zip(d.split(1), scale, strict=True)
+                ),
+                len(x),
+            )
+        else:
+            d = d * scale[:, :, None, None]
+            if taps:
+                dx = F.conv2d(blur_back(d, taps), weight.transpose(0, 1), stride=2)
+            else:
+                dx = convolve_back(d, weight)
+        dstyles = (dx * x).sum(dim=(2, 3))
+        dx = dx.mul_(styles[:, :, None, None])
+        return dx, None, dstyles, dscale, None, dnoise, None
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows of one picture.
+def _own_weights(x: Tensor, weight: Tensor) -> bool:
+    """Whether each picture has weights of its own: where they are fewer than its numbers in x."""
+    return 9 * len(weight) <= x.shape[2] * x.shape[3]
 
-    Slices of rows are those of a picture u times as high.
+
+def _upconv(x: Tensor, weight: Tensor) -> Tensor:
+    """Zero insertion and convolution: x [N,I,H,W], weight [O,I,3,3] -> [N,O,2H+1,2W+1]."""
+    return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+
+
+def _joined(parts: Iterator[Tensor], n: int) -> Tensor:
+    """A batch of n pictures, of which no more than one is there twice."""
+    first = next(parts)
+    if n == 1:
+        return first
+    batch = torch.empty((n, *first.shape[1:]), dtype=first.dtype, memory_format=LAST)
+    batch[:1] = first
+    del first
+    for k, part in enumerate(parts, 1):
+        batch[k : k + 1] = part
+    return batch
+
+
+def blur(
+    t: Tensor, taps: ResampleFilter, scale: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Each channel filtered, with a gain of 4: t [N,O,2H+1,2W+1] -> scale * t + bias [N,O,2H,2W].
+
+    scale and bias [O]
     """
-
-    samples: slice
-    top: int
-    bottom: int
-    height: int  # of a picture
-
-    def rows(self, u: int = 1) -> slice:
-        return slice(u * self.top, u * self.bottom)
-
-    def around(self, u: int = 1) -> slice:
-        """And one row more on either side, where there is one."""
-        return slice(u * max(self.top - 1, 0), u * min(self.bottom + 1, self.height))
-
-    def inner(self, u: int = 1) -> slice:
-        """Of what is `around`, the piece itself."""
-        before = self.top - max(self.top - 1, 0)
-        return slice(u * before, u * (before + self.bottom - self.top))
-
-    def frame(self, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        """[1,C,2+r,W] to convolve, and the place in it for what is `around`; the rest is zeros."""
-        place = self.around()
-        frame = x.new_zeros(1, channels, 2 + self.bottom - self.top, x.shape[3])
-        start = 0 if self.top else 1
-        return frame, frame[:, :, start : start + place.stop - place.start]
-
-    def unframe(self, y: Tensor, u: int = 1) -> Tensor:
-        """What the convolution without its border gives, as [1,u,u,O,r,W]."""
-        return y.view(1, u, u, -1, self.bottom - self.top, y.shape[3])
+    kernel = _kernels(taps, t.shape[1], t.dtype)
+    if scale is not None:
+        kernel = kernel * scale[:, None, None, None]
+    return F.conv2d(t, kernel, bias, padding=kernel.shape[-1] // 2 - 1, groups=t.shape[1])
 
 
-def _pieces(x: Tensor) -> Iterator[_Piece]:
-    # Never of several pictures: Winograd's rounding depends on where a pixel lies in its tile, and
-    # a picture is to come out the same, to the last bit, at any place in a batch.
-    n, channels, h, w = x.shape
-    rows = max(1, max(LEAST_PIECE, PIECE // channels) // w)
-    for i in range(n):
-        for top in range(0, h, rows):
-            yield _Piece(slice(i, i + 1), top, min(top + rows, h), h)
+def blur_back(d: Tensor, taps: ResampleFilter, scale: Tensor | None = None) -> Tensor:
+    """The gradient of t: d [N,O,2H,2W], scale [O] -> [N,O,2H+1,2W+1]."""
+    kernel = _kernels(taps, d.shape[1], d.dtype).flip(2, 3)
+    if scale is not None:
+        kernel = kernel * scale[:, None, None, None]
+    return F.conv2d(d, kernel, padding=kernel.shape[-1] // 2, groups=d.shape[1])
 
 
-def _apart(y: Tensor, u: int) -> Tensor:
-    """[N,O,uH,uW] -> [N,u,u,O,H,W]: the pixels that a pixel becomes, apart. A view."""
-    n, o, h, w = y.shape
-    return y.view(n, o, h // u, u, w // u, u).permute(0, 3, 5, 1, 2, 4)
-
-
-def _of(noise: Tensor, samples: slice) -> Tensor:
-    return noise if len(noise) == 1 else noise[samples]
-
-
-def upsampling_kernel(weight: Tensor, taps: ResampleFilter) -> Tensor:
-    """Zero insertion, `weight` and the filter as one kernel: [O,I,3,3] -> [4O,I,3,3].
-
-    Its results are the pixels (0,0), (0,1), (1,0), (1,1) of every 2x2, each O channels.
-    """
-    o, i, _, _ = weight.shape
-    spread = polyphase(taps, 3).to(weight.dtype)
-    kernel = torch.bmm(weight.reshape(1, o * i, 9).expand(4, -1, -1), spread)
-    return kernel.view(4 * o, i, 3, 3)
+@lru_cache(maxsize=64)
+def _kernels(taps: ResampleFilter, channels: int, dtype: torch.dtype) -> Tensor:
+    """[O,1,f,f], as `conv2d` takes it, times 4 for the zeros that were inserted; f is even."""
+    with torch.inference_mode(False):  # what is kept must do for gradients, too
+        f = 4 * filter_kernel(taps, dtype, torch.device("cpu")).flip(0, 1)
+        odd = len(f) % 2
+        return F.pad(f, (0, odd, 0, odd)).repeat(channels, 1, 1, 1)
