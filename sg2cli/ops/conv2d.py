@@ -113,7 +113,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             # oneDNN sums so few in another order by the batch.
             return torch.cat([F.conv2d(one, weight, bias, padding=1) for one in x.split(1)])
         return F.conv2d(x, weight, bias, padding=1)
-    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    last = _is_channels_last(x)
     if n > 1 and h * w < SMALL:
         # One picture, tall: the weights are transformed once. Rows of zeros keep them apart, so
         # many that each begins where a tile does, and rounds as it would alone.
@@ -121,15 +121,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tall = x.new_zeros(1, i, n, pitch, w)
         tall[0, :, :, :h] = x.transpose(0, 1)
         y = _nnpack(tall.view(1, i, -1, w), weight, bias)
-        return y.view(-1, n, pitch, w)[:, :, :h].transpose(0, 1).contiguous(memory_format=layout)
-    x = x.contiguous()
-    if n == 1:
-        return _nnpack(x, weight, bias).contiguous(memory_format=layout)
+        y = y.view(-1, n, pitch, w)[:, :, :h].transpose(0, 1)
+        return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     # NNPACK has a slower way for batches.
-    y = torch.empty((n, len(weight), h, w), memory_format=layout)
-    for picture, result in zip(x.unbind(), y.unbind(), strict=True):
-        result.copy_(_nnpack(picture[None], weight, bias)[0])
-    return y
+    parts = [_nnpack(one.contiguous(), weight, bias) for one in x.split(1)]
+    if last:  # as matrices, which torch turns faster
+        parts = [y.flatten(2).mT.contiguous().mT.view(y.shape) for y in parts]
+    return parts[0] if n == 1 else torch.cat(parts)
 
 
 def convolve_back(grad: Tensor, weight: Tensor) -> Tensor:

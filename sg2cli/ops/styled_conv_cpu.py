@@ -1,15 +1,17 @@
 """`styled_conv` on a CPU, in float32, for weights that do not learn.
 
 In channels_last, where oneDNN's convolutions are at their fastest, among them those with a filter
-for each channel. Styles and demodulation multiply the weights where those are fewer than pixels,
-and the filter: then only noise and activation are steps of their own, in place.
+for each channel. A batch is taken in pieces that stay in the cache and whose memory serves the next
+one: some pictures, or some rows of one, which lie together in this layout. Where pixels are many,
+styles and demodulation multiply the weights and the filter instead of them.
 
 The gradient is that of x, styles and noise, and of no weight, out of x and the result alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +24,12 @@ from sg2cli.ops.conv2d import convolve, convolve_back, energy
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 
+# Numbers of x in a piece, 8 MiB: with what becomes of them they stay in a cache of 32 MiB.
+PIECE = 1 << 21
+# A piece has at least so many pixels, whatever that makes: Winograd transforms the weights in each.
+LEAST_PIECE = 8192
+# A picture of so many numbers has weights of its own.
+OWN_WEIGHTS = 1 << 20
 LAST = torch.channels_last
 
 
@@ -75,30 +83,22 @@ class _StyledConv(torch.autograd.Function):
         how: _How,
     ) -> Tensor:
         taps, slope, clamp = how
-        if _own_weights(x, weight):
-            parts = zip(x.split(1), styles[:, None, :, None, None], scale, strict=True)
-            y = _joined(
-                (
-                    blur(_upconv(one, weight * s), taps, factor, bias)
-                    if taps
-                    else convolve(one, weight * (s * factor[:, None, None, None]), bias)
-                    for one, s, factor in parts
-                ),
-                len(x),
-            )
-        else:
-            scaled = x * styles[:, :, None, None]
-            if taps:
-                y = blur(_upconv(scaled, weight), taps)
-            else:
-                y = convolve(scaled, weight)
-            y.mul_(scale[:, :, None, None]).add_(bias[:, None, None])
-        if noise is not None:
-            y.add_(noise)
-        if slope != 1:
-            F.leaky_relu_(y, slope)
-        if clamp is not None:
-            y.clamp_(-clamp, clamp)
+        n, _, h, w = x.shape
+        u = 2 if taps else 1
+        y = torch.empty((n, len(weight), u * h, u * w), dtype=x.dtype, memory_format=LAST)
+        for some, pieces in _shares(x, taps):
+            convolution = _convolution(x[some], weight, styles[some], scale[some], bias, taps)
+            for piece in pieces:
+                t = convolution(x[some, :, piece.around()])[:, :, piece.inner(u)]
+                result = y[some, :, piece.rows(u)]
+                if noise is None:
+                    result.copy_(t)
+                else:
+                    torch.add(t, _of(noise, some)[:, :, piece.rows(u)], out=result)
+                if slope != 1:
+                    F.leaky_relu_(result, slope)
+                if clamp is not None:
+                    result.clamp_(-clamp, clamp)
         ctx.save_for_backward(x, weight, styles, scale, bias, noise, y)
         ctx.how = how
         return y
@@ -108,90 +108,139 @@ class _StyledConv(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
         taps, slope, clamp = ctx.how
-        d = dy.contiguous(memory_format=LAST)
-        if clamp is not None:
-            d = torch.ops.aten.hardtanh_backward(d, y, -clamp, clamp)
-        # scale * dscale is the sum over the convolution's result times its gradient. That result
-        # is y less slope, bias and noise; the slope cancels out.
-        total = (d * y).sum(dim=(2, 3))
-        if slope != 1:
-            d = torch.ops.aten.leaky_relu_backward(d, y, slope, True)
-        pixels = d.permute(0, 2, 3, 1).flatten(1, 2)  # [N,HW,O]
-        total -= bias * pixels.sum(dim=1)
-        dnoise = None
-        if noise is not None:
-            total -= (noise.flatten(1)[:, None] @ pixels)[:, 0]
-            dnoise = pixels.sum(dim=2).view(len(y), 1, *y.shape[2:]).sum_to_size(noise.shape)
-        dscale = total / scale
-        if _own_weights(x, weight):
-            dx = _joined(
-                (
-                    F.conv2d(blur_back(one, taps, factor), weight.transpose(0, 1), stride=2)
-                    if taps
-                    else convolve_back(one, weight * factor[:, None, None, None])
-                    for one, factor in zip(d.split(1), scale, strict=True)
-                ),
-                len(x),
-            )
-        else:
-            d = d * scale[:, :, None, None]
-            if taps:
-                dx = F.conv2d(blur_back(d, taps), weight.transpose(0, 1), stride=2)
-            else:
-                dx = convolve_back(d, weight)
-        dstyles = (dx * x).sum(dim=(2, 3))
-        dx = dx.mul_(styles[:, :, None, None])
+        u = 2 if taps else 1
+        dx, dstyles, dscale = torch.empty_like(x), torch.zeros_like(styles), torch.zeros_like(scale)
+        dnoise = None if noise is None else y.new_empty(len(y), 1, *y.shape[2:])
+        for some, pieces in _shares(x, taps):
+            back = _convolution_back(x[some], weight, scale[some], taps)
+            for piece in pieces:
+                inner, rows = piece.inner(u), piece.rows(u)
+                d, part = (z[some, :, piece.around(u)] for z in (dy, y))
+                if clamp is not None:
+                    d = torch.ops.aten.hardtanh_backward(d, part, -clamp, clamp)
+                # scale * dscale is the sum over the convolution's result times its gradient. That
+                # result is y less slope, bias and noise; the slope cancels out.
+                total = (d * part)[:, :, inner].sum(dim=(2, 3))
+                if slope != 1:
+                    d = torch.ops.aten.leaky_relu_backward(d, part, slope, True)
+                within = d[:, :, inner]
+                total -= bias * within.sum(dim=(2, 3))
+                if noise is not None and dnoise is not None:
+                    total -= (within * _of(noise, some)[:, :, rows]).sum(dim=(2, 3))
+                    torch.sum(within, dim=1, keepdim=True, out=dnoise[some, :, rows])
+                dscale[some] += total / scale[some]
+                d, here = back(d)[:, :, piece.inner()], piece.rows()
+                dstyles[some] += (d * x[some, :, here]).sum(dim=(2, 3))
+                torch.mul(d, styles[some, :, None, None], out=dx[some, :, here])
+        if dnoise is not None:
+            dnoise = dnoise.sum_to_size(noise.shape)
         return dx, None, dstyles, dscale, None, dnoise, None
 
 
-def _own_weights(x: Tensor, weight: Tensor) -> bool:
-    """Whether each picture has weights of its own: where they are fewer than its numbers in x."""
-    return 9 * len(weight) <= x.shape[2] * x.shape[3]
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    taps: ResampleFilter | None,
+) -> Callable[[Tensor], Tensor]:
+    """scale * convolved(styles * x) + bias, of these pictures or rows of them."""
+    if not _has_own_weights(x):
+        into, out, plus = styles[:, :, None, None], scale[:, :, None, None], bias[:, None, None]
+        if taps:
+            kernel = blur_kernel(taps, len(bias))
+            return lambda x: torch.addcmul(plus, blur(_upsampled(x * into, weight), kernel), out)
+        return lambda x: torch.addcmul(plus, convolve(x * into, weight), out)
+    weight = weight * styles[0, :, None, None]
+    if taps:
+        kernel = blur_kernel(taps, len(bias)) * scale[0, :, None, None, None]
+        return lambda x: blur(_upsampled(x, weight), kernel, bias)
+    weight *= scale[0, :, None, None, None]
+    return lambda x: convolve(x, weight, bias)
 
 
-def _upconv(x: Tensor, weight: Tensor) -> Tensor:
+def _convolution_back(
+    x: Tensor, weight: Tensor, scale: Tensor, taps: ResampleFilter | None
+) -> Callable[[Tensor], Tensor]:
+    """The gradient of styles * x."""
+    own = scale[0, :, None, None, None]
+    if taps:
+        kernel, turned = blur_kernel(taps, len(weight)).flip(2, 3), weight.transpose(0, 1)
+        if _has_own_weights(x):
+            kernel = kernel * own
+            return lambda d: F.conv2d(blur_back(d, kernel), turned, stride=2)
+        out = scale[:, :, None, None]
+        return lambda d: F.conv2d(blur_back(d * out, kernel), turned, stride=2)
+    if _has_own_weights(x):
+        weight = weight * own
+        return lambda d: convolve_back(d, weight)
+    return lambda d: convolve_back(d * scale[:, :, None, None], weight)
+
+
+def _has_own_weights(x: Tensor) -> bool:
+    return x[0].numel() >= OWN_WEIGHTS
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of a picture; slices are those of one that is u times as high."""
+
+    top: int
+    bottom: int
+    height: int  # of the picture
+    halo: int  # rows on either side that the result depends on
+
+    def rows(self, u: int = 1) -> slice:
+        return slice(u * self.top, u * self.bottom)
+
+    def around(self, u: int = 1) -> slice:
+        """With the halo, where there is one. Of its convolution only `inner` is right."""
+        last = min(self.bottom + self.halo, self.height)
+        return slice(u * max(self.top - self.halo, 0), u * last)
+
+    def inner(self, u: int = 1) -> slice:
+        """Of what is `around`, the piece itself."""
+        before = u * self.top - self.around(u).start
+        return slice(before, before + u * (self.bottom - self.top))
+
+
+def _shares(x: Tensor, taps: ResampleFilter | None) -> Iterator[tuple[slice, list[_Piece]]]:
+    """Pictures that are convolved together, and in which pieces."""
+    n, channels, h, w = x.shape
+    pixels = max(LEAST_PIECE, PIECE // channels)
+    count, rows = max(1, pixels // (h * w)), max(1, min(h, pixels // w))
+    if _has_own_weights(x):
+        count = 1
+    halo = -(-len(taps) // 4) if taps else 1
+    pieces = [_Piece(top, min(top + rows, h), h, halo) for top in range(0, h, rows)]
+    for i in range(0, n, count):
+        yield slice(i, min(i + count, n)), pieces
+
+
+def _of(noise: Tensor, some: slice) -> Tensor:
+    return noise if len(noise) == 1 else noise[some]
+
+
+def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
     """Zero insertion and convolution: x [N,I,H,W], weight [O,I,3,3] -> [N,O,2H+1,2W+1]."""
     return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
 
 
-def _joined(parts: Iterator[Tensor], n: int) -> Tensor:
-    """A batch of n pictures, of which no more than one is there twice."""
-    first = next(parts)
-    if n == 1:
-        return first
-    batch = torch.empty((n, *first.shape[1:]), dtype=first.dtype, memory_format=LAST)
-    batch[:1] = first
-    del first
-    for k, part in enumerate(parts, 1):
-        batch[k : k + 1] = part
-    return batch
-
-
-def blur(
-    t: Tensor, taps: ResampleFilter, scale: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
-    """Each channel filtered, with a gain of 4: t [N,O,2H+1,2W+1] -> scale * t + bias [N,O,2H,2W].
-
-    scale and bias [O]
-    """
-    kernel = _kernels(taps, t.shape[1], t.dtype)
-    if scale is not None:
-        kernel = kernel * scale[:, None, None, None]
+def blur(t: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The filter after `_upsampled`: t [N,O,2H+1,2W+1], kernel [O,1,f,f] -> [N,O,2H,2W]."""
     return F.conv2d(t, kernel, bias, padding=kernel.shape[-1] // 2 - 1, groups=t.shape[1])
 
 
-def blur_back(d: Tensor, taps: ResampleFilter, scale: Tensor | None = None) -> Tensor:
-    """The gradient of t: d [N,O,2H,2W], scale [O] -> [N,O,2H+1,2W+1]."""
-    kernel = _kernels(taps, d.shape[1], d.dtype).flip(2, 3)
-    if scale is not None:
-        kernel = kernel * scale[:, None, None, None]
+def blur_back(d: Tensor, kernel: Tensor) -> Tensor:
+    """The gradient of t, with the kernel turned by 180 degrees: d [N,O,2H,2W]."""
     return F.conv2d(d, kernel, padding=kernel.shape[-1] // 2, groups=d.shape[1])
 
 
 @lru_cache(maxsize=64)
-def _kernels(taps: ResampleFilter, channels: int, dtype: torch.dtype) -> Tensor:
+def blur_kernel(taps: ResampleFilter, channels: int) -> Tensor:
     """[O,1,f,f], as `conv2d` takes it, times 4 for the zeros that were inserted; f is even."""
     with torch.inference_mode(False):  # what is kept must do for gradients, too
-        f = 4 * filter_kernel(taps, dtype, torch.device("cpu")).flip(0, 1)
+        f = 4 * filter_kernel(taps, torch.float32, torch.device("cpu")).flip(0, 1)
         odd = len(f) % 2
         return F.pad(f, (0, odd, 0, odd)).repeat(channels, 1, 1, 1)
