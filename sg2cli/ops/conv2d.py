@@ -1,15 +1,15 @@
 """The 3x3 convolution with frozen weights, and its gradient: where the time on a CPU goes.
 
-Where it pays, in float32, it goes through NNPACK, whose Winograd F(6x6, 3x3) needs a fifth of the
-multiplications of a direct convolution (Lavin and Gray 2015, arXiv:1509.09308), at a relative
-error of 5e-6. torch carries NNPACK, but takes it by itself on phones only.
+In float32 and channels_last, down the columns of a picture by Winograd's F(4,3), which takes half
+of the multiplications of a direct convolution (Lavin and Gray 2015, arXiv:1509.09308, section 4.3),
+at a relative error of 5e-6. Along the rows they are those of torch's own 1x3 convolutions, so that
+all the rest is sums of whole rows, and any processor is used as well as oneDNN uses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,35 +18,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# Of a picture with fewer pixels, NNPACK takes longer to transform the weights than it saves; with
-# fewer channels, to transform the pixels, or to bring them into its layout and back. The batch
-# does not count: another way rounds otherwise, and a picture is to come out the same in any.
+# Of fewer channels or pixels, the sums take longer than the multiplications that they save. The
+# batch does not count: another way rounds otherwise, and a picture is to come out the same in any.
+LEAST_CHANNELS = 64
 LEAST_PIXELS = 1024
-LEAST_CHANNELS, LEAST_CHANNELS_LAST = 32, 128
-TILE = 6  # pixels of the result that Winograd computes at once, in each direction
-# A picture that is smaller than this is convolved together with the rest of its batch.
-SMALL = 4096
-
-
-@cache
-def has_nnpack() -> bool:
-    """Whether this torch has NNPACK, and this processor what it needs. It also initialises it."""
-    if not hasattr(torch, "_nnpack_spatial_convolution"):
-        return False
-    return bool(torch.backends.nnpack.is_available())  # type: ignore[no-untyped-call]
-
-
-@cache
-def takes_nnpack() -> bool:
-    """Whether convolutions go through NNPACK, which has no AVX512.
-
-    With that, on Intel's Xeons, direct convolutions do 180 GFLOP/s a core; Winograd, as many as it
-    spares counted in, 100 to 200. On AMD's it was faster even so.
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    is_intel = cpuinfo.is_file() and b"GenuineIntel" in cpuinfo.read_bytes()[:4096]
-    direct = is_intel and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return has_nnpack() and not direct
+TILE = 4  # rows of the result that are computed together
+LAST = torch.channels_last
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,29 +42,106 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)  # nothing of x: the weight is frozen
-        return convolve(x, weight, bias)
+        return convolve(x.contiguous(memory_format=LAST), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return convolve_back(grad, weight), None, None
+        return convolve_back(grad.contiguous(memory_format=LAST), weight), None, None
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: slice | None = None
+) -> Tensor:
+    """As `conv3x3`, of x in channels_last, with no gradient; only these rows of the result."""
+    rows = rows or slice(0, x.shape[2])
+    if _takes_winograd(x, weight, rows):
+        return _winograd(x, kept(weight, _transformed), bias, rows.start, rows.stop)
+    return _rows_of(F.conv2d(x, weight, bias, padding=1), rows)
+
+
+def convolve_back(grad: Tensor, weight: Tensor, rows: slice | None = None) -> Tensor:
+    """The gradient of x: that of the result [N,O,H,W], weight [O,I,3,3] -> [N,I,H,W]."""
+    rows = rows or slice(0, grad.shape[2])
+    if _takes_winograd(grad, weight, rows):
+        return _winograd(grad, kept(weight, _transformed_back), None, rows.start, rows.stop)
+    return _rows_of(F.conv_transpose2d(grad, weight, padding=1), rows)
+
+
+def _rows_of(y: Tensor, rows: slice) -> Tensor:
+    return y if rows == slice(0, y.shape[2]) else y[:, :, rows]
+
+
+def _takes_winograd(x: Tensor, weight: Tensor, rows: slice) -> bool:
+    return (
+        min(weight.shape[:2]) >= LEAST_CHANNELS
+        and x.shape[2] * x.shape[3] >= LEAST_PIXELS
+        and (rows.stop - rows.start) % TILE == 0
+    )
+
+
+def _winograd(x: Tensor, weights: Tensor, bias: Tensor | None, top: int, bottom: int) -> Tensor:
+    """Rows of the convolution: x [N,I,H,W], weights [6,O,I,1,3] -> [N,O,bottom-top,W].
+
+    The transforms are those of the points 0, 1, -1, 2, -2 and infinity.
+    """
+    x = x.permute(0, 2, 3, 1)  # [N,H,W,I]
+    n, height, w, channels = x.shape
+    tiles = (bottom - top) // TILE
+    # d0 to d5 of each tile; the first d0 and the last d5 may lie outside, where zeros are.
+    d1, d2, d3, d4 = (x[:, top + k : bottom : TILE] for k in range(TILE))
+    v = x.new_empty(6, n, tiles, w, channels)
+    a, b = torch.sub(d4, d2, alpha=4), torch.sub(d3, d1, alpha=4)
+    torch.add(a, b, out=v[1])
+    torch.sub(a, b, out=v[2])
+    torch.sub(d4, d2, out=a)
+    torch.sub(d3, d1, out=b)
+    torch.add(a, b, alpha=2, out=v[3])
+    torch.sub(a, b, alpha=2, out=v[4])
+    torch.sub(a, d2, alpha=4, out=v[0])  # v0 = 4 d0 - 5 d2 + d4
+    first = 1 if top == 0 else 0
+    v[0][:, first:].add_(x[:, top - 1 + TILE * first : bottom - TILE : TILE], alpha=4)
+    torch.add(d3, b, alpha=4, out=v[5]).neg_()  # v5 = 4 d1 - 5 d3 + d5
+    d5 = x[:, top + TILE : bottom + 1 : TILE]
+    v[5][:, : d5.shape[1]].add_(d5)
+    m0, m1, m2, m3, m4, m5 = (
+        # What is added to m1 comes to all rows.
+        F.conv2d(part.permute(0, 3, 1, 2), weight, bias if k == 1 else None, padding=(0, 1))
+        for k, (part, weight) in enumerate(zip(v, weights, strict=True))
+    )
+    y = torch.empty((n, m0.shape[1], bottom - top, w), memory_format=LAST)
+    p, q, r, s = m1 + m2, m1.sub_(m2), m3 + m4, m3.sub_(m4)
+    torch.add(m0.add_(p), r, out=y[:, :, 0::TILE])
+    torch.add(q, s, alpha=2, out=y[:, :, 1::TILE])
+    torch.add(p, r, alpha=4, out=y[:, :, 2::TILE])
+    torch.add(m5.add_(q), s, alpha=8, out=y[:, :, 3::TILE])
+    return y
+
+
+def _transformed(weight: Tensor) -> Tensor:
+    """[O,I,3,3] -> [6,O,I,1,3]."""
+    o, i, _, _ = weight.shape
+    columns = weight.permute(2, 0, 1, 3).reshape(3, -1)
+    return (_points() @ columns).view(6, o, i, 1, 3)
+
+
+def _transformed_back(weight: Tensor) -> Tensor:
+    """Of the weight of the gradient, turned by 180 degrees: [O,I,3,3] -> [6,I,O,1,3]."""
+    return _transformed(weight.transpose(0, 1).flip(2, 3))
+
+
+@lru_cache
+def _points() -> Tensor:
+    """A column of the kernel as a polynomial, at the points: [6,3]."""
+    rows = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
+    with torch.inference_mode(False):
+        return torch.tensor(rows) / 24
 
 
 def energy(weight: Tensor) -> Tensor:
     """The sum of squares of each kernel: [O,I,3,3] -> [O,I]."""
-    return _kept(weight, _energy)
-
-
-def _energy(weight: Tensor) -> Tensor:
     return weight.square().sum(dim=(2, 3))
-
-
-def transposed(weight: Tensor) -> Tensor:
-    """The weight of the gradient: [O,I,3,3] -> [I,O,3,3], turned by 180 degrees."""
-    # In this order and as one dimension: a third of the time of flip(2, 3).
-    o, i, _, _ = weight.shape
-    return weight.reshape(o, i, 9).transpose(0, 1).contiguous().flip(2).view(i, o, 3, 3)
 
 
 # What is made of frozen weights is made but once: for small pictures that takes longer than the
@@ -95,7 +149,8 @@ def transposed(weight: Tensor) -> Tensor:
 _KEPT = WeakTensorKeyDictionary()
 
 
-def _kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+def kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """make(weight), from memory if that was asked for before."""
     if weight.is_inference():  # has no version; none that lasts is one
         return make(weight)
     known = _KEPT.setdefault(weight, {})
@@ -103,49 +158,3 @@ def _kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():  # to do for gradients, too
             known[make] = weight._version, make(weight)
     return known[make][1]
-
-
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `conv3x3`, for float32 on a CPU, with no gradient. The result has the layout of x."""
-    n, i, h, w = x.shape
-    if not _takes_nnpack(x, weight):
-        if n > 1 and i < LEAST_CHANNELS and not _is_channels_last(x):
-            # oneDNN sums so few in another order by the batch.
-            return torch.cat([F.conv2d(one, weight, bias, padding=1) for one in x.split(1)])
-        return F.conv2d(x, weight, bias, padding=1)
-    last = _is_channels_last(x)
-    if n > 1 and h * w < SMALL:
-        # One picture, tall: the weights are transformed once. Rows of zeros keep them apart, so
-        # many that each begins where a tile does, and rounds as it would alone.
-        pitch = -(-(h + 1) // TILE) * TILE
-        tall = x.new_zeros(1, i, n, pitch, w)
-        tall[0, :, :, :h] = x.transpose(0, 1)
-        y = _nnpack(tall.view(1, i, -1, w), weight, bias)
-        y = y.view(-1, n, pitch, w)[:, :, :h].transpose(0, 1)
-        return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    # NNPACK has a slower way for batches.
-    parts = [_nnpack(one.contiguous(), weight, bias) for one in x.split(1)]
-    if last:  # as matrices, which torch turns faster
-        parts = [y.flatten(2).mT.contiguous().mT.view(y.shape) for y in parts]
-    return parts[0] if n == 1 else torch.cat(parts)
-
-
-def convolve_back(grad: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of x: that of the result [N,O,H,W], weight [O,I,3,3] -> [N,I,H,W]."""
-    if _takes_nnpack(grad, weight):
-        return convolve(grad, _kept(weight, transposed))
-    return F.conv_transpose2d(grad, weight, padding=1)
-
-
-def _takes_nnpack(x: Tensor, weight: Tensor) -> bool:
-    least = LEAST_CHANNELS_LAST if _is_channels_last(x) else LEAST_CHANNELS
-    pixels = x.shape[2] * x.shape[3]
-    return min(weight.shape[:2]) >= least and pixels >= LEAST_PIXELS and takes_nnpack()
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def _nnpack(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch._nnpack_spatial_convolution(x, weight.contiguous(), bias, (1, 1))

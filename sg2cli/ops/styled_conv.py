@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sg2cli.ops import styled_conv_cpu
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.conv2d import takes_nnpack
+
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
 from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
 from sg2cli.settings import ResampleFilter

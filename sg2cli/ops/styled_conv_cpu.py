@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sg2cli.ops.conv2d import convolve, convolve_back, energy
+from sg2cli.ops.conv2d import TILE, convolve, convolve_back, energy, kept
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 
@@ -29,7 +29,7 @@ PIECE = 1 << 21
 # A piece has at least so many pixels, whatever that makes: Winograd transforms the weights in each.
 LEAST_PIECE = 8192
 # A picture of so many numbers has weights of its own.
-OWN_WEIGHTS = 1 << 20
+OWN_WEIGHTS = 1 << 22
 LAST = torch.channels_last
 
 
@@ -52,7 +52,7 @@ def styled_conv(
 ) -> Tensor:
     """See `sg2cli.ops.styled_conv`."""
     # A gain above 0 may as well go before the leaky ReLU.
-    scale = (styles.square() @ energy(weight).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
+    scale = (styles.square() @ kept(weight, energy).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
     if noise is not None:
         noise = noise.reshape(-1, 1, *noise.shape[-2:]) * gain
     x = x.contiguous(memory_format=LAST)
@@ -89,7 +89,7 @@ class _StyledConv(torch.autograd.Function):
         for some, pieces in _shares(x, taps):
             convolution = _convolution(x[some], weight, styles[some], scale[some], bias, taps)
             for piece in pieces:
-                t = convolution(x[some, :, piece.around()])[:, :, piece.inner(u)]
+                t = convolution(x[some, :, piece.around()], piece.inner(u))
                 result = y[some, :, piece.rows(u)]
                 if noise is None:
                     result.copy_(t)
@@ -129,7 +129,7 @@ class _StyledConv(torch.autograd.Function):
                     total -= (within * _of(noise, some)[:, :, rows]).sum(dim=(2, 3))
                     torch.sum(within, dim=1, keepdim=True, out=dnoise[some, :, rows])
                 dscale[some] += total / scale[some]
-                d, here = back(d)[:, :, piece.inner()], piece.rows()
+                d, here = back(d, piece.inner()), piece.rows()
                 dstyles[some] += (d * x[some, :, here]).sum(dim=(2, 3))
                 torch.mul(d, styles[some, :, None, None], out=dx[some, :, here])
         if dnoise is not None:
@@ -144,38 +144,41 @@ def _convolution(
     scale: Tensor,
     bias: Tensor,
     taps: ResampleFilter | None,
-) -> Callable[[Tensor], Tensor]:
-    """scale * convolved(styles * x) + bias, of these pictures or rows of them."""
-    if not _has_own_weights(x):
-        into, out, plus = styles[:, :, None, None], scale[:, :, None, None], bias[:, None, None]
-        if taps:
-            kernel = blur_kernel(taps, len(bias))
-            return lambda x: torch.addcmul(plus, blur(_upsampled(x * into, weight), kernel), out)
-        return lambda x: torch.addcmul(plus, convolve(x * into, weight), out)
-    weight = weight * styles[0, :, None, None]
-    if taps:
-        kernel = blur_kernel(taps, len(bias)) * scale[0, :, None, None, None]
-        return lambda x: blur(_upsampled(x, weight), kernel, bias)
-    weight *= scale[0, :, None, None, None]
-    return lambda x: convolve(x, weight, bias)
+) -> Callable[[Tensor, slice], Tensor]:
+    """scale * convolved(styles * x) + bias, of these pictures or parts of them: rows of that."""
+    own = _has_own_weights(x)
+    into, out, plus = styles[:, :, None, None], scale[:, :, None, None], bias[:, None, None]
+    if own:
+        weight = weight * into[0]
+    if not taps:
+        if own:
+            weight *= out[0, :, None]
+            return lambda x, rows: convolve(x, weight, bias, rows)
+        return lambda x, rows: torch.addcmul(plus, convolve(x * into, weight, None, rows), out)
+    kernel, turned = blur_kernel(taps, len(weight)), weight.transpose(0, 1)
+    if own:
+        kernel = kernel * out[0, :, None]
+        return lambda x, rows: blur(upsampled(x, turned), kernel, bias)[:, :, rows]
+    return lambda x, rows: torch.addcmul(
+        plus, blur(upsampled(x * into, turned), kernel)[:, :, rows], out
+    )
 
 
 def _convolution_back(
     x: Tensor, weight: Tensor, scale: Tensor, taps: ResampleFilter | None
-) -> Callable[[Tensor], Tensor]:
-    """The gradient of styles * x."""
-    own = scale[0, :, None, None, None]
-    if taps:
-        kernel, turned = blur_kernel(taps, len(weight)).flip(2, 3), weight.transpose(0, 1)
-        if _has_own_weights(x):
-            kernel = kernel * own
-            return lambda d: F.conv2d(blur_back(d, kernel), turned, stride=2)
-        out = scale[:, :, None, None]
-        return lambda d: F.conv2d(blur_back(d * out, kernel), turned, stride=2)
-    if _has_own_weights(x):
-        weight = weight * own
-        return lambda d: convolve_back(d, weight)
-    return lambda d: convolve_back(d * scale[:, :, None, None], weight)
+) -> Callable[[Tensor, slice], Tensor]:
+    """The gradient of styles * x: rows of that."""
+    own, out = _has_own_weights(x), scale[:, :, None, None]
+    if not taps:
+        if own:
+            weight = weight * out[0, :, None]
+            return lambda d, rows: convolve_back(d, weight, rows)
+        return lambda d, rows: convolve_back(d * out, weight, rows)
+    kernel, turned = blur_kernel(taps, len(weight)).flip(2, 3), weight.transpose(0, 1)
+    if own:
+        kernel = kernel * out[0, :, None]
+        return lambda d, rows: F.conv2d(blur_back(d, kernel), turned, stride=2)[:, :, rows]
+    return lambda d, rows: F.conv2d(blur_back(d * out, kernel), turned, stride=2)[:, :, rows]
 
 
 def _has_own_weights(x: Tensor) -> bool:
@@ -209,7 +212,7 @@ def _shares(x: Tensor, taps: ResampleFilter | None) -> Iterator[tuple[slice, lis
     """Pictures that are convolved together, and in which pieces."""
     n, channels, h, w = x.shape
     pixels = max(LEAST_PIECE, PIECE // channels)
-    count, rows = max(1, pixels // (h * w)), max(1, min(h, pixels // w))
+    count, rows = max(1, pixels // (h * w)), max(1, pixels // w // TILE) * TILE
     if _has_own_weights(x):
         count = 1
     halo = -(-len(taps) // 4) if taps else 1
@@ -222,13 +225,13 @@ def _of(noise: Tensor, some: slice) -> Tensor:
     return noise if len(noise) == 1 else noise[some]
 
 
-def _upsampled(x: Tensor, weight: Tensor) -> Tensor:
-    """Zero insertion and convolution: x [N,I,H,W], weight [O,I,3,3] -> [N,O,2H+1,2W+1]."""
-    return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+def upsampled(x: Tensor, weight: Tensor) -> Tensor:
+    """Zero insertion and convolution: x [N,I,H,W], weight [I,O,3,3] -> [N,O,2H+1,2W+1]."""
+    return F.conv_transpose2d(x, weight, stride=2)
 
 
 def blur(t: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The filter after `_upsampled`: t [N,O,2H+1,2W+1], kernel [O,1,f,f] -> [N,O,2H,2W]."""
+    """The filter after `upsampled`: t [N,O,2H+1,2W+1], kernel [O,1,f,f] -> [N,O,2H,2W]."""
     return F.conv2d(t, kernel, bias, padding=kernel.shape[-1] // 2 - 1, groups=t.shape[1])
 
 
