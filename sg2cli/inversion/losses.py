@@ -6,11 +6,12 @@ All are sums over what belongs to one picture of the batch, never over the batch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
@@ -87,7 +88,7 @@ class LPIPS(nn.Module):
                 x = F.max_pool2d(x, stage.pool, 2)
             for index in stage.convs:
                 x = F.relu(self._conv(x, index), inplace=True)
-            found.append(_unit(x))
+            found.append(_Unit.apply(x))
         return tuple(found)
 
     def _conv(self, x: Tensor, index: int) -> Tensor:
@@ -101,8 +102,7 @@ class LPIPS(nn.Module):
         """Of two pictures' features, [N] each, or [1] for all: -> [N]."""
         total = torch.zeros((), dtype=found[0].dtype, device=found[0].device)
         for k, (a, b) in enumerate(zip(found, target, strict=True)):
-            weight = self.get_buffer(f"lin_{k}_weight")  # [1,C,1,1]
-            total = total + ((a - b).square() * weight).sum(dim=1).mean(dim=(1, 2))
+            total = total + _Difference.apply(a, b, self.get_buffer(f"lin_{k}_weight"))
         return total
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -120,10 +120,46 @@ def _fit(pictures: Tensor, net: LpipsNet) -> Tensor:
     return pictures.expand(-1, 3, -1, -1)
 
 
-def _unit(x: Tensor) -> Tensor:
-    """Unit vectors over the channels. Of zeros: zeros, with a finite gradient."""
-    length = (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt()
-    return x / (length + 1e-10)
+class _Unit(torch.autograd.Function):
+    """Unit vectors over the channels of x [N,C,H,W]. Of zeros: zeros, with a finite gradient.
+
+    By hand, as all else here but the convolutions is passes over memory: a third of autograd's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        root = (torch.linalg.vector_norm(x, dim=1, keepdim=True).square() + 1e-20).sqrt()
+        length = root + 1e-10
+        y = x / length
+        ctx.save_for_backward(y, root, length)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        y, root, length = ctx.saved_tensors
+        along = (dy * y).sum(dim=1, keepdim=True) * (length / root)
+        return torch.addcmul(dy, y, along, value=-1).div_(length)
+
+
+class _Difference(torch.autograd.Function):
+    """The mean over pixels of the weighed square of a - b, [N]: a and b [N|1,C,H,W].
+
+    weight [1,C,1,1]. The gradient is that of a.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        difference = a - b
+        weighed = difference * weight
+        ctx.save_for_backward(weighed)
+        return difference.mul_(weighed).sum(dim=(1, 2, 3)) / a[0, 0].numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None]:
+        (weighed,) = ctx.saved_tensors
+        return weighed * (2 / weighed[0, 0].numel() * d)[:, None, None, None], None, None
 
 
 def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:

@@ -144,6 +144,11 @@ def energy(weight: Tensor) -> Tensor:
     return weight.square().sum(dim=(2, 3))
 
 
+def turned(weight: Tensor) -> Tensor:
+    """With the channels the other way round: [O,I,3,3] -> [I,O,3,3]."""
+    return weight.transpose(0, 1).contiguous()
+
+
 # What is made of frozen weights is made but once: for small pictures that takes longer than the
 # convolution. By weight and what made it; with the weight's version, as a change makes it stale.
 _KEPT = WeakTensorKeyDictionary()

@@ -105,8 +105,9 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
         return modulated_conv2d(x, weight, styles, demodulate=False)
     # So few weights that each picture may have its own, which reads x but once.
     own = weight.flatten(1) * styles[:, None]  # [N,C,I]
-    pixels = torch.bmm(x.flatten(2).mT, own.mT)  # [N,HW,C], the order that is faster
-    return pixels.mT.reshape(len(x), -1, *x.shape[2:])
+    if styled_conv_cpu.serves(x, weight):
+        return styled_conv_cpu.Pixels.apply(x, own)
+    return torch.bmm(own, x.flatten(2)).view(len(x), -1, *x.shape[2:])
 
 
 def styled_conv_reference(
