@@ -10,30 +10,29 @@ import torch.nn.functional as F
 from networks import relative
 
 from sg2cli.ops import conv2d
-from sg2cli.ops.conv2d import conv3x3
+from sg2cli.ops.conv2d import conv3x3, convolve, convolve_back
 
-# N, I, O, H, W: few pixels; few channels; one picture; a batch of small ones, and of large ones.
+# N, I, O, H, W: few pixels; few channels; an odd number of rows; one picture; batches; long rows.
 SHAPES = [
-    (1, 40, 33, 7, 5),
+    (1, 80, 66, 7, 5),
     (2, 3, 64, 48, 50),
-    (1, 35, 64, 61, 47),
-    (5, 33, 40, 23, 27),
-    (2, 32, 48, 66, 70),
+    (1, 65, 64, 61, 47),
+    (1, 65, 80, 36, 31),
+    (5, 66, 70, 32, 33),
+    (2, 64, 64, 4, 300),
     (3, 64, 3, 40, 40),
 ]
 
 
-@pytest.fixture(params=[True, False], ids=["nnpack", "plain"])
-def nnpack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    if request.param and not conv2d.has_nnpack():
-        pytest.skip("this torch has no NNPACK")
-    monkeypatch.setattr(conv2d, "takes_nnpack", lambda: request.param)
-    return bool(request.param)
+@pytest.fixture(params=[0, 1 << 60], ids=["winograd", "plain"])
+def winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(conv2d, "LEAST_PIXELS", request.param)
+    return request.param == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_values_and_gradient(nnpack: bool, randn: Any, shape: Any, with_bias: bool) -> None:
+def test_values_and_gradient(winograd: bool, randn: Any, shape: Any, with_bias: bool) -> None:
     n, i, o, h, w = shape
     x, weight, weigh = randn(n, i, h, w), randn(o, i, 3, 3), randn(n, o, h, w)
     bias = randn(o) if with_bias else None
@@ -52,9 +51,9 @@ def test_values_and_gradient(nnpack: bool, randn: Any, shape: Any, with_bias: bo
 
 
 @pytest.mark.parametrize("size", [32, 40, 64, 70])
-def test_a_picture_is_the_same_in_any_batch(nnpack: bool, randn: Any, size: int) -> None:
+def test_a_picture_is_the_same_in_any_batch(winograd: bool, randn: Any, size: int) -> None:
     """To the last bit: one that is not may find another minimum in a projection."""
-    for inputs in (3, 32):
+    for inputs in (3, 64):
         x, weight = randn(3, inputs, size, size).float(), randn(64, inputs, 3, 3).float()
         for picture, expected in zip(x.split(1), conv3x3(x, weight).split(1), strict=True):
             assert torch.equal(conv3x3(picture, weight), expected)
@@ -66,6 +65,32 @@ def test_any_layout(randn: Any, layout: torch.memory_format) -> None:
     expected = F.conv2d(x, weight, padding=1)
     found = conv3x3(x.to(memory_format=layout), weight.to(memory_format=layout))
     assert relative(found, expected) < 2e-5
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_rows_of_it(winograd: bool, randn: Any, back: bool) -> None:
+    x, weight = (
+        randn(2, 64, 24, 9).float().to(memory_format=torch.channels_last),
+        randn(64, 64, 3, 3),
+    )
+    whole = (F.conv_transpose2d if back else F.conv2d)(x.double(), weight, padding=1)
+    for rows in (slice(0, 8), slice(4, 8), slice(1, 9), slice(16, 24), slice(3, 24), slice(5, 6)):
+        if back:
+            found = convolve_back(x, weight.float(), rows)
+        else:
+            found = convolve(x, weight.float(), None, rows)
+        assert relative(found, whole[:, :, rows]) < 2e-5
+
+
+def test_weights_that_change_are_transformed_anew(winograd: bool, randn: Any) -> None:
+    x, weight = (
+        randn(1, 64, 8, 8).float().to(memory_format=torch.channels_last),
+        randn(64, 64, 3, 3),
+    )
+    weight = weight.float()
+    before = convolve(x, weight)
+    weight.mul_(2)
+    assert relative(convolve(x, weight), 2 * before) < 1e-5
 
 
 @pytest.mark.parametrize("learns", ["weight", "bias"])

@@ -10,7 +10,8 @@ from networks import relative
 from torch import Tensor
 
 from sg2cli.ops import conv2d, styled_conv_cpu
-from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference, styled_conv_rgb
+from sg2cli.ops.modulated_conv2d import modulated_conv2d
+from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference, to_rgb
 from sg2cli.ops.upfirdn2d import polyphase, upfirdn2d, upsample2d
 
 BLUR = (1, 3, 3, 1)
@@ -28,18 +29,25 @@ CASES: dict[str, dict[str, Any]] = {
     "no-product": {"taps": ((1.0, 2.0, 0.0), (0.0, 3.0, 1.0), (1.0, 0.0, 4.0))},
     "eight-taps": {"taps": (-1, 2, 5, 9, 9, 5, 2, -1)},
 }
-# N, I, O, H, W: by which one piece holds all, some pictures, or some rows.
-SHAPES = [(1, 5, 3, 7, 9), (5, 4, 6, 5, 3), (2, 3, 5, 23, 6), (1, 33, 34, 31, 13)]
+# N, I, O, H, W: small, many, high, with rows by fours; and with channels for Winograd.
+SHAPES = [
+    (1, 5, 3, 7, 9),
+    (5, 4, 6, 5, 3),
+    (2, 3, 5, 24, 6),
+    (1, 33, 34, 31, 13),
+    (2, 64, 65, 16, 5),
+]
 
 
-@pytest.fixture(params=["whole", "pieces"])
-def small_pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 40 pixels; and the fast way for any size."""
-    monkeypatch.setattr(styled_conv_cpu, "LEAST_PIXELS", 0)
+@pytest.fixture(params=["whole", "pieces", "own-weights"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one piece, or in some of 40 pixels, with weights of each picture's own or shared ones."""
     monkeypatch.setattr(conv2d, "LEAST_PIXELS", 0)
-    if request.param == "pieces":
+    if request.param != "whole":
         monkeypatch.setattr(styled_conv_cpu, "LEAST_PIECE", 40)
         monkeypatch.setattr(styled_conv_cpu, "PIECE", 0)
+    if request.param == "own-weights":
+        monkeypatch.setattr(styled_conv_cpu, "OWN_WEIGHTS", 0)
 
 
 def operands(randn: Any, shape: tuple[int, ...], up: bool, noise: str) -> list[Tensor | None]:
@@ -63,14 +71,13 @@ def results(layer: Any, given: list[Tensor | None], how: dict[str, Any]) -> list
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("noise", ["none", "shared", "own"])
 def test_values_and_gradients(
-    small_pieces: None, randn: Any, case: str, shape: tuple[int, ...], noise: str
+    way: None, randn: Any, case: str, shape: tuple[int, ...], noise: str
 ) -> None:
     how = {"slope": 0.2, "gain": 2**0.5, **CASES[case]}
     given = operands(randn, shape, "taps" in how, noise)
     single = [None if t is None else t.float() for t in given]
     assert single[0] is not None and single[1] is not None
-    fast = styled_conv_cpu.serves(single[0], single[1], how.get("taps"))
-    assert fast == (conv2d.takes_nnpack() or "taps" not in how) or case == "eight-taps"
+    assert styled_conv_cpu.serves(single[0], single[1]) == torch.backends.mkldnn.is_available()
     expected = results(styled_conv_reference, given, how)
     for found, right in zip(results(styled_conv, single, how), expected, strict=True):
         assert found.shape == right.shape
@@ -80,33 +87,30 @@ def test_values_and_gradients(
     assert relative(drawn, expected[0]) < 2e-5
 
 
-@pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("clamp", [None, 0.4])
-def test_with_pixels(
-    small_pieces: None, randn: Any, shape: tuple[int, ...], clamp: float | None, keep: bool
-) -> None:
-    x, weight, styles, bias, noise = operands(randn, shape, False, "own")
-    rgb = randn(3, shape[2], 1, 1), randn(shape[0], shape[2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pixels(randn: Any, shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    n, i, _, h, w = shape
+    given = randn(n, i, h, w), randn(3, i, 1, 1), randn(n, i)
 
     def all_of(dtype: torch.dtype) -> list[Tensor]:
-        leaves = [t.to(dtype, copy=True).requires_grad_() for t in (x, styles, noise, *rgb[1:])]
-        own = weight.to(dtype), leaves[1], bias.to(dtype), leaves[2]
-        how = (0.2, 1.4, clamp, rgb[0].to(dtype), leaves[3], keep)
-        y, pixels = styled_conv_rgb(leaves[0], *own, *how)
-        total = (pixels * torch.linspace(-1, 1, pixels.numel()).view(pixels.shape)).sum()
-        assert y is not None or not keep
-        if y is not None and keep:
-            total = total + y.square().sum()
-        return [pixels.detach(), *torch.autograd.grad(total, leaves)]
+        x, weight, styles = (t.to(dtype, copy=True) for t in given)
+        leaves = [x.to(memory_format=layout).requires_grad_(), styles.requires_grad_()]
+        y = to_rgb(leaves[0], weight, leaves[1])
+        weigh = torch.linspace(-1, 1, y.numel(), dtype=dtype).view(y.shape)
+        return [y.detach(), *torch.autograd.grad((y * weigh).sum(), leaves)]
 
+    expected = modulated_conv2d(*given, demodulate=False)
     for found, right in zip(all_of(torch.float32), all_of(torch.float64), strict=True):
         assert relative(found, right) < 2e-5
-    with torch.inference_mode():
-        parts = [t.float() for t in (x, weight, styles, bias, noise)]
-        y, pixels = styled_conv_rgb(*parts, 0.2, 1.4, clamp, *(t.float() for t in rgb), keep)
-    assert (y is not None) == keep
-    assert relative(pixels, all_of(torch.float64)[0]) < 2e-5
+    assert relative(all_of(torch.float64)[0], expected) < 1e-12
+
+
+def test_without_onednn_all_is_torchs_own(randn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    given = [t.float() for t in operands(randn, (1, 8, 8, 6, 6), True, "own") if t is not None]
+    expected = styled_conv_reference(*given, taps=BLUR)  # type: ignore[misc]
+    assert torch.equal(styled_conv(*given, taps=BLUR), expected)  # type: ignore[misc]
 
 
 def test_weights_that_learn_get_their_gradient(randn: Any) -> None:

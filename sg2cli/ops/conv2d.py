@@ -26,6 +26,11 @@ TILE = 4  # rows of the result that are computed together
 LAST = torch.channels_last
 
 
+def has_onednn() -> bool:
+    """Whether this torch was built with it: on Macs it is not."""
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.conv2d(x, weight, bias, padding=1)`: x [N,I,H,W], weight [O,I,3,3] -> [N,O,H,W].
 
@@ -158,7 +163,7 @@ def kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     """make(weight), from memory if that was asked for before."""
     if weight.is_inference():  # has no version; none that lasts is one
         return make(weight)
-    known = _KEPT.setdefault(weight, {})
+    known = _KEPT.setdefault(weight, {})  # type: ignore[no-untyped-call]
     if make not in known or known[make][0] != weight._version:
         with torch.inference_mode(False), torch.no_grad():  # to do for gradients, too
             known[make] = weight._version, make(weight)

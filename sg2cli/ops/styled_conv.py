@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sg2cli.ops import styled_conv_cpu
 from sg2cli.ops.bias_act import bias_act
-
+from sg2cli.ops.conv2d import has_onednn
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
 from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
 from sg2cli.settings import ResampleFilter
@@ -85,9 +85,9 @@ def has_triton() -> bool:
 def ways(device: str) -> str:
     """Which operations a device uses, and why, for people."""
     if device == "cpu":
-        if takes_nnpack():
-            return "NNPACK's Winograd convolutions, layers in one pass over memory, in float32"
-        return "oneDNN's convolutions: NNPACK is slower on this processor, or not there"
+        if has_onednn():
+            return "oneDNN's convolutions and Winograd over them, layers in pieces, in float32"
+        return "torch's own operations: this torch has no oneDNN"
     if device.startswith("cuda"):
         if has_triton():
             return "cuDNN's convolutions, fused Triton kernels for the rest"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sg2cli.ops.conv2d import TILE, convolve, convolve_back, energy, kept, turned
+from sg2cli.ops.conv2d import TILE, convolve, convolve_back, energy, has_onednn, kept, turned
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 
@@ -36,7 +36,7 @@ LAST = torch.channels_last
 def serves(x: Tensor, weight: Tensor) -> bool:
     """Whether this is the way for x and weight, gradients in the weight apart."""
     single = x.dtype == weight.dtype == torch.float32
-    return x.device.type == "cpu" and single and torch.backends.mkldnn.is_available()
+    return x.device.type == "cpu" and single and has_onednn()
 
 
 def styled_conv(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sg2cli import checkpoints
 from sg2cli.cli.commands.doctor import CHECKS
@@ -86,10 +87,10 @@ def test_the_operations_in_use(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
     from sg2cli.ops import styled_conv
 
-    monkeypatch.setattr(styled_conv, "takes_nnpack", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert "Winograd" in says()
-    monkeypatch.setattr(styled_conv, "takes_nnpack", lambda: False)
-    assert "oneDNN" in says()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert "no oneDNN" in says()
     monkeypatch.setattr(styled_conv, "has_triton", lambda: True)
     assert "Triton kernels" in styled_conv.ways("cuda:1")
     monkeypatch.setattr(styled_conv, "has_triton", lambda: False)
