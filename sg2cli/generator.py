@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.styled_conv import add_rgb, styled_conv, to_rgb
+from sg2cli.ops.styled_conv import add_rgb, styled_conv, styled_conv_rgb, to_rgb
 from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
@@ -122,6 +122,21 @@ class SynthesisLayer(nn.Module):
             clamp,
         )
 
+    def pixels(self, x: Tensor, w: Tensor, noise: Noise, torgb: ToRGB, w_torgb: Tensor) -> Tensor:
+        """What `torgb` makes of the result, [N,C,H,W], where that is all that is needed."""
+        return styled_conv_rgb(
+            x,
+            self.weight,
+            self.affine(w),
+            self.bias,
+            self._noise(noise),
+            self.slope,
+            self.gain,
+            self.clamp,
+            torgb.weight,
+            torgb.styles(w_torgb),
+        )
+
     def _noise(self, noise: Noise) -> Tensor | None:
         """[H,W] or [N,1,H,W], or [1,1,H,W], times its strength."""
         if not self.use_noise or noise == "none":
@@ -209,12 +224,15 @@ class SynthesisBlock(nn.Module):
             x = x.to(dtype)
             residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
             x = self.conv0(x, ws_conv[0], noise)
-        if residual is None:
-            x = self.conv1(x, ws_conv[-1], noise)
-        else:  # two paths' sum keeps the variance
+        if residual is not None:  # two paths' sum keeps the variance
             x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
+        elif not self.is_last:
+            x = self.conv1(x, ws_conv[-1], noise)
         if self.has_torgb:
-            rgb = self.torgb(x, w_torgb)
+            if self.is_last and residual is None:
+                rgb, x = self.conv1.pixels(x, ws_conv[-1], noise, self.torgb, w_torgb), None
+            else:
+                rgb = self.torgb(x, w_torgb)
             img = add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sg2cli.ops import conv2d, styled_conv_cpu
 from sg2cli.ops.modulated_conv2d import modulated_conv2d
-from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference, to_rgb
+from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference, styled_conv_rgb, to_rgb
 from sg2cli.ops.upfirdn2d import polyphase, upfirdn2d, upsample2d
 
 BLUR = (1, 3, 3, 1)
@@ -104,6 +104,22 @@ def test_pixels(randn: Any, shape: tuple[int, ...], layout: torch.memory_format)
     for found, right in zip(all_of(torch.float32), all_of(torch.float64), strict=True):
         assert relative(found, right) < 2e-5
     assert relative(all_of(torch.float64)[0], expected) < 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("noise", ["none", "own"])
+def test_pixels_of_a_layer(way: None, randn: Any, shape: tuple[int, ...], noise: str) -> None:
+    given = operands(randn, shape, False, noise)
+    rgb = randn(3, shape[2], 1, 1), randn(shape[0], shape[2])
+    how = (0.2, 1.4, 0.9)
+    y = styled_conv_reference(*given, None, *how)  # type: ignore[arg-type]
+    single = [None if t is None else t.float() for t in given]
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            styles = rgb[1].float().requires_grad_()
+            found = styled_conv_rgb(*single, *how, rgb[0].float(), styles)  # type: ignore[arg-type]
+        assert found.requires_grad == grad
+        assert relative(found.detach(), to_rgb(y, *rgb)) < 2e-5
 
 
 def test_without_onednn_all_is_torchs_own(randn: Any, monkeypatch: pytest.MonkeyPatch) -> None:

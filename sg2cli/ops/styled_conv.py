@@ -46,6 +46,34 @@ def styled_conv(
     return styled_conv_reference(x, weight, styles, bias, noise, taps, slope, gain, clamp)
 
 
+def styled_conv_rgb(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    bias: Tensor,
+    noise: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float | None,
+    rgb_weight: Tensor,
+    rgb_styles: Tensor,
+) -> Tensor:
+    """`to_rgb` of `styled_conv`, where nothing else needs that: [N,C,H,W].
+
+    rgb_weight [C,O,1,1], rgb_styles [N,O]. So the largest feature map of a network is never stored
+    on a CPU, unless a gradient needs it.
+    """
+    tensors = (x, weight, styles, bias, noise, rgb_weight, rgb_styles)
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if styled_conv_cpu.serves(x, weight) and not learns:
+        own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
+        return styled_conv_cpu.styled_pixels(
+            x, weight, styles, bias, noise, slope, gain, clamp, own
+        )
+    y = styled_conv(x, weight, styles, bias, noise, None, slope, gain, clamp)
+    return to_rgb(y, rgb_weight, rgb_styles)
+
+
 def add_rgb(
     rgb: Tensor,
     bias: Tensor,

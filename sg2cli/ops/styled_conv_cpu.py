@@ -51,18 +51,43 @@ def styled_conv(
     clamp: float | None,
 ) -> Tensor:
     """See `sg2cli.ops.styled_conv`."""
-    # A gain above 0 may as well go before the leaky ReLU.
-    scale = (styles.square() @ kept(weight, energy).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
-    if noise is not None:
-        noise = noise.reshape(-1, 1, *noise.shape[-2:]) * gain
-    x = x.contiguous(memory_format=LAST)
-    return _StyledConv.apply(x, weight, styles, scale, bias * gain, noise, _How(taps, slope, clamp))
+    how = _How(taps, slope, clamp)
+    return _StyledConv.apply(*_operands(x, weight, styles, bias, noise, gain), how)
+
+
+def styled_pixels(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    bias: Tensor,
+    noise: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float | None,
+    rgb_weight: Tensor,
+) -> Tensor:
+    """See `sg2cli.ops.styled_conv`: rgb_weight [N,C,O], with no gradient."""
+    operands = _operands(x, weight, styles, bias, noise, gain)
+    y = x.new_empty(len(x), rgb_weight.shape[1], *x.shape[2:])
+    for some, rows, part in _parts(*operands, _How(None, slope, clamp)):
+        y[some, :, rows] = _pixels(part, rgb_weight[some])
+    return y
 
 
 class _How(NamedTuple):
     taps: ResampleFilter | None
     slope: float
     clamp: float | None
+
+
+def _operands(
+    x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, noise: Tensor | None, gain: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """What `_StyledConv` takes. A gain above 0 may as well go before the leaky ReLU."""
+    scale = (styles.square() @ kept(weight, energy).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
+    if noise is not None:
+        noise = noise.reshape(-1, 1, *noise.shape[-2:]) * gain
+    return x.contiguous(memory_format=LAST), weight, styles, scale, bias * gain, noise
 
 
 class _StyledConv(torch.autograd.Function):
@@ -82,23 +107,11 @@ class _StyledConv(torch.autograd.Function):
         noise: Tensor | None,
         how: _How,
     ) -> Tensor:
-        taps, slope, clamp = how
-        n, _, h, w = x.shape
-        u = 2 if taps else 1
-        y = torch.empty((n, len(weight), u * h, u * w), dtype=x.dtype, memory_format=LAST)
-        for some, pieces in _shares(x, taps):
-            convolution = _convolution(x[some], weight, styles[some], scale[some], bias, taps)
-            for piece in pieces:
-                t = convolution(x[some, :, piece.around()], piece.inner(u))
-                result = y[some, :, piece.rows(u)]
-                if noise is None:
-                    result.copy_(t)
-                else:
-                    torch.add(t, _of(noise, some)[:, :, piece.rows(u)], out=result)
-                if slope != 1:
-                    F.leaky_relu_(result, slope)
-                if clamp is not None:
-                    result.clamp_(-clamp, clamp)
+        u = 2 if how.taps else 1
+        shape = (len(x), len(weight), u * x.shape[2], u * x.shape[3])
+        y = torch.empty(shape, dtype=x.dtype, memory_format=LAST)
+        for _ in _parts(x, weight, styles, scale, bias, noise, how, y):
+            pass
         ctx.save_for_backward(x, weight, styles, scale, bias, noise, y)
         ctx.how = how
         return y
@@ -141,6 +154,36 @@ class _StyledConv(torch.autograd.Function):
         return dx, None, dstyles, dscale, None, dnoise, None
 
 
+def _parts(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    noise: Tensor | None,
+    how: _How,
+    y: Tensor | None = None,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Some pictures, some rows, and the result there: in y, or good until the next."""
+    taps, slope, clamp = how
+    u = 2 if taps else 1
+    for some, pieces in _shares(x, taps):
+        convolution = _convolution(x[some], weight, styles[some], scale[some], bias, taps)
+        for piece in pieces:
+            rows = piece.rows(u)
+            t = convolution(x[some, :, piece.around()], piece.inner(u))
+            result = t if y is None else y[some, :, rows]
+            if noise is not None:
+                torch.add(t, _of(noise, some)[:, :, rows], out=result)
+            elif y is not None:
+                result.copy_(t)
+            if slope != 1:
+                F.leaky_relu_(result, slope)
+            if clamp is not None:
+                result.clamp_(-clamp, clamp)
+            yield some, rows, result
+
+
 class Pixels(torch.autograd.Function):
     """A 1x1 convolution with weights of each picture's own: x [N,I,H,W], weight [N,C,I].
 
@@ -151,8 +194,7 @@ class Pixels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        pixels = x.flatten(2).mT @ weight.mT  # [N,HW,C]
-        return pixels.mT.reshape(len(x), -1, *x.shape[2:])
+        return _pixels(x, weight).contiguous()
 
     @staticmethod
     @once_differentiable
@@ -160,6 +202,11 @@ class Pixels(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dy = dy.flatten(2).contiguous()
         return (dy.mT @ weight).mT.view_as(x), dy @ x.flatten(2).mT
+
+
+def _pixels(x: Tensor, weight: Tensor) -> Tensor:
+    pixels = x.flatten(2).mT @ weight.mT  # [N,HW,C], the order that is faster
+    return pixels.mT.view(len(x), -1, *x.shape[2:])
 
 
 def _convolution(
