@@ -157,11 +157,15 @@ def turned(weight: Tensor) -> Tensor:
 # What is made of frozen weights is made but once: for small pictures that takes longer than the
 # convolution. By weight and what made it; with the weight's version, as a change makes it stale.
 _KEPT = WeakTensorKeyDictionary()
+# Of larger weights, and for large pictures, it costs a tenth of the memory and saves a hundredth of
+# the time; only in a search, which takes small pictures' gradients over and over, it is worth it.
+MOST_KEPT = 1 << 20
 
 
 def kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     """make(weight), from memory if that was asked for before."""
-    if weight.is_inference():  # has no version; none that lasts is one
+    large = weight.numel() > MOST_KEPT and torch.is_inference_mode_enabled()
+    if large or weight.is_inference():  # the latter has no version; none that lasts is one
         return make(weight)
     known = _KEPT.setdefault(weight, {})  # type: ignore[no-untyped-call]
     if make not in known or known[make][0] != weight._version:
