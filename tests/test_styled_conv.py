@@ -12,7 +12,8 @@ from torch import Tensor
 from sg2cli.ops import conv2d, styled_conv_cpu
 from sg2cli.ops.modulated_conv2d import modulated_conv2d
 from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference, styled_conv_rgb, to_rgb
-from sg2cli.ops.upfirdn2d import polyphase, upfirdn2d, upsample2d
+from sg2cli.ops.styled_conv_cpu import blur_kernel
+from sg2cli.ops.upfirdn2d import upfirdn2d, upsample2d
 
 BLUR = (1, 3, 3, 1)
 CASES: dict[str, dict[str, Any]] = {
@@ -157,11 +158,19 @@ def test_upsampling_a_picture(randn: Any, case: str) -> None:
     torch.testing.assert_close(upsample2d(x, taps), expected)
 
 
+@pytest.mark.parametrize("taps", [BLUR, (1, 2, 4, 1), (1, 2, 3), (1, 3), (1,)])
+def test_the_gradient_of_upsampling(randn: Any, taps: Any) -> None:
+    x = randn(2, 3, 1, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: upsample2d(x, taps), x)
+
+
 def test_what_is_kept_is_fit_for_gradients(randn: Any) -> None:
     """Also when it is first needed in inference mode."""
-    polyphase.cache_clear()
-    x = randn(1, 3, 4, 4).float()
+    given = [t.float() for t in operands(randn, (1, 64, 64, 32, 32), True, "own") if t is not None]
+    blur_kernel.cache_clear()
     with torch.inference_mode():
-        upsample2d(x, BLUR)
-    (grad,) = torch.autograd.grad(upsample2d(x.requires_grad_(), BLUR).square().sum(), x)
+        styled_conv(*given, taps=BLUR)  # type: ignore[arg-type, misc]
+    given[0].requires_grad_()
+    y = styled_conv(*given, taps=BLUR)  # type: ignore[arg-type, misc]
+    (grad,) = torch.autograd.grad(y.square().sum(), given[0])
     assert grad.norm() > 0

@@ -63,7 +63,7 @@ def convolve(
     rows = rows or slice(0, x.shape[2])
     if _takes_winograd(x, weight, rows):
         return _winograd(x, kept(weight, _transformed), bias, rows.start, rows.stop)
-    return _rows_of(F.conv2d(x, weight, bias, padding=1), rows)
+    return _rows_of(F.conv2d(x, kept(weight, _last), bias, padding=1), rows)
 
 
 def convolve_back(grad: Tensor, weight: Tensor, rows: slice | None = None) -> Tensor:
@@ -71,7 +71,7 @@ def convolve_back(grad: Tensor, weight: Tensor, rows: slice | None = None) -> Te
     rows = rows or slice(0, grad.shape[2])
     if _takes_winograd(grad, weight, rows):
         return _winograd(grad, kept(weight, _transformed_back), None, rows.start, rows.stop)
-    return _rows_of(F.conv_transpose2d(grad, weight, padding=1), rows)
+    return _rows_of(F.conv_transpose2d(grad, kept(weight, _last), padding=1), rows)
 
 
 def _rows_of(y: Tensor, rows: slice) -> Tensor:
@@ -127,8 +127,9 @@ def _winograd(x: Tensor, weights: Tensor, bias: Tensor | None, top: int, bottom:
 def _transformed(weight: Tensor) -> Tensor:
     """[O,I,3,3] -> [6,O,I,1,3]."""
     o, i, _, _ = weight.shape
-    columns = weight.permute(2, 0, 1, 3).reshape(3, -1)
-    return (_points() @ columns).view(6, o, i, 1, 3)
+    columns = weight.permute(2, 0, 3, 1).reshape(3, -1)
+    # Each in channels_last, in which torch would otherwise bring them for each use.
+    return (_points() @ columns).view(6, o, 1, 3, i).permute(0, 1, 4, 2, 3)
 
 
 def _transformed_back(weight: Tensor) -> Tensor:
@@ -150,25 +151,31 @@ def energy(weight: Tensor) -> Tensor:
 
 
 def turned(weight: Tensor) -> Tensor:
-    """With the channels the other way round: [O,I,3,3] -> [I,O,3,3]."""
-    return weight.transpose(0, 1).contiguous()
+    """With the channels the other way round: [O,I,3,3] -> [I,O,3,3] in channels_last."""
+    return weight.transpose(0, 1).contiguous(memory_format=LAST)
+
+
+def _last(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=LAST)
 
 
 # What is made of frozen weights is made but once: for small pictures that takes longer than the
 # convolution. By weight and what made it; with the weight's version, as a change makes it stale.
 _KEPT = WeakTensorKeyDictionary()
-# Of larger weights, and for large pictures, it costs a tenth of the memory and saves a hundredth of
-# the time; only in a search, which takes small pictures' gradients over and over, it is worth it.
+# Of larger weights only in a search, which needs them over and over for small pictures; for large
+# ones they are a tenth of the memory and a hundredth of the time.
 MOST_KEPT = 1 << 20
 
 
 def kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     """make(weight), from memory if that was asked for before."""
-    large = weight.numel() > MOST_KEPT and torch.is_inference_mode_enabled()
-    if large or weight.is_inference():  # the latter has no version; none that lasts is one
+    if weight.is_inference():  # has no version; none that lasts is one
         return make(weight)
     known = _KEPT.setdefault(weight, {})  # type: ignore[no-untyped-call]
-    if make not in known or known[make][0] != weight._version:
-        with torch.inference_mode(False), torch.no_grad():  # to do for gradients, too
-            known[make] = weight._version, make(weight)
-    return known[make][1]
+    if make in known and known[make][0] == weight._version:
+        return known[make][1]
+    with torch.inference_mode(False), torch.no_grad():  # to do for gradients, too
+        made = make(weight)
+    if made.numel() <= MOST_KEPT or not torch.is_inference_mode_enabled():
+        known[make] = weight._version, made
+    return made

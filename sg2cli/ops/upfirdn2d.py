@@ -7,11 +7,12 @@ flipped against `torch.nn.functional.conv2d`, which matters for asymmetric ones.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sg2cli.settings import ResampleFilter
 
@@ -41,42 +42,63 @@ def upfirdn2d(
     return F.conv2d(x, kernel, groups=c)
 
 
-@lru_cache(maxsize=16)
-def polyphase(taps: ResampleFilter, size: int) -> Tensor:
-    """Zero insertion and a filter of up to 4 taps as 3x3 kernels: [4,size*size,9].
-
-    A kernel [size,size] (1 or 3), flat, times this is the kernel that gives, from the picture as it
-    was before zeros were inserted, the pixel (0,0), (0,1), (1,0) or (1,1) of each 2x2.
-    """
-    with torch.inference_mode(False):  # what is kept must do for gradients, too
-        f = 4 * filter_kernel(taps, torch.float64, torch.device("cpu"))
-        last = len(f) // 2 + (size - 3) // 2  # the filter is centred on the kernel's result
-        spread = torch.zeros(2, 2, size, size, 3, 3, dtype=torch.float64)
-        places = [
-            (phase, a, d, k)
-            for phase, a, d in product(range(2), range(size), range(3))
-            if 0 <= (k := phase + last - a - 2 * (d - 1)) < len(f)
-        ]
-        for (py, ay, dy, ky), (px, ax, dx, kx) in product(places, places):
-            spread[py, px, ay, ax, dy, dx] = f[ky, kx]
-        return spread.view(4, size * size, 9)
-
-
 def upsample2d(x: Tensor, taps: ResampleFilter) -> Tensor:
     """Twice the size, brightness kept: x [N,C,H,W] -> [N,C,2H,2W]."""
-    n, c, h, w = x.shape
-    if len(taps) > 4 or x.device.type != "cpu":
-        f = filter_kernel(taps, x.dtype, x.device)
-        return upfirdn2d(x, f, up=2, padding=((len(f) + 1) // 2, (len(f) - 2) // 2), gain=4)
-    # Each pixel of a 2x2 by itself, without the zeros: a picture of few channels is no work for a
-    # convolution.
-    x = F.pad(x, (1, 1, 1, 1))
-    pixels = []
-    for kernel in polyphase(taps, 1).view(4, 9).tolist():
-        pixel = torch.zeros_like(x[..., 1:-1, 1:-1])
-        for i, factor in enumerate(kernel):
-            if factor:
-                top, left = divmod(i, 3)
-                pixel = pixel.add(x[..., top : top + h, left : left + w], alpha=factor)
-        pixels.append(pixel)
-    return F.pixel_shuffle(torch.stack(pixels, dim=2).flatten(1, 2), 2)
+    if len(taps) <= 4 and x.device.type == "cpu" and not isinstance(taps[0], tuple):
+        return _Upsample.apply(x, _phases(taps))
+    f = filter_kernel(taps, x.dtype, x.device)
+    return upfirdn2d(x, f, up=2, padding=((len(f) + 1) // 2, (len(f) - 2) // 2), gain=4)
+
+
+# What the two pixels that a pixel becomes take of the one before it, of itself, and of the next.
+Phases = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def _phases(taps: tuple[float, ...]) -> Phases:
+    """Of zero insertion and a filter of up to 4 taps, along one dimension."""
+
+    def factor(phase: int, place: int) -> float:
+        k = phase + len(taps) // 2 - 1 - 2 * place
+        return 2 * taps[k] / sum(taps) if 0 <= k < len(taps) else 0.0
+
+    first, second = (tuple(factor(phase, place) for place in (-1, 0, 1)) for phase in (0, 1))
+    return first, second  # type: ignore[return-value]
+
+
+class _Upsample(torch.autograd.Function):
+    """Rows, then columns, without the zeros: a picture of few channels is no work for convolutions,
+    and of slices autograd makes a picture of zeros each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, phases: Phases) -> Tensor:
+        ctx.phases = phases
+        for dim in (2, 3):
+            y = x.new_empty(*x.shape[: dim + 1], 2, *x.shape[dim + 1 :])
+            for pixel, factors in zip(y.unbind(dim + 1), phases, strict=True):
+                _weighed(x, dim, factors, pixel)
+            x = y.flatten(dim, dim + 1)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        for dim in (3, 2):
+            pixels = dy.unflatten(dim, (-1, 2)).unbind(dim + 1)  # type: ignore[no-untyped-call]
+            first, second = (
+                _weighed(pixel, dim, factors[::-1], torch.empty_like(pixel))
+                for pixel, factors in zip(pixels, ctx.phases, strict=True)
+            )
+            dy = first.add_(second)
+        return dy, None
+
+
+def _weighed(x: Tensor, dim: int, factors: tuple[float, ...], y: Tensor) -> Tensor:
+    """Into y: for each place along `dim` of x the sum of the one before, itself and the next."""
+    before, own, after = factors
+    torch.mul(x, own, out=y)
+    n = x.shape[dim] - 1
+    if before:
+        y.narrow(dim, 1, n).add_(x.narrow(dim, 0, n), alpha=before)
+    if after:
+        y.narrow(dim, 0, n).add_(x.narrow(dim, 1, n), alpha=after)
+    return y
