@@ -111,16 +111,21 @@ def test_pixels(randn: Any, shape: tuple[int, ...], layout: torch.memory_format)
 @pytest.mark.parametrize("noise", ["none", "own"])
 def test_pixels_of_a_layer(way: None, randn: Any, shape: tuple[int, ...], noise: str) -> None:
     given = operands(randn, shape, False, noise)
-    rgb = randn(3, shape[2], 1, 1), randn(shape[0], shape[2])
-    how = (0.2, 1.4, 0.9)
-    y = styled_conv_reference(*given, None, *how)  # type: ignore[arg-type]
-    single = [None if t is None else t.float() for t in given]
-    for grad in (True, False):
-        with torch.set_grad_enabled(grad):
-            styles = rgb[1].float().requires_grad_()
-            found = styled_conv_rgb(*single, *how, rgb[0].float(), styles)  # type: ignore[arg-type]
-        assert found.requires_grad == grad
-        assert relative(found.detach(), to_rgb(y, *rgb)) < 2e-5
+    rgb, how = (randn(3, shape[2], 1, 1), randn(shape[0], shape[2])), (0.2, 1.4, 0.9)
+
+    def drawn(dtype: torch.dtype, x: Tensor, noise: Tensor | None) -> Tensor:
+        own = [None if t is None else t.to(dtype) for t in (*given[1:4], noise)]
+        return styled_conv_rgb(x, *own, *how, *(t.to(dtype) for t in rgb))  # type: ignore[arg-type]
+
+    gradients, pixels = [], []
+    for dtype in (torch.float32, torch.float64):
+        assert given[0] is not None
+        x = given[0].to(dtype, copy=True).requires_grad_()
+        y = drawn(dtype, x, given[4])
+        gradients.append(torch.autograd.grad(y.square().sum(), x)[0])
+        pixels += [y.detach(), drawn(dtype, x.detach(), given[4])]
+    assert relative(*gradients) < 2e-5
+    assert all(relative(found, pixels[-1]) < 2e-5 for found in pixels)
 
 
 def test_without_onednn_all_is_torchs_own(randn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
