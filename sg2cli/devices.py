@@ -17,7 +17,6 @@ def resolve(name: str) -> str:
     """
     import torch
 
-    # Said even where it changes nothing: NNPACK's own threads follow no environment variable.
     torch.set_num_threads(min(torch.get_num_threads(), cores.available()))
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
