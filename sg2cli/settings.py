@@ -119,7 +119,7 @@ PRESETS: dict[str, ProjectSettings] = {
         w_noise=0.02,
         pixel_weight=0.1,
         shown=True,
-        start_samples=200,
+        start_samples=100,
         keep_best=True,
     ),
     # The paper's search to its end, one from another start, and one from the better of the two.
