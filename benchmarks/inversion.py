@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,12 +27,15 @@ from torch import Tensor
 from sg2cli import checkpoints
 from sg2cli.directions import find_direction
 from sg2cli.generator import Generator
-from sg2cli.images import Image, encode
+from sg2cli.images import encode
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, spread_of_w
 from sg2cli.inversion.results import Judge, redraw
 from sg2cli.latents import seed_to_z
 from sg2cli.photos import Photo, read_photo
+
+if TYPE_CHECKING:
+    from sg2cli.images import Image
 
 OUT = Path("out/inversion")
 DOC = Path("docs/inversion.md")
