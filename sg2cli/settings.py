@@ -76,12 +76,14 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class Restart:
-    """A second search, from the best of the first, in the rest of a projection's steps."""
+    """A further search, in the rest of a projection's steps, or until the next."""
 
     at: float  # part of the steps
     lr: float
     w_noise: float
     pixel_weight: float
+    start_samples: int | None = None  # None: from the best so far; else as in ProjectSettings
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,23 +103,33 @@ class ProjectSettings:
     wplus_weight: float = 0.0
     pixel_weight: float = 0.0
     lpips: LpipsNet = "vgg"
+    shown: bool = False  # the loss sees what a viewer does: values beyond -1..1 are clamped
     start_samples: int = 0  # pictures that a start is estimated from; 0: the mean of w
     keep_best: bool = False  # else the last
     patience: int | None = None
-    restart: Restart | None = None
+    restarts: tuple[Restart, ...] = ()
 
 
 PRESETS: dict[str, ProjectSettings] = {
     "paper": ProjectSettings(),
-    # Chosen on the drawings in tests/targets: docs/inversion.md has what else was tried.
+    # Chosen on drawings: docs/inversion.md has what else was tried.
     "fast": ProjectSettings(
-        steps=175, lr=0.4, w_noise=0.02, pixel_weight=0.1, start_samples=200, keep_best=True
-    ),
-    # The paper's search to its end, and a hotter one from there: never worse.
-    "best": ProjectSettings(
-        steps=1400,
+        steps=160,
+        lr=0.4,
+        w_noise=0.02,
+        pixel_weight=0.1,
+        shown=True,
+        start_samples=100,
         keep_best=True,
-        restart=Restart(at=5 / 7, lr=0.4, w_noise=0.02, pixel_weight=0.1),
+    ),
+    # The paper's search to its end, one from another start, and one from the better of the two.
+    "best": ProjectSettings(
+        steps=1800,
+        keep_best=True,
+        restarts=(
+            Restart(at=10 / 18, lr=0.4, w_noise=0.05, pixel_weight=0.1, start_samples=200),
+            Restart(at=14 / 18, lr=0.4, w_noise=0.02, pixel_weight=0.1),
+        ),
     ),
 }
 

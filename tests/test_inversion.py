@@ -23,8 +23,9 @@ from sg2cli.images import to_images
 from sg2cli.inversion import snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import WS, Projection, Run, spread_of_w
+from sg2cli.inversion.tuning import Tuning
 from sg2cli.photos import Photo, read_photo
-from sg2cli.settings import PRESETS, ProjectSettings, Restart
+from sg2cli.settings import PRESETS, ProjectSettings, Restart, TuneSettings
 
 SHORT = ProjectSettings(steps=8)
 
@@ -50,6 +51,20 @@ def projected(run: Run) -> list[Projection]:
         else:
             run.step()
     return sorted(found, key=lambda projection: projection.member)
+
+
+def few_samples(settings: ProjectSettings) -> ProjectSettings:
+    """The same, with a start that is soon estimated."""
+    restarts = tuple(
+        replace(restart, start_samples=restart.start_samples and 16)
+        for restart in settings.restarts
+    )
+    return replace(settings, start_samples=settings.start_samples and 16, restarts=restarts)
+
+
+def score_of(run: Run, projection: Projection) -> float:
+    noise = {name: x[None, None] for name, x in projection.noise.items()}
+    return run.score({WS: projection.ws[None], **noise}).item()
 
 
 def start(settings: ProjectSettings, count: int = 1, **more: Any) -> Run:
@@ -161,9 +176,7 @@ def test_a_batch_in_float32_stays_with_single_runs() -> None:
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
-    settings = replace(
-        PRESETS[preset], steps=40, start_samples=min(16, PRESETS[preset].start_samples)
-    )
+    settings = few_samples(replace(PRESETS[preset], steps=40))
     G = random_generator()
     some, lpips = photos(3), LPIPS("vgg")
     scores = []
@@ -171,17 +184,18 @@ def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
         run = Run(G, few, settings, spread_of_w(G), lpips)
         projection = projected(run)[-1]
         fresh = Run(G, some[2:], settings, spread_of_w(G), lpips)
-        noise = {name: x[None, None] for name, x in projection.noise.items()}
-        scores.append(fresh.score({WS: projection.ws[None], **noise}).item())
+        scores.append(score_of(fresh, projection))
     assert scores[0] == pytest.approx(scores[1], rel=0.02)
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
-@pytest.mark.parametrize(("preset", "steps"), [("paper", 11), ("best", 11), ("best", 21)])
+@pytest.mark.parametrize(
+    ("preset", "steps"), [("paper", 11), ("best", 11), ("best", 18), ("best", 25)]
+)
 def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(
     tmp_path: Path, space: Any, preset: str, steps: int
 ) -> None:
-    settings = replace(PRESETS[preset], steps=30, space=space, patience=8)
+    settings = few_samples(replace(PRESETS[preset], steps=30, space=space, patience=8))
     unbroken = projected(start(settings, count=2))
     first = start(settings, count=2)
     for _ in range(steps):
@@ -229,6 +243,51 @@ def test_a_snapshot_of_a_photo_that_is_not_finite_any_more_has_its_best(tmp_path
     assert found.ws.isfinite().all()
 
 
+def tuning(count: int = 2) -> Tuning:
+    G, some = random_generator(), photos(count)
+    found = [
+        (Projection(i, torch.zeros(G.config.num_ws, G.config.w_dim), {}, 0, "done", []), photo)
+        for i, photo in enumerate(some)
+    ]
+    return Tuning(G, found, TuneSettings(steps=4), spread_of_w(G), LPIPS("vgg"))
+
+
+def test_tuning_goes_on_from_a_snapshot_to_the_same_bits(tmp_path: Path) -> None:
+    path, whole, first = tmp_path / "t.safetensors", tuning(), tuning()
+    snapshots.tune(whole, tmp_path / "whole.safetensors", {})
+    assert whole.over and whole.state.step == 8
+
+    def interrupt(lpips: float) -> None:
+        if first.state.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        snapshots.tune(first, path, {"a": (1,)}, interrupt)
+    again = tuning()
+    with pytest.raises(Sg2Error, match="other settings"):
+        snapshots.load_tuning(path, again, {})
+    assert snapshots.load_tuning(path, again, {"a": (1,)}) and again.state.step == 3
+    snapshots.tune(again, path, {"a": (1,)})
+    differences = whole.differences()
+    assert any(difference.abs().max() > 0 for difference in differences.values())
+    for name, difference in again.differences().items():
+        assert torch.equal(difference, differences[name])
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(Sg2Error, match="remove it"):
+        snapshots.load_tuning(path, again, {"a": (1,)})
+
+
+def test_tuning_ends_when_its_time_is_over_or_its_loss_not_finite(tmp_path: Path) -> None:
+    path, run = tmp_path / "t.safetensors", tuning()
+    snapshots.tune(run, path, {}, seconds=0)
+    assert run.state.step == 0
+    run.step()
+    run._pivots[1].target[:] = math.nan
+    with pytest.raises(Sg2Error, match="not finite"):
+        snapshots.tune(run, path, {})
+    assert run.state.step == 1 and all(w.isfinite().all() for w in run.state.weights.values())
+
+
 @pytest.mark.parametrize("damage", ["cut", "shape", "step", "members", "key"])
 def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: str) -> None:
     path, run = tmp_path / "s.safetensors", start(SHORT, count=2)
@@ -252,35 +311,70 @@ def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_best_is_kept_and_paper_keeps_the_last() -> None:
-    wild = replace(SHORT, steps=30, lr=2.0, lr_rampdown=1e-9, w_noise=0.0)
+    wild = replace(SHORT, steps=30, lr=2.0, lr_rampdown=1e-9, w_noise=0.0, shown=True)
     last, best = (projected(start(replace(wild, keep_best=keep)))[0] for keep in (False, True))
     run = start(wild)
-
-    def score(projection: Projection) -> float:
-        noise = {name: x[None, None] for name, x in projection.noise.items()}
-        return run.score({WS: projection.ws[None], **noise}).item()
-
     seen = [record.lpips for record in best.history]
-    assert score(best) == pytest.approx(min(*seen, score(last)), rel=1e-5)
-    assert score(best) < score(last)
+    assert score_of(run, best) == pytest.approx(min(*seen, score_of(run, last)), rel=1e-5)
+    assert score_of(run, best) < score_of(run, last)
     assert last.history == best.history
 
 
-def test_a_restart_is_a_second_search_from_the_best_of_the_first() -> None:
+def test_a_score_is_that_of_the_picture_as_it_is_shown() -> None:
+    """Not of values that no file can hold."""
+    run = start(replace(SHORT, keep_best=True))
+    run.restore(replace(run.state, params={**run.state.params, WS: 5 * run.state.params[WS]}))
+    picture = run.draw(run.state.params)
+    assert picture.abs().max() > 1.5
+    with torch.no_grad():
+        expected = run.lpips(picture.clamp(-1, 1), run.targets).item()
+    assert run.score(run.state.params).item() == pytest.approx(expected, rel=1e-5)
+    shown, paper = (
+        run.loss(run.state.params, 0, replace(run.settings, shown=shown))[1].item()
+        for shown in (True, False)
+    )
+    assert shown == pytest.approx(expected, rel=1e-5)
+    assert paper != pytest.approx(expected, rel=1e-2)
+
+
+def test_a_restart_is_a_search_from_the_best_of_those_before() -> None:
     first = replace(SHORT, steps=20, w_noise=0.0)
-    restart = Restart(at=0.5, lr=0.4, w_noise=0.0, pixel_weight=0.1)
-    both = replace(first, steps=40, keep_best=True, restart=restart)
+    restart = Restart(at=0.5, lr=0.4, w_noise=0.0, pixel_weight=0.1, shown=False)
+    both = replace(first, steps=40, keep_best=True, restarts=(restart,))
     (one,), (two,) = projected(start(first)), projected(start(both))
     assert two.history[:20] == one.history  # which is the paper's
     run = start(first)
-    noise = {name: x[None, None] for name, x in one.noise.items()}
-    end = run.score({WS: one.ws[None, :1], **noise}).item()
-    best = min(end, *(record.lpips for record in one.history))
-    assert two.history[20].lpips == pytest.approx(best, rel=1e-5)
+    end = score_of(run, one)
+    assert score_of(run, two) <= end
     assert (two.history[20].lr, two.history[25].lr) == (0, 0.4)
-    noise = {name: x[None, None] for name, x in two.noise.items()}
-    assert run.score({WS: two.ws[None, :1], **noise}).item() <= best
+    assert two.history[20].w_distance > 0
     assert two.history[30].lpips != two.history[20].lpips  # it does search
+
+
+def test_a_restart_from_an_estimate_begins_as_a_run_does() -> None:
+    restart = Restart(at=0.5, lr=0.4, w_noise=0.0, pixel_weight=0.1, start_samples=50)
+    after = replace(restart, at=0.8, start_samples=None)
+    settings = replace(SHORT, steps=20, keep_best=True, restarts=(restart, after))
+    for inits in ([], [(torch.zeros(6, 16), {})]):
+        run = start(settings, inits=inits)
+        assert run.G.config.num_ws == 6 and run.G.config.w_dim == 16
+        for _ in range(10):
+            run.step()
+        kept = run.state.score.item()
+        fresh = start(replace(SHORT, start_samples=50), inits=inits)
+        run.step()
+        assert run.history[0][10].lpips == pytest.approx(fresh.score(fresh.state.params).item())
+        assert run.state.searches == 1 and run.state.began_at == 10
+        best = run.state.score.item()
+        assert best <= kept  # nothing is lost
+        while run.state.step < 16:
+            run.step()
+        best = run.state.score.item()
+        run.step()
+        assert run.state.searches == 2
+        assert run.history[0][16].lpips == pytest.approx(run.state.score.item(), rel=1e-4)
+        assert run.state.score.item() <= best
+        assert score_of(fresh, projected(run)[0]) <= best + 1e-6
 
 
 def test_noise_on_w_is_no_part_of_a_score() -> None:
@@ -445,7 +539,7 @@ def test_the_spread_of_w_is_that_of_its_class() -> None:
 
 
 def test_adam_is_that_of_torch(randn: Any) -> None:
-    from sg2cli.inversion.project import _adam
+    from sg2cli.inversion.project import adam
 
     x, goal = randn(5, 3), randn(5, 3)
     theirs = x.clone().requires_grad_()
@@ -458,5 +552,5 @@ def test_adam_is_that_of_torch(randn: Any) -> None:
         ((theirs - goal) ** 4).sum().backward()
         optimizer.step()
         gradient = 4 * (x - goal) ** 3
-        x, *moments = _adam(x, gradient, *moments, lr, step)  # type: ignore[misc, assignment]
+        x, *moments = adam(x, gradient, *moments, lr, step)  # type: ignore[misc, assignment]
         torch.testing.assert_close(x, theirs.detach(), rtol=1e-12, atol=1e-12)

@@ -19,6 +19,7 @@ from sg2cli.photos import PHOTO_SUFFIXES
 
 RESULTS = (  # of one photo; the first says that all is there
     *("projected.safetensors", "snapshot.safetensors", "tuned.safetensors", "projected_w.npz"),
+    "tuning.safetensors",
     *("target.png", "projected.png", "compare.png", "history.csv", "loss.png"),
     *("film.mp4", "film.gif"),
 )
@@ -97,8 +98,8 @@ class Album:
         taken = [entry.folder / name for entry in self.entries for name in RESULTS]
         if self.summary:
             taken.append(self.summary)
-        if together:
-            taken.append(out / "tuned.safetensors")
+        self.of_all = ("tuned.safetensors", "tuning.safetensors") if together else ()
+        taken += [out / name for name in self.of_all]
         if kind(out) == "folder" and not (overwrite or resume):
             for path in taken:
                 if kind(path) != "nothing":
@@ -112,6 +113,7 @@ class Album:
         """The folder, for this process alone. However it ends, the summary is written."""
         make_folder(self.out)
         with _locked(self.out):
+            self._remove(self.out, self.of_all)
             try:
                 yield
             except BaseException:
@@ -128,9 +130,13 @@ class Album:
     def begin(self, entry: Entry) -> None:
         """Make the folder of a photo, without what an earlier run left in it, if so wished."""
         make_folder(entry.folder)
+        self._remove(entry.folder, RESULTS)
+
+    def _remove(self, folder: Path, names: Sequence[str]) -> None:
+        """What an earlier run left, if it is to be replaced."""
         try:
-            for name in RESULTS if self._overwrite else ():
-                (entry.folder / name).unlink(missing_ok=True)
+            for name in names if self._overwrite else ():
+                (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise Sg2Error(f"cannot remove {error.filename}: {reason(error)}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from sg2cli.images import encode, read_image, to_images
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Run, spread_of_w
-from sg2cli.inversion.tuning import tune
+from sg2cli.inversion.tuning import Tuning
 from sg2cli.latents import to_ws
 from sg2cli.photos import Photo
 from sg2cli.settings import ProjectSettings, TuneSettings
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from sg2cli.latents import Latent
 
 SNAPSHOT = "snapshot.safetensors"  # of a batch, in the folder of its first photo
+TUNING = "tuning.safetensors"  # the snapshot of a tuning, where its result goes
+TUNING_STEP = 4  # times as long as a step of projection, about: two pictures, and all weights
 FRAMES = 120  # of a film, at most, beside the result
 LONG = 600  # seconds, after which it is worth a word how long it will take
 
@@ -90,7 +93,15 @@ class Projector:
         `read` gives the job of an entry and its index, or raises Sg2Error.
         """
         entries, steps = self.album.entries, self.settings.steps
-        deadline = monotonic() + seconds if seconds else None
+        start = monotonic()
+        part = 1.0  # of the time, that is for projection
+        if self.tuning:
+            part = steps / (steps + TUNING_STEP * self.tuning.steps)
+
+        def left(done: float) -> float | None:
+            """Seconds until so much of the work should be done."""
+            return seconds and start + done * seconds - monotonic()
+
         batches = -(-len(entries) // size)
         to_tune: list[Job] = []
         with self.console.progress("Projecting", batches * steps, "step") as bar:
@@ -101,21 +112,24 @@ class Projector:
                         batch.append(read(entries[index], index))
                         self._begin(batch[-1])
                 batch = [job for job in batch if job.entry.state != "failed"]
-                left = (deadline - monotonic()) / (batches - number) if deadline else None
                 # More than once if a snapshot lacks some whose result was there, and is gone.
                 while any(job.entry.state == "begun" for job in batch):
                     with self._blaming(*(job.entry for job in batch if job.entry.state == "begun")):
-                        self._project(batch, left, bar)
+                        projected = part * (number + 1) if self.together else number + part
+                        self._project(batch, left(projected / batches), bar)
                 bar.update((number + 1) * steps - bar.n)  # they may have ended before
                 batch = [job for job in batch if job.entry.state != "failed"]
                 if self.together:
                     to_tune += batch
                 elif self.tuning:
-                    for job in batch:
-                        if job.entry.state != "kept":
-                            self._tune([job], job.entry.folder)
+                    todo = [job for job in batch if job.entry.state != "kept"]
+                    for done, job in enumerate(todo, 1):
+                        tuned = part + (1 - part) * done / len(todo)
+                        with self._blaming(job.entry):
+                            self._tune([job], job.entry.folder, left((number + tuned) / batches))
             if any(job.entry.state != "kept" for job in to_tune):
-                self._tune(to_tune, self.album.out)
+                with self._blaming(*(job.entry for job in to_tune)):
+                    self._tune(to_tune, self.album.out, left(1))
 
     def job(self, entry: Entry, photo: Photo, init: Latent | None) -> Job:
         """What is to be done with a photo."""
@@ -253,7 +267,7 @@ class Projector:
         job.entry.figures = results.told(projection, figures)
         return image, figures, {**recipe, **job.entry.figures}
 
-    def _tune(self, jobs: Sequence[Job], folder: Path) -> None:
+    def _tune(self, jobs: Sequence[Job], folder: Path, seconds: float | None) -> None:
         """Tune the network on photos that are projected; draw and describe them anew."""
         assert self.tuning
         found = []
@@ -262,22 +276,32 @@ class Projector:
             if not result:
                 raise Sg2Error(f"{job.entry.folder} has lost its latent: --resume finds it again")
             found.append((job, result[1]))
-        with self.console.progress("Tuning", self.tuning.steps * len(jobs), "step") as bar:
+        pairs = [(projection, job.photo) for job, projection in found]
+        tuning = Tuning(self.G, pairs, self.tuning, self.spread, self.lpips)
+        snapshot = folder / TUNING
+        recipe = {
+            "recipes": [{**self._tuned(job), "version": None} for job in jobs],
+            "pivots": [_hash(projection) for _, projection in found],
+        }
+        if snapshots.load_tuning(snapshot, tuning, recipe):
+            self.console.note(f"going on from step {tuning.state.step} of tuning")
+        with self.console.progress("Tuning", tuning.steps, "step") as bar:
+            bar.update(tuning.state.step)
 
             def on_step(lpips: float) -> None:
                 bar.set_postfix(lpips=f"{lpips:.3f}", refresh=False)
                 bar.update()
 
-            pairs = [(projection, job.photo) for job, projection in found]
-            differences = tune(self.G, pairs, self.tuning, self.spread, self.lpips, on_step)
+            snapshots.tune(tuning, snapshot, recipe, on_step, seconds)
         made_by = {
             "checkpoint": self.network.sha256,
             "targets": [job.recipe["target"] for job in jobs],
             "tune": self._tuned(jobs[0])["tune"],
+            "tune_steps_done": tuning.state.step,
             "version": __version__,
         }
         path = folder / "tuned.safetensors"
-        save_differences(path, differences, made_by, overwrite=True)
+        save_differences(path, tuning.differences(), made_by, overwrite=True)
         self.console.wrote(path, made_by)
         tuned = copy.deepcopy(self.G)
         opened = open_tuned(path, self.network)
@@ -289,6 +313,7 @@ class Projector:
                 job.entry.folder, projection, job.photo, image, told, figures, self.npz
             ):
                 self.console.wrote(written, told)
+        snapshot.unlink(missing_ok=True)
 
     def _take_frames(self, run: Run, jobs: Sequence[Job]) -> None:
         """Draw where the run stands."""
@@ -331,3 +356,7 @@ class Projector:
             if len(self.album.entries) == 1:
                 raise
             self.console.note(str(error))
+
+
+def _hash(projection: Projection) -> str:
+    return hashlib.sha256(projection.ws.cpu().numpy().tobytes()).hexdigest()

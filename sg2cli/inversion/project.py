@@ -39,6 +39,7 @@ Params = dict[str, Tensor]
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam (Kingma and Ba 2015, algorithm 1)
 W_SAMPLES = 10_000
 START_PSI = 0.7  # of the samples for a start: most photos are nearer to the mean than samples are
+FEW = 4  # of them are drawn at once: their feature maps stay in the processor's cache
 RIDGE = 5e-4  # of the variance in the pictures
 LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
 SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
@@ -81,7 +82,8 @@ class State:
 
     step: int
     scored_at: int  # the last step at which scores were taken
-    began_at: int  # the step at which this search began: 0, or that of the restart
+    searches: int  # restarts so far
+    began_at: int  # the step at which this search began: 0, or that of the last restart
     members: tuple[int, ...]  # which of the run's pictures they are
     params: Params
     moment1: Params
@@ -168,9 +170,11 @@ class Run:
         with torch.no_grad():
             self.wanted = self.lpips.features(self.targets)
         self.history: list[list[Record]] = [[] for _ in photos]
-        self.restore(self._start(inits, estimate and not inits))
+        self.inits = inits
+        self.restore(self._start(settings.start_samples if estimate else 0))
 
-    def _start(self, inits: Sequence[Init], estimate: bool) -> State:
+    def _start(self, samples: int) -> State:
+        """Before the first step; where nothing is given, from an estimate by so many samples."""
         G, settings, count = self.G, self.settings, len(self.targets)
         rows = 1 if settings.space == "w" else G.config.num_ws
         own = torch.Generator().manual_seed(settings.seed)
@@ -181,9 +185,9 @@ class Run:
                     drawn = torch.randn(layer.noise_const.shape, generator=own)
                     every = drawn.to(layer.noise_const).expand(count, 1, -1, -1)
                     maps[layer.noise_name] = every.clone()
-        start = self._estimate() if estimate else self.spread.mean.expand(count, -1)
+        start = self._estimate(0 if self.inits else samples)
         ws = start[:, None].expand(-1, rows, -1).clone()
-        for i, (init, noise) in enumerate(inits):
+        for i, (init, noise) in enumerate(self.inits):
             ws[i] = init.to(ws).mean(dim=0) if rows == 1 else init
             for name, noise_map in noise.items():
                 if name in maps:
@@ -194,6 +198,7 @@ class Run:
         return State(
             step=0,
             scored_at=0,
+            searches=0,
             began_at=0,
             members=tuple(range(count)),
             params=params,
@@ -206,20 +211,20 @@ class Run:
             randomness=own.get_state().expand(count, -1).clone(),
         )
 
-    def _estimate(self) -> Tensor:
+    def _estimate(self, count: int) -> Tensor:
         """A start [N,w_dim] for each target: the mean of w, or a linear estimate of its w.
 
-        Ridge regression of w on pictures of 16 pixels a side, over the first `start_samples` of
+        Ridge regression of w on pictures of 16 pixels a side, over the first `count` samples of
         the spread, in its dual form (Saunders et al. 1998): it costs nothing beside drawing them.
         """
-        mean, count = self.spread.mean, self.settings.start_samples
+        mean = self.spread.mean
         if not count:
             return mean.expand(len(self.targets), -1)
         samples = mean.lerp(self.spread.samples[:count], START_PSI)
         with torch.inference_mode():
             pictures = [
                 _small(self.G.synthesis(w[:, None].expand(-1, self.G.config.num_ws, -1)))
-                for w in torch.split(samples, default_batch(self.G))
+                for w in torch.split(samples, min(FEW, default_batch(self.G)))
             ]
         x = torch.cat(pictures).double()
         centre_x, centre_w = x.mean(dim=0), samples.double().mean(dim=0)
@@ -257,6 +262,8 @@ class Run:
         """What is minimised, LPIPS and the noise penalty, each [N]; `jitter` is added to ws."""
         settings, ws = settings or self.settings, params[WS]
         picture = self.draw({**params, WS: ws + jitter})
+        if settings.shown:
+            picture = picture.clamp(-1, 1)
         distance = self.lpips.distance(self.lpips.features(picture), self._wanted)
         maps = [param for name, param in params.items() if name != WS]
         penalty = noise_penalty(maps) if maps else torch.zeros_like(distance)
@@ -270,17 +277,19 @@ class Run:
     def score(self, params: Params) -> Tensor:
         """LPIPS [N] as the result would have it."""
         with torch.inference_mode():
-            return self.lpips.distance(self.lpips.features(self.draw(params)), self._wanted)
+            picture = self.draw(params).clamp(-1, 1)
+            return self.lpips.distance(self.lpips.features(picture), self._wanted)
 
-    def search(self, t: float) -> tuple[ProjectSettings, float]:
-        """Which search the part t of all steps is in, and at which part of its own schedule."""
-        settings, restart = self.settings, self.settings.restart
-        if restart is None:
-            return settings, t
-        if t < restart.at:
-            return settings, t / restart.at
-        changes = {name: value for name, value in asdict(restart).items() if name != "at"}
-        return replace(settings, **changes), (t - restart.at) / (1 - restart.at)
+    def search(self, t: float) -> tuple[int, ProjectSettings, float]:
+        """Which search the part t of all steps is in, from 0, and where in its own schedule."""
+        begins = [0.0, *(restart.at for restart in self.settings.restarts), 1.0]
+        number = max(n for n, at in enumerate(begins[:-1]) if n == 0 or at <= t)
+        own = (t - begins[number]) / (begins[number + 1] - begins[number])
+        if number == 0:
+            return 0, self.settings, own
+        changes = asdict(self.settings.restarts[number - 1])
+        del changes["at"]
+        return number, replace(self.settings, **changes), own
 
     def learning_rate(self, settings: ProjectSettings, t: float) -> float:
         """At the part t of a schedule: up linearly, down as a cosine."""
@@ -291,9 +300,9 @@ class Run:
     def step(self, part: float = 0) -> None:
         """One step for all; `part` of the time allowed is over, which hastens the schedule."""
         whole = max(self.state.step / self.settings.steps, part)
-        settings, t = self.search(whole)
-        if settings is not self.settings and not self.state.began_at:
-            self._restart()
+        number, settings, t = self.search(whole)
+        if number > self.state.searches:
+            self._restart(number, settings.start_samples)
         old = self.state
         lr = self.learning_rate(settings, t)
         scale = self.spread.std * settings.w_noise * max(0, 1 - t / settings.w_noise_ramp) ** 2
@@ -303,16 +312,17 @@ class Run:
         gradients = torch.autograd.grad(total.sum(), list(params.values()))
 
         with torch.no_grad():
-            scored = settings.keep_best and (scale == 0 or old.step % SCORE_EVERY == 0)
+            exact = scale == 0 and settings.shown  # the loss is a score
+            scored = settings.keep_best and (exact or old.step % SCORE_EVERY == 0)
             if scored:
-                score = distance.detach() if scale == 0 else self.score(old.params)
+                score = distance.detach() if exact else self.score(old.params)
                 better = score < old.score
             else:
                 score = old.score
                 better = total.isfinite() & (not settings.keep_best)
             new: dict[str, Params] = {"params": {}, "moment1": {}, "moment2": {}}
             for (name, param), gradient in zip(old.params.items(), gradients, strict=True):
-                moved, new["moment1"][name], new["moment2"][name] = _adam(
+                moved, new["moment1"][name], new["moment2"][name] = adam(
                     param,
                     gradient,
                     old.moment1[name],
@@ -326,10 +336,11 @@ class Run:
             record = Record(old.step, lr, *(values[row] for values in told))
             del self.history[member][old.step :]  # of a step that was interrupted
             self.history[member].append(record)
-        much_better = better & (score < (1 - LEAST_GAIN) * old.baseline)
+        much_better = score < (1 - LEAST_GAIN) * old.baseline
         self.state = State(
             step=old.step + 1,
             scored_at=old.step if scored else old.scored_at,
+            searches=old.searches,
             began_at=old.began_at,
             members=old.members,
             **new,
@@ -340,24 +351,28 @@ class Run:
             randomness=randomness,
         )
 
-    def _restart(self) -> None:
-        """Go on from the best so far, with what a search begins with."""
+    def _restart(self, number: int, samples: int | None) -> None:
+        """Begin a search: from the best so far, or from the start by so many samples."""
         old = self.state
-        score = self.score(old.params)
-        better = score < old.score
-        kept = _where(better, old.params, old.kept)
-        zeros = {name: torch.zeros_like(param) for name, param in kept.items()}
-        score = torch.where(better, score, old.score)
+        last = self.score(old.params)
+        better = last < old.score
+        kept, score = _where(better, old.params, old.kept), torch.where(better, last, old.score)
+        params, baseline = kept, score
+        if samples is not None:
+            params = self._start(samples).only(old.members).params
+            baseline = torch.full_like(score, math.inf)  # it is patient with what begins afresh
+        zeros = {name: torch.zeros_like(param) for name, param in params.items()}
         self.state = replace(
             old,
             scored_at=old.step,
+            searches=number,
             began_at=old.step,
-            params=kept,
+            params=params,
             moment1=zeros,
             moment2=zeros,
             kept=kept,
             score=score,
-            baseline=score,
+            baseline=baseline,
             improved_at=torch.full_like(old.improved_at, old.step),
         )
 
@@ -406,7 +421,7 @@ def _small(pictures: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(pictures, min(16, pictures.shape[-1]))
 
 
-def _adam(
+def adam(
     param: Tensor, gradient: Tensor, moment1: Tensor, moment2: Tensor, lr: float, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A step of Adam, the `step`-th from 1: the parameter and its moments."""

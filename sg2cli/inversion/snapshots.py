@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 from time import monotonic
@@ -18,26 +19,22 @@ from sg2cli.errors import Sg2Error, reason
 from sg2cli.files import kind, new_file
 from sg2cli.images import same_recipe
 from sg2cli.inversion.project import Projection, Record, Run, State
+from sg2cli.inversion.tuning import Tuning
 
 EVERY = 30.0  # seconds
+COUNTS = ("step", "scored_at", "searches", "began_at")  # whole numbers of a State
+Found = tuple[dict[str, Any], dict[str, Tensor]]  # the fields and the tensors of a file
 
 
 def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
     """Write the state of a run, and for which recipe it holds."""
     state = run.state
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in state.tensors().items()}
+    tensors = state.tensors()
     for member in state.members:
         rows = [astuple(record) for record in run.history[member][: state.step]]
         tensors[f"history.{member}"] = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
-    fields = {
-        "step": state.step,
-        "scored_at": state.scored_at,
-        "began_at": state.began_at,
-        "members": state.members,
-        "recipe": recipe,
-    }
-    with new_file(path, overwrite=True, durable=True) as file:
-        file.write(save(tensors, {"sg2": json.dumps(fields)}))
+    counts = {name: getattr(state, name) for name in COUNTS}
+    _write(path, tensors, {**counts, "members": state.members, "recipe": recipe})
 
 
 def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
@@ -45,8 +42,46 @@ def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
 
     Sg2Error when it is damaged, or of another recipe; the version of sg2 does not matter.
     """
+    with _reading(path, recipe) as found:
+        if not found:
+            return False
+        state, run.history = _checked(run, *found)
+        run.restore(state)
+    return True
+
+
+def save_tuning(path: Path, tuning: Tuning, recipe: Mapping[str, Any]) -> None:
+    """As `save_state`."""
+    _write(path, tuning.state.tensors(), {"step": tuning.state.step, "recipe": recipe})
+
+
+def load_tuning(path: Path, tuning: Tuning, recipe: Mapping[str, Any]) -> bool:
+    """As `load_state`."""
+    with _reading(path, recipe) as found:
+        if not found:
+            return False
+        fields, tensors = found
+        step = fields["step"]
+        if type(step) is not int or not 0 <= step <= tuning.steps:
+            raise ValueError("its step is none of this run's")
+        own = _like(tuning.state.tensors(), tensors, "weights.")
+        _check_randomness(own["randomness"])
+        tuning.state = tuning.state.with_tensors(step, own)
+    return True
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> None:
+    copies = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with new_file(path, overwrite=True, durable=True) as file:
+        file.write(save(copies, {"sg2": json.dumps(fields)}))
+
+
+@contextmanager
+def _reading(path: Path, recipe: Mapping[str, Any]) -> Iterator[Found | None]:
+    """What is in the file, if there is one; Sg2Error for one that does not fit."""
     if kind(path) == "nothing":
-        return False
+        yield None
+        return
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
@@ -57,14 +92,33 @@ def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
                 )
             # Copies: the file is mapped where it lies, and that is not aligned.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        state, history = _checked(run, fields, tensors)
+        yield fields, tensors
     except OSError as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise Sg2Error(f"{path} is damaged ({error}): remove it, to begin anew") from error
-    run.history = history
-    run.restore(state)
-    return True
+
+
+def _like(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], finite: str
+) -> dict[str, Tensor]:
+    """The tensors of these names, on their devices; ValueError if they are others."""
+    own = {}
+    for name, like in expected.items():
+        tensor = found[name]
+        if tensor.shape != like.shape or tensor.dtype != like.dtype:
+            raise ValueError(f"its {name} is {list(tensor.shape)}, not {list(like.shape)}")
+        if name.startswith(finite) and not tensor.isfinite().all():
+            raise ValueError(f"its {name} holds NaN or infinity")
+        own[name] = tensor.to(like.device)
+    return own
+
+
+def _check_randomness(state: Tensor) -> None:
+    try:
+        torch.Generator().set_state(state.clone())
+    except RuntimeError as error:
+        raise ValueError(f"its random numbers are none: {error}") from error
 
 
 def _checked(
@@ -73,7 +127,7 @@ def _checked(
     """The state and the history in the file; ValueError if they are not those of such a run."""
     count = len(run.history)
     members = fields["members"]
-    counts = {name: fields[name] for name in ("step", "scored_at", "began_at")}
+    counts = {name: fields[name] for name in COUNTS}
     if any(type(count) is not int for count in counts.values()):
         raise ValueError("its steps are no whole numbers")
     step = counts["step"]
@@ -82,19 +136,9 @@ def _checked(
     if sorted(set(members)) != list(members) or not set(members) <= set(range(count)):
         raise ValueError("its members are none of this run's")
     fresh = run.state.only(list(members))
-    own = {}
-    for name, expected in fresh.tensors().items():
-        tensor = tensors[name]
-        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
-            raise ValueError(f"its {name} is {list(tensor.shape)}, not {list(expected.shape)}")
-        own[name] = tensor.to(expected.device)
-        if name.startswith("kept.") and not tensor.isfinite().all():
-            raise ValueError(f"its {name} holds NaN or infinity")
+    own = _like(fresh.tensors(), tensors, "kept.")
     for generator_state in own["randomness"]:
-        try:
-            torch.Generator().set_state(generator_state.clone())
-        except RuntimeError as error:
-            raise ValueError(f"its random numbers are none: {error}") from error
+        _check_randomness(generator_state)
     history: list[list[Record]] = [[] for _ in range(count)]
     for member in members:
         rows = tensors[f"history.{member}"]
@@ -140,3 +184,25 @@ def project(
         save_state(snapshot, run, recipe)  # a step that is not done has changed nothing
         raise
     snapshot.unlink(missing_ok=True)
+
+
+def tune(
+    tuning: Tuning,
+    snapshot: Path,
+    recipe: Mapping[str, Any],
+    on_step: Callable[[float], object] = lambda lpips: None,
+    seconds: float | None = None,
+) -> None:
+    """Take a tuning to its end, or as far as it gets in `seconds`; `on_step` gets its LPIPS.
+
+    The state is saved as that of `project` is; the file stays, as what was found is not written.
+    """
+    start = saved = monotonic()
+    try:
+        while not tuning.over and (seconds is None or monotonic() - start < seconds):
+            on_step(tuning.step())
+            if monotonic() - saved > EVERY:
+                save_tuning(snapshot, tuning, recipe)
+                saved = monotonic()
+    finally:  # a step that is not done has changed nothing
+        save_tuning(snapshot, tuning, recipe)

@@ -8,64 +8,119 @@ held where it was (locality regularisation, eq. 4-6).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from sg2cli.errors import Sg2Error
 from sg2cli.inversion.losses import LPIPS, pixel_distance
-from sg2cli.inversion.project import Projection, Spread
+from sg2cli.inversion.project import Projection, Spread, adam
 from sg2cli.settings import TuneSettings
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.photos import Photo
 
+Weights = Mapping[str, Tensor]  # of the synthesis network, by name
 
-def tune(
-    G: Generator,
-    found: Sequence[tuple[Projection, Photo]],
-    settings: TuneSettings,
-    spread: Spread,
-    lpips: LPIPS,
-    on_step: Callable[[float], object] = lambda lpips: None,
-) -> dict[str, Tensor]:
-    """Tune a copy of G on photos, each at the latent that was found: the differences, float16.
 
-    One step a photo in turns, `settings.steps` for each. `on_step` gets LPIPS before each step.
+@dataclass(frozen=True)
+class TuneState:
+    """All that a step reads and makes anew."""
+
+    step: int
+    weights: Weights
+    moment1: Weights
+    moment2: Weights
+    randomness: Tensor  # [bytes], of the generator
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Under names that tell them apart; `with_tensors` takes them back."""
+        kinds = {"weights": self.weights, "moment1": self.moment1, "moment2": self.moment2}
+        found = {f"{kind}.{name}": t for kind, ts in kinds.items() for name, t in ts.items()}
+        return {**found, "randomness": self.randomness}
+
+    def with_tensors(self, step: int, tensors: Mapping[str, Tensor]) -> TuneState:
+        """The same at this step with these tensors, of the names that `tensors` gives."""
+        weights, moment1, moment2 = (
+            {name: tensors[f"{kind}.{name}"] for name in self.weights}
+            for kind in ("weights", "moment1", "moment2")
+        )
+        return TuneState(step, weights, moment1, moment2, tensors["randomness"])
+
+
+class Tuning:
+    """A copy of G that is tuned on photos, each at the latent that was found, in turns.
+
+    `step` until `over`; `snapshots.tune` does that. `state` is all of it, and can be set.
     """
-    tuned = copy.deepcopy(G)
-    weights = dict(tuned.synthesis.named_parameters(prefix="synthesis"))
-    for weight in weights.values():
-        weight.requires_grad_()
-    optimizer = torch.optim.Adam(weights.values(), lr=settings.lr)
-    numbers = torch.Generator().manual_seed(settings.seed)
-    photos = [_Pivot(projection, photo, G, lpips) for projection, photo in found]
-    for step in range(settings.steps * len(photos)):
-        pivot = photos[step % len(photos)]
-        picture = pivot.draw(tuned)
+
+    def __init__(
+        self,
+        G: Generator,
+        found: Sequence[tuple[Projection, Photo]],
+        settings: TuneSettings,
+        spread: Spread,
+        lpips: LPIPS,
+    ) -> None:
+        self.G, self.settings, self.spread, self.lpips = G, settings, spread, lpips
+        self.tuned = copy.deepcopy(G)
+        self._params = dict(self.tuned.synthesis.named_parameters(prefix="synthesis"))
+        for param in self._params.values():
+            param.requires_grad_()
+        self._pivots = [_Pivot(projection, photo, lpips) for projection, photo in found]
+        self.steps = settings.steps * len(found)
+        weights = {name: param.detach().clone() for name, param in self._params.items()}
+        zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        numbers = torch.Generator().manual_seed(settings.seed)
+        self.state = TuneState(0, weights, zeros, zeros, numbers.get_state())
+
+    @property
+    def over(self) -> bool:
+        return self.state.step >= self.steps
+
+    def step(self) -> float:
+        """One step for the next photo; its LPIPS before. Sg2Error when the loss is not finite."""
+        old, settings, lpips = self.state, self.settings, self.lpips
+        for name, param in self._params.items():
+            param.data = old.weights[name]
+        numbers = torch.Generator()
+        numbers.set_state(old.randomness.clone())  # it reads a whole storage
+        pivot = self._pivots[old.step % len(self._pivots)]
+        picture = pivot.draw(self.tuned)
         distance = lpips.distance(lpips.features(picture), pivot.wanted).sum()
         loss = distance + settings.pixel_weight * pixel_distance(picture, pivot.target).sum()
-        on_step(distance.item())
         if settings.locality_weight:
-            near = _near(pivot.ws, spread, settings.locality_radius, numbers)
+            near = _near(pivot.ws, self.spread, settings.locality_radius, numbers)
             with torch.no_grad():
-                before = G.synthesis(near, pivot.noise)
-            now = tuned.synthesis(near, pivot.noise)
+                before = self.G.synthesis(near, pivot.noise)
+            now = self.tuned.synthesis(near, pivot.noise)
             change = lpips(now, before).sum() + pixel_distance(now, before).sum()
             loss = loss + settings.locality_weight * change
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-    own = dict(G.synthesis.named_parameters(prefix="synthesis"))
-    return {name: (weight.detach() - own[name]).half() for name, weight in weights.items()}
+        if not loss.isfinite():
+            raise Sg2Error("the loss of tuning is not finite any more: the latent is kept untuned")
+        gradients = torch.autograd.grad(loss, list(self._params.values()), materialize_grads=True)
+        weights, moment1, moment2 = {}, {}, {}
+        for (name, weight), gradient in zip(old.weights.items(), gradients, strict=True):
+            weights[name], moment1[name], moment2[name] = adam(
+                weight, gradient, old.moment1[name], old.moment2[name], settings.lr, old.step + 1
+            )
+        self.state = TuneState(old.step + 1, weights, moment1, moment2, numbers.get_state())
+        return distance.item()
+
+    def differences(self) -> dict[str, Tensor]:
+        """Of the weights from those of G, float16."""
+        own = dict(self.G.synthesis.named_parameters(prefix="synthesis"))
+        return {name: (w - own[name]).half() for name, w in self.state.weights.items()}
 
 
 class _Pivot:
     """A latent with its noise [1,...], and the photo that it is to give."""
 
-    def __init__(self, projection: Projection, photo: Photo, G: Generator, lpips: LPIPS) -> None:
+    def __init__(self, projection: Projection, photo: Photo, lpips: LPIPS) -> None:
         self.ws = projection.ws[None]
         self.noise = dict(projection.noise) or "const"
         pixels = torch.from_numpy(photo.pixels).to(self.ws).permute(2, 0, 1)[None]

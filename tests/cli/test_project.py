@@ -328,6 +328,47 @@ def test_tuning_together_makes_one_network_for_all(sg2: Any, net: Path) -> None:
         assert (pixels(f"{name}{name}.png") == pixels(f"o/{name}/projected.png")).all()
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_interrupted_tuning_resumes_to_the_same_weights(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    from sg2cli.inversion.tuning import Tuning
+
+    photo("a.png", 1)
+    photo("b.png", 2)
+    tune = ("--tune", "together") if together else ("--tune",)
+    args = ("project", "a.png", "b.png", "-n", net, "--steps", 2, *tune, "--tune-steps", 3)
+    assert sg2(*args, "--out", "whole").code == 0
+    step = Tuning.step
+
+    def stopped(self: Any) -> float:
+        if self.state.step == 2:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tuning, "step", stopped)
+        assert sg2(*args, "--out", "o").code == 130
+    assert Path("o/tuning.safetensors" if together else "o/a/tuning.safetensors").exists()
+    assert sg2(*args, "--out", "o").code == 1  # it says what to do with what is there
+    result = sg2(*args, "--out", "o", "--resume")
+    assert result.code == 0 and "going on from step 2 of tuning" in result.err
+    assert inside("o") == inside("whole") and inside("o/a") == inside("whole/a")
+    for file in Path("whole").rglob("*.safetensors"):
+        assert file.read_bytes() == Path("o", file.relative_to("whole")).read_bytes()
+
+
+def test_a_time_limit_counts_tuning(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    start = time.monotonic()
+    args = ("--steps", 200_000, "--tune", "--tune-steps", 50_000, "--time-limit", "4s")
+    assert sg2("project", "me.png", "-n", net, *args, "--out", "o").code == 0
+    assert time.monotonic() - start < 60
+    told = metadata("o/me/tuned.safetensors")
+    assert 0 < told["tune_steps_done"] < 50_000
+    assert metadata(f"o/me/{LATENT}")["ended"] == "time"
+
+
 @pytest.mark.parametrize("damage", ["other network", "no differences", "cut", "nan", "missing"])
 def test_tuned_files_that_do_not_fit_are_refused(sg2: Any, net: Path, damage: str) -> None:
     from sg2cli.checkpoints.tuned import save_differences
@@ -611,6 +652,5 @@ def test_presets_set_what_no_option_does(sg2: Any, net: Path) -> None:
         assert sg2("project", "me.png", "-n", net, *args).code == 0
         told = metadata(f"{preset}/me/{LATENT}")
         expected = {**asdict(settings), "steps": 1, "lr": 0.07}
-        if expected["restart"]:  # which is a search of the same preset
-            expected["restart"]["lr"] = 0.07
+        expected["restarts"] = [{**restart, "lr": 0.07} for restart in expected["restarts"]]
         assert {name: told[name] for name in expected} == expected

@@ -155,8 +155,7 @@ BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory an
     "--time-limit",
     type=DURATION,
     metavar="TIME",
-    help="For projecting all photos: 90s, 30m, 1h30m. The schedule is hastened to end by then; "
-    "--tune comes on top.",
+    help="For all photos, --tune included: 90s, 30m, 1h30m. The schedule is hastened to end then.",
 )
 @click.option(
     "--tune",
@@ -226,9 +225,10 @@ def project(
     if noise_maps:
         given["noise_maps"] = noise_maps == "on"
     chosen = replace(PRESETS[preset], **given)
-    if chosen.restart:  # what is asked for counts in both searches
-        own = {name: given[name] for name in ("lr", "w_noise", "pixel_weight") if name in given}
-        chosen = replace(chosen, restart=replace(chosen.restart, **own))
+    # What is asked for counts in every search.
+    own = {name: given[name] for name in ("lr", "w_noise", "pixel_weight") if name in given}
+    restarts = tuple(replace(restart, **own) for restart in chosen.restarts)
+    chosen = replace(chosen, restarts=restarts)
     if given.get("patience"):  # a plateau is one of scores
         chosen = replace(chosen, keep_best=True)
     photos = photos + target
