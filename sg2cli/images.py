@@ -45,7 +45,8 @@ def to_images(pictures: Tensor) -> Image:
 
     if not pictures.isfinite().all():
         raise Sg2Error(
-            "the network drew NaN or infinity: a latent too far out, or too low a --precision"
+            "the network drew NaN or infinity: a latent that holds them or is too far out, "
+            "or too low a --precision"
         )
     pixels = (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -491,6 +491,76 @@ def test_a_sheet_shows_what_could_not_be_written(sg2: Any) -> None:
     assert (pixels("out/grid.png") == pixels("whole/grid.png")).all()
 
 
+def test_a_sheet_with_holes_is_not_written(sg2: Any) -> None:
+    """A later run would keep it, holes and all."""
+    args = ["generate", "--seeds", "0-3", "--grid", "--skip-existing"]
+    assert sg2(*args).code == 0
+    Path("out/grid.png").unlink()
+    Path("out/seed0002.png").write_bytes(Path("out/seed0002.png").read_bytes()[:2000])
+    result = sg2(*args)
+    assert result.code == 1
+    *_, hole, counts, error = result.err.splitlines()
+    assert hole == "sg2: no sheet is written, as it would have holes"
+    assert counts == "sg2: 0 written, 3 kept as they were, 1 failed"
+    assert error.startswith("sg2: 1 of 4 pictures failed: seed0002")
+    Path("out/seed0002.png").unlink()
+    assert sg2(*args).lines == ["out/seed0002.png", "out/grid.png"]
+
+
+@pytest.mark.parametrize("batch", ["1", "3", "8"])
+def test_latents_that_cannot_be_drawn_cost_the_others_nothing(sg2: Any, batch: str) -> None:
+    """Rows that are no numbers, and one so far out that the network overflows."""
+    sg2("generate", "--seeds", "0-5", "--save-latents", "good.npy", "--out", "seeds")
+    ws = np.load("good.npy")
+    ws[1, 3, 4], ws[3], ws[4] = np.nan, 3e38, np.inf
+    np.save("bad.npy", ws)
+    args = ["--latents", "bad.npy", "--batch", batch, "--out", "bad", "--json"]
+    result = sg2("generate", *args)
+    assert result.code == 1
+    *wrote, last = map(json.loads, result.lines)
+    assert [Path(line["path"]).stem for line in wrote] == ["bad-0000", "bad-0002", "bad-0005"]
+    summary = last["summary"]
+    assert (summary["done"], list(summary["failed"])) == (3, ["bad-0001", "bad-0003", "bad-0004"])
+    assert all("NaN or infinity" in why for why in summary["failed"].values())
+    assert result.err.splitlines()[-1].startswith("sg2: 3 of 6 pictures failed: bad-0001")
+    for line in wrote:
+        seed = line["path"].replace("bad", "seeds", 1).replace("bad-", "seed")
+        assert abs(pixels(line["path"]).astype(int) - pixels(seed)).max() <= 1
+    assert sg2("generate", *args, "--skip-existing").lines[-1] == json.dumps(
+        {"summary": {**summary, "done": 0, "skipped": 3}}
+    )
+    saved = sg2("generate", *args, "--overwrite", "--save-latents", "l.npy")
+    assert "row 1 of bad holds NaN" in one_line(saved.err)
+    assert not Path("l.npy").exists()
+    sheet = sg2("generate", "--latents", "bad.npy", "--grid", "--out", "sheet.png")
+    assert (sheet.code, Path("sheet.png").exists()) == (1, False)
+    assert "NaN or infinity" in one_line(sheet.err)
+
+
+@pytest.mark.parametrize(
+    ("args", "count"),
+    [
+        (["mix", "--rows", "bad.npy", "--cols", "0-1"], 5),
+        (["truncate", "--latents", "bad.npy", "--psi", "0.5,1"], 2),
+        (["edit", "bad.npy", "--direction", "sefa:0", "--amount", "1"], 1),
+    ],
+)
+def test_a_bad_latent_of_a_sheet_costs_the_others_nothing(
+    sg2: Any, args: list[str], count: int
+) -> None:
+    network = GOLDEN / "uncond-64.weights.safetensors"
+    sg2("generate", "-n", network, "--seeds", "0-1", "--save-latents", "good.npy", "--out", "a")
+    ws = np.load("good.npy")
+    ws[0] = np.nan
+    np.save("bad.npy", ws)
+    result = sg2(*args, "-n", network)
+    assert result.code == 1
+    assert len(result.lines) == count
+    assert "no sheet is written" in result.err
+    assert "pictures failed: bad-0000" in result.err.splitlines()[-1]
+    assert not Path("out/grid.png").exists()
+
+
 def test_a_thousand_failures_are_no_accident(sg2: Any, classes: str) -> None:
     sg2("generate", "-n", classes, "--class", "0", "--seeds", "0-1099", "-q")
     result = sg2("generate", "-n", classes, "--class", "1", "--seeds", "0-1099", "--skip-existing")
