@@ -50,14 +50,22 @@ MODES: dict[str, tuple[Callable[[], Any], str, float]] = {
     "palette": (lambda: rgb().quantize(256), "png", 40),
     "opaque alpha": (lambda: rgb().convert("RGBA"), "png", 0),
     "ycbcr": (lambda: rgb().convert("YCbCr"), "tiff", 3),
+    "compressed ycbcr": (lambda: rgb().convert("YCbCr"), "lzw.tiff", 3),
 }
+# Pillow reads these without compression since 13, which Python 3.10 has not.
+OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 
 
 @pytest.mark.parametrize("kind", MODES)
 def test_pictures_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> None:
     make, suffix, within = MODES[kind]
-    path = saved(tmp_path, make(), f"photo.{suffix}")
-    assert near(read_photo(path, SIZE, 3).pixels, RAMP, within)
+    options = {"compression": "tiff_lzw"} if suffix == "lzw.tiff" else {}
+    path = saved(tmp_path, make(), f"photo.{suffix}", **options)
+    if kind == "ycbcr" and OLD_PILLOW:
+        with pytest.raises(Sg2Error, match="truncated"):
+            read_photo(path, SIZE, 3)
+    else:
+        assert near(read_photo(path, SIZE, 3).pixels, RAMP, within)
 
 
 GREY = np.linspace(0, 255, SIZE * SIZE).reshape(SIZE, SIZE)
