@@ -13,9 +13,6 @@ demo: .venv/installed  ## 32 pictures and a sheet of them in out/
 test: .venv/installed-dev  ## all tests
 	$(BIN)/pytest
 
-# The lower bounds in setup.cfg of what users install, torch's apart.
-OLDEST := click httpx numpy pillow safetensors scipy tqdm av matplotlib
-
 test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
 	.venv-oldest/bin/pytest -W ignore tests/cli tests/test_checkpoints.py tests/test_directions.py \
 		tests/test_downloads.py tests/test_films.py tests/test_images.py tests/test_latents.py \
@@ -58,13 +55,16 @@ clean:
 	$(PIP) install --editable .
 	touch $@
 
-.venv-oldest/installed: .venv/installed
-	$(PYTHON) -m venv .venv-oldest
-	for name in $(OLDEST); do sed -n "s/^    $$name>=/$$name==/p" setup.cfg | head -1; done \
+# The lower bounds in setup.cfg of what users install, torch's apart. What has none, and torch, which
+# takes minutes to install, comes from .venv.
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+.venv-oldest/installed: .venv/installed-dev
+	$(PYTHON) -m venv --clear .venv-oldest
+	$(BIN)/python -c '$(SITE)' > "$$(.venv-oldest/bin/python -c '$(SITE)')/newest.pth"
+	sed -n '/^install_requires/,/^dev =/s/^    \([a-z]*\)>=/\1==/p' setup.cfg | grep -v '^torch=' \
 		> .venv-oldest/oldest.txt
-	$(BIN)/pip freeze | grep "^torch" >> .venv-oldest/oldest.txt
 	.venv-oldest/bin/pip --disable-pip-version-check --quiet install \
-		--constraint .venv-oldest/oldest.txt --editable '.[dev]'
+		--requirement .venv-oldest/oldest.txt --editable '.[dev]'
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -15,6 +15,8 @@ import torch
 from sg2cli.cli.main import run
 
 SG2 = [sys.executable, "-m", "sg2cli"]
+# Shells let what they start in the background ignore it, and the commands that we start with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
