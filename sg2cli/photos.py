@@ -185,7 +185,7 @@ def _flatten(picture: Any, mode: str, background: str) -> Any:
 
 
 def _without_alpha(picture: Any) -> tuple[Any, Any]:
-    """In a mode that an ICC profile may be of, grey, RGB, CMYK or Lab; and how opaque it is.
+    """In a mode that an ICC profile may be of, grey, RGB or CMYK; and how opaque it is.
 
     A palette's numbers, or those of a colour that is said to be transparent, are meant before any
     profile is applied.
@@ -194,7 +194,7 @@ def _without_alpha(picture: Any) -> tuple[Any, Any]:
     if picture.has_transparency_data:
         picture = picture.convert("LA" if grey else "RGBA")
         return picture.convert("L" if grey else "RGB"), picture.getchannel("A")
-    if picture.mode in ("CMYK", "LAB"):
+    if picture.mode == "CMYK":
         return picture, None
     return picture.convert("L" if grey else "RGB"), None
 
@@ -231,13 +231,10 @@ def _in_srgb(picture: Any) -> Any:
     from PIL import ImageCms
 
     profile = picture.info.get("icc_profile")
-    if not profile and picture.mode != "LAB":
+    if not profile:
         return picture
     try:
-        if picture.mode == "LAB":  # colours whatever the screen
-            own: Any = ImageCms.createProfile("LAB")
-        else:
-            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         srgb = ImageCms.createProfile("sRGB")
         shown = ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB")
     except (OSError, ImageCms.PyCMSError):
