@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import random
@@ -159,6 +160,48 @@ def test_a_full_disk(shell: Any, net: Path, size: int, args: list[str]) -> None:
         assert "file too large" in one_line(result.stderr.decode())
     for path in filter(Path.is_file, Path("out").rglob("*")):
         assert path.name.startswith("snapshot") or path.read_bytes() == expected[path]
+
+
+def unprivileged() -> None:
+    """What root may read and write, whatever its mode, is not so for this process any more."""
+    drop, read, override = 24, 2, 1  # PR_CAPBSET_DROP and two capabilities
+    for capability in (read, override):
+        ctypes.CDLL(None).prctl(drop, capability, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["generate", "--seeds", "0", "--out", "fixed"], "cannot write into fixed"),
+        (["generate", "--seeds", "0", "--out", "fixed/new/a.png"], "cannot write into fixed/new"),
+        (["generate", "--seeds", "0", "--out", "locked/a.png"], "cannot look for locked/a.png"),
+        (["generate", "--seeds", "0", "-n", "locked/a"], "cannot look for locked/a"),
+        (["generate", "--latents", "locked/a.npy"], "cannot look for locked/a.npy"),
+        (["generate", "--latents", "closed.npy"], "cannot read closed.npy"),
+        (["interpolate", "--latents", "0,1", "--out", "fixed/a.gif"], "cannot write into fixed"),
+        (["directions", "--out", "fixed/a.safetensors"], "cannot write into fixed"),
+        (["project", "photo.png", "--out", "fixed"], "cannot write into fixed"),
+        (["project", "locked"], "cannot read or write locked"),
+        (["project", "locked/a.png"], "cannot look for locked/a.png"),
+        (["project", "closed.png"], "cannot read closed.png"),
+        (["convert", "net.safetensors", "fixed/a.pt", "--to", "ada"], "cannot write into fixed"),
+        (["convert", "closed.pt", "a.safetensors"], "closed.pt"),
+        (["info", "closed.png"], "cannot read closed.png"),
+    ],
+)
+def test_what_may_not_be_read_or_written(shell: Any, net: Path, args: list[str], told: str) -> None:
+    photo("photo.png")
+    Path("fixed").mkdir(mode=0o555)
+    Path("locked").mkdir(mode=0)
+    for name in ("closed.npy", "closed.png", "closed.pt"):
+        Path(name).write_bytes(b"x")
+        Path(name).chmod(0)
+    args += [] if {"-n", "convert", "info"} & set(args) else ["-n", str(net)]
+    result = shell(*args, preexec_fn=unprivileged)
+    assert result.returncode == 1
+    line = one_line(result.stderr.decode())
+    assert told in line and "permission denied" in line
+    assert not list(Path("fixed").iterdir())
 
 
 def test_a_folder_removed_on_the_way(in_tmp: Path) -> None:
