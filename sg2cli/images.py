@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli import cores
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import NameTaken, new_file
+from sg2cli.files import NameTaken, kind, new_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,11 +143,13 @@ def is_kept(path: Path, made_by: Mapping[str, Any]) -> bool:
 
     Sg2Error when something else has its name.
     """
-    if not path.exists():
+    what = kind(path)
+    if what == "nothing":
         return False
-    _, _, found = inspect(path)
-    if found is not None and same_recipe(found, made_by):
-        return True
+    if what == "file":  # to read a pipe may take for ever
+        _, _, found = inspect(path)
+        if found is not None and same_recipe(found, made_by):
+            return True
     raise Sg2Error(
         f"{path} was made with other settings: --overwrite replaces it, another --out spares it"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import json
+import os
 import random
 import resource
 import signal
@@ -253,6 +254,30 @@ def test_links_are_followed_and_not_replaced_by_halves(sg2: Any, net: Path) -> N
     assert not Path("real/seed0001.png").is_symlink()
 
 
+def test_names_taken_by_what_is_no_file(sg2: Any, net: Path) -> None:
+    """A pipe would be waited for, for ever; a link that leads nowhere is there all the same."""
+    Path("out").mkdir()
+    os.mkfifo("out/seed0001.png")
+    Path("out/seed0002.png").symlink_to("nowhere.png")
+    Path("out/seed0003.png").mkdir()
+    result = sg2("generate", "-n", net, "--seeds", "0-4", "--skip-existing")
+    assert result.code == 1
+    assert result.lines == ["out/seed0000.png", "out/seed0004.png"]
+    assert "3 of 5 pictures failed: seed0001, seed0002, seed0003" in result.err
+
+
+def test_pipes_in_a_folder_of_photos(sg2: Any, net: Path) -> None:
+    Path("in").mkdir()
+    photo("in/a.png")
+    os.mkfifo("in/b.png")
+    Path("in/c.png").mkdir()
+    Path("in/d.png").symlink_to("nowhere.png")
+    result = sg2("project", "-n", net, "in", "--steps", "1", "-q")
+    assert result.code == 1
+    assert "1 of 2 photos failed: in/d.png" in one_line(result.err)
+    assert Path("out/a/projected.png").exists()
+
+
 def test_a_hundred_thousand_files_in_a_folder(sg2: Any, net: Path) -> None:
     Path("out").mkdir()
     for i in range(100_000):
@@ -450,7 +475,6 @@ def test_a_run_over_good_and_bad_photos_sums_up(sg2: Any, net: Path) -> None:
 
 
 def test_resident_size_is_flat(in_tmp: Path) -> None:
-    """Between the 1,000th and the 3,000th picture; `make soak` has 10,000."""
-    killing.prepare(in_tmp)
+    """Between the 1,000th and the 3,000th picture of 10,000,000; `make soak` has 10,000."""
     first, last = killing.resident_sizes(in_tmp, (1000, 3000))
     assert last < first * 1.02
