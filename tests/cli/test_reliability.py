@@ -27,7 +27,7 @@ from conftest import SG2, one_line
 from networks import GOLDEN, random_generator
 
 from sg2cli import checkpoints
-from sg2cli.files import make_folder, new_file
+from sg2cli.files import NameTaken, make_folder, new_file
 from sg2cli.ops import styled_conv
 
 
@@ -108,6 +108,30 @@ def test_what_a_killed_run_left_is_cleaned(tmp_path: Path) -> None:
         mine.write(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".sg2-4567.tmp", "a"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_came_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """On disks that have no links, too."""
+    if not links:
+
+        def no_links(*_: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "a"
+    with pytest.raises(NameTaken), new_file(path) as file:
+        file.write(b"ours")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [path]
+    with new_file(path, overwrite=True) as file:
+        file.write(b"ours")
+    with new_file(tmp_path / "b") as file:
+        file.write(b"ours")
+    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"ours"] * 2
 
 
 def test_cleaning_beside_writing_loses_nothing(tmp_path: Path) -> None:
