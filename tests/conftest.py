@@ -67,7 +67,7 @@ def shell(in_tmp: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
 
     def call(*args: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
         command = SG2 + [str(arg) for arg in args]
-        return subprocess.run(command, capture_output=True, timeout=120, check=False, **options)
+        return subprocess.run(command, capture_output=True, timeout=600, check=False, **options)
 
     return call
 
