@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.checkpoints.arrays import read_torch
+from sg2cli.checkpoints.unpickle import Budget, mapped
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import kind, new_file, sha256, user_path
-from sg2cli.latent_files import BAD_ARRAYS
+from sg2cli.files import check_header, kind, new_file, sha256, unique, user_path
+from sg2cli.latent_files import BAD_ARRAYS, UNNAMED, read_arrays
 from sg2cli.latents import class_vectors
 from sg2cli.settings import GeneratorConfig
 
@@ -217,34 +218,43 @@ def _read_directions(path: Path, method: str) -> tuple[Tensor, Tensor | None, st
     deviations = checkpoint = None
     try:
         if path.suffix.lower() == ".npy":
-            with path.open("rb") as file:
-                array = np.load(file, allow_pickle=False)
-            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-                raise ValueError("no array of floating point numbers")
+            array = read_arrays(path)[0][UNNAMED].rows(slice(None))
             vectors: Any = torch.from_numpy(array.astype(np.float32))
         elif path.suffix.lower() in (".pt", ".pth"):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-            vectors = stored["eigvec"]
-            if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
-                raise ValueError("its eigvec is no tensor")
-            vectors = vectors.T
+            vectors = _eigenvectors(path).T
         else:
+            check_header(path)
             with safe_open(path, framework="pt") as file:
                 known = [key for key in METHODS if key in file.keys()]  # noqa: SIM118
                 if not known or (method and method not in known):
                     raise ValueError(f"it has no directions {method or 'sefa or pca'}")
                 key = method or known[0]
                 vectors, deviations = file.get_tensor(key), file.get_tensor(f"{key}_std")
-                made_by = json.loads((file.metadata() or {}).get("sg2", "{}"))
+                told = (file.metadata() or {}).get("sg2", "{}")
+                made_by = json.loads(told, object_pairs_hook=unique)
                 checkpoint = str(made_by["checkpoint"]) if "checkpoint" in made_by else None
                 if len(deviations) != len(vectors):
                     raise ValueError("it has not one deviation for each direction")
     except OSError as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
-    except (*BAD_ARRAYS, AttributeError, UnpicklingError) as error:
+    except (*BAD_ARRAYS, AttributeError) as error:
         told = " ".join(str(error).split())[:100]
         raise Sg2Error(f"{path} is damaged or holds no directions: {told}") from error
     return vectors, deviations, checkpoint
+
+
+def _eigenvectors(path: Path) -> Tensor:
+    """What rosinality's closed_form_factorization.py saved; ValueError for anything else."""
+    try:
+        content = mapped(path)
+        found = read_torch(content, Budget(len(content)), {})["eigvec"].tensor()
+    except OSError:
+        raise
+    except Exception as error:  # what a hostile file makes of stand-ins is without number
+        raise ValueError(f"no factor.pt ({error})") from error
+    if found.ndim != 2 or not found.is_floating_point():
+        raise ValueError("its eigvec is no matrix of floating point numbers")
+    return found
 
 
 def edit(ws: Tensor, direction: Direction, amount: float, rows: Sequence[int]) -> Tensor:

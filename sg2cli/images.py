@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli import cores
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import NameTaken, new_file
+from sg2cli.files import NameTaken, kind, new_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,8 @@ def to_images(pictures: Tensor) -> Image:
 
     if not pictures.isfinite().all():
         raise Sg2Error(
-            "the network drew NaN or infinity: a latent too far out, or too low a --precision"
+            "the network drew NaN or infinity: a latent that holds them or is too far out, "
+            "or too low a --precision"
         )
     pixels = (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
@@ -142,11 +143,13 @@ def is_kept(path: Path, made_by: Mapping[str, Any]) -> bool:
 
     Sg2Error when something else has its name.
     """
-    if not path.exists():
+    what = kind(path)
+    if what == "nothing":
         return False
-    _, _, found = inspect(path)
-    if found is not None and same_recipe(found, made_by):
-        return True
+    if what == "file":  # to read a pipe may take for ever
+        _, _, found = inspect(path)
+        if found is not None and same_recipe(found, made_by):
+            return True
     raise Sg2Error(
         f"{path} was made with other settings: --overwrite replaces it, another --out spares it"
     )

@@ -13,6 +13,7 @@ import re
 import struct
 import tempfile
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import new_file, safetensors_header
+from sg2cli.files import check_header, new_file, safetensors_header, unique
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ NPY_HEADERS = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}
 BAD_ARRAYS = (  # what json, zipfile, numpy and safetensors raise for damaged files
     *(ValueError, LookupError, TypeError, RuntimeError, EOFError, OverflowError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SafetensorError),
+    MemoryError,  # of Python's parser, for brackets or signs in a header that are nested too deep
 )
 
 
@@ -69,23 +71,30 @@ def read_arrays(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], dict[s
             start = opened.read(6)
     else:
         start = file.getvalue()[:6]
-    if start == NPY:
-        mapped = isinstance(file, Path)
-        found = {UNNAMED: np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)}
-    elif start.startswith(b"PK"):
-        with zipfile.ZipFile(file) as archive:
-            _check_archive(archive)
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
-        with np.load(file, allow_pickle=False) as npz:
-            found = {name: npz[name] for name in npz.files if _is_ours(name)}
-    else:
+    if start != NPY and not start.startswith(b"PK"):
         return _read_safetensors(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of headers that Python 2 wrote
+        found = _read_numpy(file, start)
     for name, array in found.items():
         if not isinstance(array, np.ndarray):
             raise ValueError(f"its member {name} is no array")
         _check_dtype(name, array.dtype.str[1:])
     return {name: StoredArray(array.shape, array.__getitem__) for name, array in found.items()}, {}
+
+
+def _read_numpy(file: Path | io.BytesIO, start: bytes) -> dict[str, Any]:
+    import numpy as np
+
+    if start == NPY:
+        mapped = isinstance(file, Path)
+        return {UNNAMED: np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)}
+    with zipfile.ZipFile(file) as archive:
+        _check_archive(archive)
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    with np.load(file, allow_pickle=False) as npz:
+        return {name: npz[name] for name in npz.files if _is_ours(name)}
 
 
 def _check_archive(archive: zipfile.ZipFile) -> None:
@@ -100,7 +109,10 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
         raise ValueError(
             f"it unpacks from {packed >> 10} KiB to {size >> 20} MiB, as no latents do"
         )
-    for member in members:
+    ours = [member for member in members if _is_ours(member.filename.removesuffix(".npy"))]
+    if len({member.filename.removesuffix(".npy") for member in ours}) < len(ours):
+        raise ValueError("it has a member twice")
+    for member in ours:
         with archive.open(member) as file:
             version = np.lib.format.read_magic(file)
             if version not in NPY_HEADERS:
@@ -120,11 +132,12 @@ def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], 
             spooled.write(file.getvalue())
             spooled.flush()
             return _read_safetensors(Path(spooled.name))
+    check_header(file)
     stored: Any = safe_open(file, framework="np")  # stays open, and mapped, as long as its slices
     slices = {name: stored.get_slice(name) for name in stored.keys() if _is_ours(name)}  # noqa: SIM118
     for name, tensor in slices.items():
         _check_dtype(name, tensor.get_dtype())
-    metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"))
+    metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"), object_pairs_hook=unique)
     arrays = {name: StoredArray(tuple(s.get_shape()), s.__getitem__) for name, s in slices.items()}
     odd = not isinstance(metadata, dict) or any(
         not isinstance(metadata.get(key, ""), str) for key in ("checkpoint", "tuned")

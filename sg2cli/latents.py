@@ -156,11 +156,7 @@ class _Rows:
     tuned: str | None  # and of the file of differences that it was drawn with
 
     def latent(self, row: int, name: str) -> Latent:
-        import numpy as np
-
         values = self.array.row(row)
-        if not np.isfinite(values).all():
-            raise Sg2Error(f"row {row} of {self.stem} holds NaN or infinity: nothing to draw")
         noise = {key: maps[row] if maps.ndim == 3 else maps for key, maps in self.noise.items()}
         made_of = {"file": self.stem, "row": row, "sha256": self.sha256}
         return Latent(name, self.space, values, made_of, seed=row, noise=noise)
@@ -224,6 +220,17 @@ class LatentList:
         return [*told[:3], f"and {len(told) - 3} more", {"sha256": digest}]
 
     def __iter__(self) -> Iterator[Latent]:
+        """Sg2Error for one that holds NaN or infinity."""
+        import numpy as np
+
+        for latent in self.unchecked():
+            if latent.values is not None and not np.isfinite(latent.values).all():
+                where = f"row {latent.made_of['row']} of {latent.made_of['file']}"
+                raise Sg2Error(f"{where} holds NaN or infinity: nothing to draw")
+            yield latent
+
+    def unchecked(self) -> Iterator[Latent]:
+        """With those that cannot be drawn, for commands that go on without their pictures."""
         taken = set(self.reserved)  # and names of files' rows; those of seeds are counted, not kept
         for i, part in enumerate(self.parts):
             if isinstance(part, SeedRange):

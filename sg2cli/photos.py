@@ -35,6 +35,7 @@ FORMATS = (
     *("TGA", "ICO", "PCX", "SGI", "QOI"),
 )
 MAX_PIXELS = 1 << 28  # a picture of 16384 x 16384; three bytes each are held
+SIGNED, WHITE_IS_ZERO = 2, 0  # values of a TIFF's SampleFormat and PhotometricInterpretation
 MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
 
 
@@ -112,15 +113,11 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
         limit = PIL.Image.MAX_IMAGE_PIXELS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            PIL.Image.MAX_IMAGE_PIXELS = None  # we have a limit of our own, below
+            PIL.Image.MAX_IMAGE_PIXELS = (
+                MAX_PIXELS // 2
+            )  # it warns of so many, and refuses twice that
             try:
                 with PIL.Image.open(file, formats=formats) as picture:
-                    width, height = picture.size
-                    if width * height > MAX_PIXELS:
-                        raise Sg2Error(
-                            f"{name} unpacks to {_by(picture.size)} pixels, more than "
-                            f"{MAX_PIXELS >> 20} million: reduce it first"
-                        )
                     if picture.mode == "I" and picture.format == "TIFF":
                         raise Sg2Error(
                             f"{name} has 32 bits a pixel, which may mean anything: "
@@ -130,12 +127,17 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
                     frames = getattr(picture, "n_frames", 1)
                     if frames > 1 and picture.format != "MPO":
                         raise Sg2Error(f"{name} holds {frames} pictures: save one of them alone")
-                    yield ImageOps.exif_transpose(picture)
+                    ImageOps.exif_transpose(picture, in_place=True)
+                    yield picture
             finally:
                 PIL.Image.MAX_IMAGE_PIXELS = limit
     except PIL.UnidentifiedImageError as error:
         raise Sg2Error(
             f"{name} is no picture that can be read: give a PNG, JPEG, WebP..."
+        ) from error
+    except PIL.Image.DecompressionBombError as error:
+        raise Sg2Error(
+            f"{name} unpacks to more than {MAX_PIXELS >> 20} million pixels: reduce it first"
         ) from error
     except OSError as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
@@ -173,27 +175,50 @@ def _flatten(picture: Any, mode: str, background: str) -> Any:
     """In 8 bits a channel, sRGB, opaque: 'RGB', or 'L' of it."""
     import PIL.Image
 
-    picture = _in_srgb(_in_8_bits(picture))
+    picture, alpha = _without_alpha(_in_8_bits(picture))
+    shown = _in_srgb(picture)
+    if alpha is not None:
+        behind = PIL.Image.new("RGB", shown.size, background)
+        behind.paste(shown, mask=alpha)
+        shown = behind
+    return shown if shown.mode == mode else shown.convert("RGB").convert(mode)
+
+
+def _without_alpha(picture: Any) -> tuple[Any, Any]:
+    """In a mode that an ICC profile may be of, grey, RGB or CMYK; and how opaque it is.
+
+    A palette's numbers, or those of a colour that is said to be transparent, are meant before any
+    profile is applied.
+    """
+    grey = picture.mode in ("1", "L", "LA")
     if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        picture = PIL.Image.new("RGBA", seen.size, background)
-        picture.alpha_composite(seen)
-    return picture if picture.mode == mode else picture.convert("RGB").convert(mode)
+        picture = picture.convert("LA" if grey else "RGBA")
+        return picture.convert("L" if grey else "RGB"), picture.getchannel("A")
+    if picture.mode == "CMYK":
+        return picture, None
+    return picture.convert("L" if grey else "RGB"), None
 
 
 def _in_8_bits(picture: Any) -> Any:
-    """Pictures of 16 and 32 bits a pixel, which Pillow would cut off at 255."""
+    """Pictures of 12 to 32 bits a pixel, which Pillow would cut off at 255."""
     import numpy as np
     import PIL.Image
+    from PIL import TiffImagePlugin
 
+    fields = getattr(picture, "tag_v2", {})  # of a TIFF
+    if SIGNED in fields.get(TiffImagePlugin.SAMPLEFORMAT, ()):
+        raise ValueError("its numbers may be below zero, so that nobody knows what is black")
     if not picture.mode.startswith(("I", "F")):
         return picture
     values = np.asarray(picture).astype(np.float64)
-    highest = 1.0 if picture.mode == "F" else 65535.0
+    (bits, *_) = fields.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+    highest = 1.0 if picture.mode == "F" else 2.0**bits - 1
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     if values.min() < 0 or values.max() > highest:
         raise ValueError(f"its values are not of 0 to {highest:g}")
+    if fields.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
+        values = highest - values  # which Pillow does for 8 bits only
     grey = PIL.Image.fromarray((values * (255 / highest) + 0.5).astype(np.uint8))
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):  # one shade
@@ -206,14 +231,12 @@ def _in_srgb(picture: Any) -> Any:
     from PIL import ImageCms
 
     profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in ("RGB", "RGBA", "L", "CMYK"):
+    if not profile:
         return picture
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
-        shown = ImageCms.profileToProfile(
-            picture, own, ImageCms.createProfile("sRGB"), outputMode=mode
-        )
+        srgb = ImageCms.createProfile("sRGB")
+        shown = ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB")
     except (OSError, ImageCms.PyCMSError):
         return picture  # as viewers do with a profile that they cannot read
     return picture if shown is None else shown

@@ -8,7 +8,7 @@ from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sg2cli import __version__, devices
-from sg2cli.errors import UsageError, is_out_of_memory
+from sg2cli.errors import Sg2Error, UsageError, is_out_of_memory
 from sg2cli.images import to_images
 from sg2cli.latent_files import Stream
 from sg2cli.latents import Latent, LatentList, to_ws
@@ -68,15 +68,28 @@ def draw(
     settings: DrawSettings = PLAIN,
     say: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Sample]:
-    """Draw each latent. Only a batch of them is in memory, so that `latents` may be endless."""
+    """Draw each latent. Only a batch of them is in memory, so that `latents` may be endless.
+
+    Sg2Error for a picture that is not finite.
+    """
+    todo, drawn = tee(latents)
+    yield from map(Sample, drawn, _all_drawn(try_draw(G, todo, settings, say)))
+
+
+def try_draw(
+    G: Generator,
+    latents: Iterable[Latent],
+    settings: DrawSettings = PLAIN,
+    say: Callable[[str], object] = lambda text: None,
+) -> Iterator[Image | Sg2Error]:
+    """As `draw`, but an error takes the place of a picture that is not finite."""
     latents = iter(latents)
     size = settings.batch or default_batch(G)
     first = list(islice(latents, size))
     if settings.batch is None:
         size = max(1, len(first))  # no copies where one batch is all
-    todo, drawn = tee(chain(first, latents))
-    points = locate(G, todo, settings, size)
-    yield from map(Sample, drawn, render(G, points, settings.noise_mode, size, say))
+    points = locate(G, chain(first, latents), settings, size)
+    yield from try_render(G, points, settings.noise_mode, size, say)
 
 
 def locate(
@@ -102,29 +115,57 @@ def render(
     """Draw points, `size` at a time: a picture [H,W,C] uint8 for each.
 
     Where there is no memory for so many at once, half of them are, from there on. A batch is filled
-    up with copies of its last, as in `_batches`.
+    up with copies of its last, as in `_batches`. Sg2Error for a picture that is not finite.
     """
+    return _all_drawn(try_render(G, points, noise_mode, size, say))
+
+
+def _all_drawn(images: Iterable[Image | Sg2Error]) -> Iterator[Image]:
+    for image in images:
+        if isinstance(image, Sg2Error):
+            raise image
+        yield image
+
+
+def try_render(
+    G: Generator,
+    points: Iterable[Point],
+    noise_mode: NoiseMode,
+    size: int,
+    say: Callable[[str], object] = lambda text: None,
+) -> Iterator[Image | Sg2Error]:
+    """As `render`, but an error takes the place of a picture that is not finite."""
     import torch
 
     points = iter(points)
     while batch := list(islice(points, size)):
         filled = batch + batch[-1:] * (size - len(batch))
-        images: Image | None = None
+        images: list[Image | Sg2Error] = []
         try:
             with torch.inference_mode():
                 ws = torch.stack([point.ws for point in filled])
                 pictures = G.synthesis(ws, noise_of(G, filled, noise_mode))
-            images = to_images(pictures[: len(batch)])
+            images = _to_each_image(pictures[: len(batch)])
         except (MemoryError, RuntimeError) as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
-        if images is None:  # here, where nothing holds the memory of the attempt any more
+        if not images:  # here, where nothing holds the memory of the attempt any more
             size = (size + 1) // 2
             devices.release_memory()
             say(f"out of memory: {size} pictures at once from here on")
             points = chain(batch, points)
         else:
             yield from images
+
+
+def _to_each_image(pictures: Tensor) -> list[Image | Sg2Error]:
+    """One picture that is not finite is no fault of the others."""
+    try:
+        return list(to_images(pictures))
+    except Sg2Error as error:
+        if len(pictures) == 1:
+            return [error]
+    return [image for picture in pictures for image in _to_each_image(picture[None])]
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]:

@@ -15,6 +15,8 @@ import torch
 from sg2cli.cli.main import run
 
 SG2 = [sys.executable, "-m", "sg2cli"]
+# Shells let what they start in the background ignore it, and the commands that we start with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
@@ -65,7 +67,7 @@ def shell(in_tmp: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
 
     def call(*args: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
         command = SG2 + [str(arg) for arg in args]
-        return subprocess.run(command, capture_output=True, timeout=120, check=False, **options)
+        return subprocess.run(command, capture_output=True, timeout=600, check=False, **options)
 
     return call
 

@@ -103,8 +103,8 @@ def differences(expected: Path, out: Path, whole: bool) -> Iterator[str]:
 
 
 def resident_sizes(folder: Path, counts: Sequence[int]) -> list[int]:
-    """Bytes that `generate` has in memory when it has written so many pictures."""
-    command = [*SG2, "generate", "-n", "net.safetensors", "--seeds", "0-9999999", "--out", "sizes"]
+    """Bytes that `generate` has in memory when it has written so many pictures of 64x64."""
+    command = [*SG2, "generate", "--seeds", "0-9999999", "--out", "sizes"]
     sizes, written = [], 0
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE) as process:
         assert process.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,18 @@ def test_files_of_other_tools(tmp_path: Path) -> None:
         torch.testing.assert_close(found.expand(10, -1), expected.expand(10, -1))
 
 
+def test_no_pickle_is_run(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor torch.load asked, which had holes even for weights only."""
+    for new_format in (True, False):
+        options = {"_use_new_zipfile_serialization": new_format}
+        eigvec = torch.nn.Parameter(torch.eye(128).double().T)
+        torch.save({"ckpt": "x.pt", "eigvec": eigvec}, "factor.pt", **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "load", None)
+            direction = find_direction("factor.pt:5", AVATARS, ALL).step
+        assert direction.nonzero()[:, -1].unique().tolist() == [5]
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("canary"),))
@@ -154,6 +168,9 @@ class Evil:
         ("pickle.npy", "holds no directions"),
         ("evil.pt:0", "holds no directions"),
         ("other.pt:0", "holds no directions"),
+        ("squeezed.pt:0", "missing, or compressed"),
+        ("endless.npy", "holds no directions"),
+        ("twice.safetensors:0", "'pca' twice"),
         ("text.safetensors:0", "damaged"),
         ("one.npy:1", "leave :1 out"),
     ],
@@ -171,6 +188,22 @@ def test_what_is_no_direction(in_tmp: Path, text: str, told: str) -> None:
     np.savez("npz", a=np.ones(128))
     Path("npz.npz").rename("npz.npy")
     torch.save({"eigvec": [1, 2]}, "list.pt")
+    torch.save({"eigvec": torch.zeros(1000, 128)}, "whole.pt")
+    with (
+        zipfile.ZipFile("whole.pt") as whole,
+        zipfile.ZipFile("squeezed.pt", "w", zipfile.ZIP_DEFLATED) as squeezed,
+    ):
+        for name in whole.namelist():
+            squeezed.writestr(name, whole.read(name))
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999, 128)}\n"
+    Path("endless.npy").write_bytes(
+        b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode()
+    )
+    field = '{"dtype": "F32", "shape": [128], "data_offsets": [0, 512]}'
+    text_twice = f'{{"pca": {field}, "pca": {field}}}'.encode()
+    Path("twice.safetensors").write_bytes(
+        struct.pack("<Q", len(text_twice)) + text_twice + bytes(512)
+    )
     save_file({"other": torch.ones(128)}, "other.safetensors")
     save_file({"pca": torch.eye(128), "pca_std": torch.ones(128)}, "pca.safetensors")
     Path("text.safetensors").write_text("some text in a file")

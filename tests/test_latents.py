@@ -218,6 +218,8 @@ def test_a_row_that_is_not_finite_is_refused(in_tmp: Path) -> None:
     np.save("f.npy", ws)
     with pytest.raises(Sg2Error, match="row 1 of f holds NaN"):
         list(opened("f.npy"))
+    names = [latent.name for latent in opened("f.npy").unchecked()]
+    assert names == ["f-0000", "f-0001", "f-0002"]
 
 
 class Evil:

@@ -50,14 +50,22 @@ MODES: dict[str, tuple[Callable[[], Any], str, float]] = {
     "palette": (lambda: rgb().quantize(256), "png", 40),
     "opaque alpha": (lambda: rgb().convert("RGBA"), "png", 0),
     "ycbcr": (lambda: rgb().convert("YCbCr"), "tiff", 3),
+    "compressed ycbcr": (lambda: rgb().convert("YCbCr"), "lzw.tiff", 3),
 }
+# Pillow reads these without compression since 13, which Python 3.10 has not.
+OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 
 
 @pytest.mark.parametrize("kind", MODES)
 def test_pictures_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> None:
     make, suffix, within = MODES[kind]
-    path = saved(tmp_path, make(), f"photo.{suffix}")
-    assert near(read_photo(path, SIZE, 3).pixels, RAMP, within)
+    options = {"compression": "tiff_lzw"} if suffix == "lzw.tiff" else {}
+    path = saved(tmp_path, make(), f"photo.{suffix}", **options)
+    if kind == "ycbcr" and OLD_PILLOW:
+        with pytest.raises(Sg2Error, match="truncated"):
+            read_photo(path, SIZE, 3)
+    else:
+        assert near(read_photo(path, SIZE, 3).pixels, RAMP, within)
 
 
 GREY = np.linspace(0, 255, SIZE * SIZE).reshape(SIZE, SIZE)
@@ -76,6 +84,47 @@ def test_grey_of_any_depth_has_the_same_brightness(tmp_path: Path, make: Any) ->
     path = saved(tmp_path, make(), "photo.tiff")
     assert near(read_photo(path, SIZE, 1).pixels[:, :, 0], GREY)
     assert near(read_photo(path, SIZE, 3).pixels, GREY[:, :, None])
+
+
+def tiff(pixels: Any, bits: int, kind: int = 1, white_is_zero: bool = False) -> bytes:
+    """Grey pixels [32,32] in a TIFF: of kind 1 unsigned, 2 signed, 3 floating point."""
+    data = pixels.tobytes()
+    fields = {256: 32, 257: 32, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 277: 1, 278: 32}
+    fields |= {273: 8, 279: len(data), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, fields[tag]) for tag in sorted(fields))
+    start = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return start + data + struct.pack("<H", len(fields)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "kind", "highest"),
+    [("u1", 8, 1, 255), ("<u2", 16, 1, 65535), ("<f4", 32, 3, 1)],
+)
+def test_tiffs_whose_zero_is_white(
+    tmp_path: Path, dtype: str, bits: int, kind: int, highest: float
+) -> None:
+    values = GREY / 255 * highest
+    stored = values if kind == 3 else values.round()
+    for white in (False, True):
+        content = tiff((highest - stored if white else stored).astype(dtype), bits, kind, white)
+        assert near(read_photo(content, SIZE, 3).pixels, GREY[:, :, None])
+
+
+def test_tiffs_of_12_bits(tmp_path: Path) -> None:
+    """Two pixels in three bytes; 4095 is white."""
+    pairs = (GREY / 255 * 4095).round().astype(int).reshape(-1, 2)
+    first, second = pairs.T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+    content = tiff(packed.astype(np.uint8), 12)
+    assert near(read_photo(content, SIZE, 3).pixels, GREY[:, :, None])
+
+
+@pytest.mark.parametrize("dtype", ["i1", "<i2"])
+def test_numbers_below_zero_are_refused(dtype: str) -> None:
+    """Of which nobody knows what is black."""
+    content = tiff((GREY - 128).astype(dtype), 8 * np.dtype(dtype).itemsize, kind=2)
+    with pytest.raises(Sg2Error, match="stdin"):
+        read_photo(content, SIZE, 3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 2.0])
@@ -128,15 +177,69 @@ def test_photos_are_read_upright(tmp_path: Path, orientation: int) -> None:
 
 
 def test_an_icc_profile_is_applied(tmp_path: Path) -> None:
-    """Lab values are colours whatever the screen; of linear light Pillow has no profile."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = saved(tmp_path, rgb(), icc_profile=profile)
     assert near(read_photo(path, SIZE, 3).pixels, RAMP, 2)
-    swapped = bytearray(profile)  # red and blue change places: their tags point at one another
-    red, blue = swapped.index(b"rXYZ"), swapped.index(b"bXYZ")
-    swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
-    path = saved(tmp_path, rgb(), icc_profile=bytes(swapped))
-    assert near(read_photo(path, SIZE, 3).pixels, RAMP[:, :, ::-1], 4)
+
+
+def swapped_profile() -> bytes:
+    """sRGB in which red and blue change places: their tags point at one another."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = profile.index(b"rXYZ"), profile.index(b"bXYZ")
+    profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(profile)
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix", "within"),
+    [
+        (rgb, "png", 4),
+        (rgb, "jpg", 14),
+        (lambda: rgb().convert("RGBA"), "png", 4),
+        (lambda: rgb().quantize(256), "png", 40),
+        (lambda: rgb().quantize(256), "tiff", 40),
+    ],
+    ids=["rgb", "jpeg", "alpha", "palette", "palette in tiff"],
+)
+def test_an_icc_profile_counts_in_any_mode(
+    tmp_path: Path, make: Callable[[], Any], suffix: str, within: float
+) -> None:
+    options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
+    path = saved(tmp_path, make(), f"a.{suffix}", icc_profile=swapped_profile(), **options)
+    assert near(read_photo(path, SIZE, 3).pixels, RAMP[:, :, ::-1], within)
+
+
+def test_a_profile_of_grey_counts_with_alpha(tmp_path: Path) -> None:
+    """Grey of linear light is shown brighter than its numbers, transparent or not."""
+    profile = bytearray(swapped_profile())
+    profile[16:20] = b"GRAY"
+    at = profile.index(b"rTRC")
+    profile[at : at + 4] = b"kTRC"
+    curve = int.from_bytes(profile[at + 4 : at + 8], "big")
+    profile[curve : curve + 14] = b"curv" + bytes(4) + b"\0\0\0\1" + b"\1\0"  # gamma 1
+    grey = PIL.Image.fromarray(RAMP[:, :, 0])
+    shown = [
+        read_photo(saved(tmp_path, picture, icc_profile=bytes(profile)), SIZE, 1).pixels
+        for picture in (grey, grey.convert("LA"))
+    ]
+    assert near(shown[0], shown[1])
+    assert 180 < shown[0][SIZE // 2, 0, 0] < 195  # half of the light
+
+
+def test_a_transparent_colour_and_a_profile(tmp_path: Path) -> None:
+    """The colour is one of the file's own, before the profile means anything."""
+    hidden = tuple(map(int, RAMP[5, 5]))
+    path = saved(tmp_path, rgb(), transparency=hidden, icc_profile=swapped_profile())
+    expected = RAMP[:, :, ::-1].copy()
+    expected[5, 5] = 255
+    assert near(read_photo(path, SIZE, 3).pixels, expected, 4)
+
+
+def test_lab_is_read_as_it_looks(tmp_path: Path) -> None:
+    spaces = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    muted = PIL.Image.fromarray((RAMP * 0.4 + 70).astype(np.uint8))
+    lab = ImageCms.profileToProfile(muted, *spaces, outputMode="LAB")
+    assert near(read_photo(saved(tmp_path, lab, "a.tiff"), SIZE, 3).pixels, np.asarray(muted), 8)
 
 
 def test_a_broken_icc_profile_changes_nothing(tmp_path: Path) -> None:
@@ -241,6 +344,14 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
+def icon_bomb() -> bytes:
+    """An icon that says 256 x 256, of a PNG with 17000 x 17000 pixels."""
+    file = io.BytesIO()
+    PIL.Image.new("1", (17_000, 17_000)).save(file, "png")
+    content = file.getvalue()
+    return struct.pack("<3H4B2H2I", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(content), 22) + content
+
+
 def animated(format: str) -> bytes:
     file = io.BytesIO()
     frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "green")]
@@ -261,12 +372,14 @@ def one_pixel() -> bytes:
         (b"just some words\n", "is no picture"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture"),
         (one_pixel(), "1 x 1 pixels: too few"),
-        (bomb(), "100000 x 100000 pixels, more than 256 million"),
+        (bomb(), "more than 256 million pixels"),
+        (icon_bomb(), "more than 256 million pixels"),
         (animated("gif"), "holds 2 pictures"),
+        (animated("png"), "holds 2 pictures"),
         (animated("webp"), "holds 2 pictures"),
         (animated("tiff"), "holds 2 pictures"),
     ],
-    ids=["empty", "text", "svg", "one pixel", "bomb", "gif", "webp", "tiff"],
+    ids=["empty", "text", "svg", "one pixel", "bomb", "icon", "gif", "apng", "webp", "tiff"],
 )
 def test_files_that_are_no_photo_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "photo.jpg"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from sg2cli.checkpoints.base import (
     read_config,
     taps_of,
 )
-from sg2cli.errors import CheckpointError, brief, reason
-from sg2cli.files import new_file, safetensors_header, sha256
+from sg2cli.errors import CheckpointError, reason
+from sg2cli.files import check_header, new_file, safetensors_header, sha256, unique
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -142,8 +141,8 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
     try:
         with path.open("rb") as file:
             _refuse_foreign(file.read(9), path)
+        _check_header(path)
         with safe_open(path, framework=framework) as file:
-            _refuse_doubled_names(path)
             yield file
     except SafetensorError as error:
         raise CheckpointError(
@@ -155,19 +154,11 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 
 
-def _refuse_doubled_names(path: Path) -> None:
-    """A header with a name twice means one thing to one reader, another to the next."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            if found.setdefault(name, value) is not value:
-                raise CheckpointError(f"its header has {brief(name)} twice")
-        return found
-
-    with path.open("rb") as file:  # the library has found it right in all other ways
-        (length,) = struct.unpack("<Q", file.read(8))
-        json.loads(file.read(length), object_pairs_hook=unique)
+def _check_header(path: Path) -> None:
+    try:
+        check_header(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def is_ours(path: Path) -> bool:
@@ -192,9 +183,9 @@ def _refuse_foreign(start: bytes, path: Path) -> None:
 
 def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        fields = json.loads(metadata.get("sg2", "{}"))
+        fields = json.loads(metadata.get("sg2", "{}"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"its sg2 metadata is no JSON ({error})") from error
+        raise CheckpointError(f"its sg2 metadata cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise CheckpointError("its sg2 metadata is no JSON object")
     return fields

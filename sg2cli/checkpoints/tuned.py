@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from sg2cli.checkpoints.safetensors_file import TUNED, Network
 from sg2cli.errors import CheckpointError, UsageError
-from sg2cli.files import kind, new_file, sha256
+from sg2cli.files import check_header, kind, new_file, sha256, unique
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +47,9 @@ class Tuned:
 def inspect(path: Path) -> dict[str, Any] | None:
     """What made a file of differences; None if it is something else."""
     try:
+        check_header(path)
         with safe_open(path, framework="np") as file:
-            fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
+            fields = json.loads((file.metadata() or {}).get("sg2", "{}"), object_pairs_hook=unique)
     except (OSError, SafetensorError, ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) and fields.get("kind") == TUNED else None

@@ -59,7 +59,9 @@ def find_photos(arguments: Sequence[str]) -> list[Path]:
         path = user_path(text)
         what = "file" if text == "-" else kind(path)
         if what == "folder":
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+            named = (p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+            # No folders, and no pipes, which may never end; links that lead nowhere are told of.
+            inside = sorted(p for p in named if p.is_file() or not p.exists())
             if not inside:
                 raise UsageError(f"no picture in the folder {path}")
             found += inside

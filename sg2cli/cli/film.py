@@ -97,7 +97,7 @@ class Film:
         self,
         points: Iterator[Point],
         made_by: Mapping[str, Any],
-        render: Callable[[Iterator[Point]], Iterator[Image]],
+        render: Callable[[Iterator[Point]], Iterator[Image | Sg2Error]],
     ) -> None:
         """Draw the points, one a frame; only a batch of them is in memory."""
         if not self.path:
@@ -113,6 +113,8 @@ class Film:
         def images() -> Iterator[Image]:
             with console.progress("Drawing", self.frames, "frame") as bar:
                 for image in render(points):
+                    if isinstance(image, Sg2Error):
+                        raise image
                     yield image
                     bar.update()
 

@@ -52,12 +52,13 @@ def draw_cells(
     count: int,
     shape: tuple[int, ...],
     layout: Layout | None,
-    render: Callable[[Iterator[Source]], Iterator[Image]],
+    render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
 ) -> None:
     """Draw `count` cells as they come (None: an empty one), and the sheet of them.
 
     What --skip-existing keeps is not drawn, but read for the sheet; a sheet that is kept itself
-    needs nothing. Where something else has a picture's name, the others are drawn all the same.
+    needs nothing. Where something else has a picture's name, or one cannot be drawn or read, the
+    others are drawn all the same.
     """
     with ExitStack() as stack:
         sheet: Sheet | None = None
@@ -65,43 +66,76 @@ def draw_cells(
             file = stack.enter_context(pictures.open("grid", layout.made_by))
             at = (layout.columns, layout.rows)
             sheet = Sheet(file, pictures.format, *at, shape, layout.made_by, layout.header)
-        bar = stack.enter_context(pictures.console.progress("Drawing", count, "picture"))
-        stack.enter_context(pictures)
-        # Name and account of each cell in order, and whether it is drawn; its source is not held.
-        waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
-
-        def to_draw() -> Iterator[Source]:
-            for cell in cells:
-                name, kept = cell.name if cell else None, False
-                try:
-                    kept = bool(cell and name and pictures.keeps(name, cell.made_by))
-                except Sg2Error as error:
-                    if count == 1:
-                        raise
-                    pictures.fail(str(name), error)
-                    name = None  # the sheet shows it
-                if cell and not kept and (name or sheet):
-                    waiting.append((name, cell.made_by, True))
-                    yield cell.source
-                else:
-                    waiting.append((name, {}, False))
-                    pass_undrawn()
-
-        def pass_undrawn() -> None:
-            while waiting and not waiting[0][2]:
-                name, _, _ = waiting.popleft()
-                if sheet:
-                    sheet.append(read_image(pictures.path(name), shape) if name else None)
-                bar.update()
-
-        for image in render(to_draw()):
-            name, made_by, _ = waiting.popleft()
-            if name:
-                pictures.put(name, image, made_by)
-            if sheet:
-                sheet.append(image)
-            bar.update()
-            pass_undrawn()
+        if not _draw(pictures, cells, count, shape, sheet, render) and sheet:
+            pictures.console.note("no sheet is written, as it would have holes")
+            pictures.sum_up(count)
+            raise Sg2Error("no sheet is written, as it would have holes")
         if sheet:
             sheet.finish()
     pictures.sum_up(count)
+
+
+def _draw(
+    pictures: Pictures,
+    cells: Iterable[Cell[Source] | None],
+    count: int,
+    shape: tuple[int, ...],
+    sheet: Sheet | None,
+    render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
+) -> bool:
+    """See `draw_cells`; whether the sheet has all that belongs on it."""
+    whole = True
+    # Name and account of each cell in order, and whether it is drawn; its source is not held.
+    waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
+
+    def fail(name: str | None, error: Sg2Error) -> None:
+        if count == 1 or pictures.holds_one:  # nothing else comes out
+            raise error
+        if name:
+            pictures.fail(name, error)
+
+    def to_draw() -> Iterator[Source]:
+        for cell in cells:
+            name, kept = cell.name if cell else None, False
+            try:
+                kept = bool(cell and name and pictures.keeps(name, cell.made_by))
+            except Sg2Error as error:
+                fail(name, error)
+                name = None  # the sheet shows it
+            if cell and not kept and (name or sheet):
+                waiting.append((name, cell.made_by, True))
+                yield cell.source
+            else:
+                waiting.append((name, {}, False))
+                pass_undrawn()
+
+    def pass_undrawn() -> None:
+        while waiting and not waiting[0][2]:
+            name, _, _ = waiting.popleft()
+            if sheet:
+                sheet.append(read_kept(name) if name else None)
+            bar.update()
+
+    def read_kept(name: str) -> Image | None:
+        nonlocal whole
+        try:
+            return read_image(pictures.path(name), shape)
+        except Sg2Error as error:
+            fail(name, error)
+            pictures.kept -= 1
+            whole = False
+            return None
+
+    with pictures.console.progress("Drawing", count, "picture") as bar, pictures:
+        for image in render(to_draw()):
+            name, made_by, _ = waiting.popleft()
+            if isinstance(image, Sg2Error):
+                fail(name, Sg2Error(f"{name}: {image}") if name else image)
+                whole = False
+            elif name:
+                pictures.put(name, image, made_by)
+            if sheet:
+                sheet.append(None if isinstance(image, Sg2Error) else image)
+            bar.update()
+            pass_undrawn()
+    return whole

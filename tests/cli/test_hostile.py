@@ -7,12 +7,14 @@ import json
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from conftest import one_line
 from networks import GOLDEN
@@ -65,33 +67,50 @@ def doubled(header: dict[str, Any]) -> str:
     return text[:-1] + ', "synthesis.b4.const": ' + json.dumps(header["synthesis.b4.const"]) + "}"
 
 
-CHECKPOINTS: dict[str, bytes] = {
-    "offsets beyond the end": with_header(lambda h: moved(h, 0, 1 << 50)),
-    "offsets that fall": with_header(lambda h: moved(h, 1024, 0)),
-    "offsets below zero": with_header(lambda h: moved(h, -1024, 0)),
-    "tensors that overlap": with_header(
+def many_tensors(header: dict[str, Any]) -> None:
+    for i in range(300_000):
+        header[f"t{i}"] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+CHECKPOINTS: dict[str, Callable[[], bytes]] = {
+    "offsets beyond the end": lambda: with_header(lambda h: moved(h, 0, 1 << 50)),
+    "offsets that fall": lambda: with_header(lambda h: moved(h, 1024, 0)),
+    "offsets below zero": lambda: with_header(lambda h: moved(h, -1024, 0)),
+    "tensors that overlap": lambda: with_header(
         lambda h: h["synthesis.b4.const"].update(
             data_offsets=[o + 4 for o in h["synthesis.b4.const"]["data_offsets"]]
         )
     ),
-    "a key twice": with_header(doubled),
-    "billions of numbers": with_header(lambda h: reshaped(h, 1 << 32, 1 << 32)),
-    "a shape of no number": with_header(lambda h: reshaped(h, -1, 4, 4)),
-    "ten thousand dimensions": with_header(lambda h: reshaped(h, *[1] * 10_000)),
-    "whole numbers": with_header(lambda h: with_dtype(h, "I32")),
-    "an unknown dtype": with_header(lambda h: with_dtype(h, "Q9")),
-    "a header of no object": with_header(lambda h: "[1]"),
-    "a deep header": with_header(lambda h: "[" * 1_000_000),
-    "a header of no text": struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
-    "a header as long as the world": struct.pack("<Q", (1 << 64) - 1) + b"{}",
-    "a header of 100 MB": struct.pack("<Q", 100_000_001) + b"{" + b" " * 100_000_000,
-    "nothing but a length": struct.pack("<Q", 2),
-    "metadata of a billion pixels": with_header(
+    "a key twice": lambda: with_header(doubled),
+    "billions of numbers": lambda: with_header(lambda h: reshaped(h, 1 << 32, 1 << 32)),
+    "a shape of no number": lambda: with_header(lambda h: reshaped(h, -1, 4, 4)),
+    "ten thousand dimensions": lambda: with_header(lambda h: reshaped(h, *[1] * 10_000)),
+    "whole numbers": lambda: with_header(lambda h: with_dtype(h, "I32")),
+    "an unknown dtype": lambda: with_header(lambda h: with_dtype(h, "Q9")),
+    "a header of no object": lambda: with_header(lambda h: "[1]"),
+    "a deep header": lambda: with_header(lambda h: "[" * 1_000_000),
+    "a header of no text": lambda: struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
+    "a header as long as the world": lambda: struct.pack("<Q", (1 << 64) - 1) + b"{}",
+    "a header of 100 MB": lambda: struct.pack("<Q", 100_000_001) + b"{" + b" " * 100_000_000,
+    "nothing but a length": lambda: struct.pack("<Q", 2),
+    "metadata of a billion pixels": lambda: with_header(
         lambda h: h["__metadata__"].update(
             sg2='{"format_version": 1, "img_resolution": 1073741824}'
         )
     ),
-    "metadata of deep brackets": with_header(
+    "hundreds of thousands of tensors": lambda: with_header(many_tensors),
+    "metadata with a key twice": lambda: with_header(
+        lambda h: h["__metadata__"].update(sg2='{"lr_multiplier": 1, "lr_multiplier": 0.01}')
+    ),
+    "metadata that is a list": lambda: with_header(lambda h: h.update(__metadata__=[])),
+    "metadata of numbers": lambda: with_header(lambda h: h["__metadata__"].update(sg2=True)),
+    "a shape of text": lambda: with_header(
+        lambda h: h["synthesis.b4.const"].update(shape=["1", 4, 4])
+    ),
+    "a shape that overflows": lambda: with_header(lambda h: reshaped(h, 1 << 62, 4, 16)),
+    "more than its header says": lambda: NETWORK.read_bytes() + b"x",
+    "a header of 2^63 bytes": lambda: struct.pack("<Q", 1 << 63) + NETWORK.read_bytes()[8:],
+    "metadata of deep brackets": lambda: with_header(
         lambda h: h["__metadata__"].update(sg2="[" * 1_000_000)
     ),
 }
@@ -99,12 +118,13 @@ CHECKPOINTS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("what", CHECKPOINTS)
 def test_checkpoints(in_tmp: Path, what: str) -> None:
-    Path("a.safetensors").write_bytes(CHECKPOINTS[what])
+    content = CHECKPOINTS[what]()
+    Path("a.safetensors").write_bytes(content)
     result, seconds, memory = taken("info", "a.safetensors")
     assert result.returncode == 3, result.stdout
     assert "a.safetensors" in one_line(result.stderr.decode())
     assert seconds < 1
-    assert memory < MEMORY + len(CHECKPOINTS[what])
+    assert memory < MEMORY + len(content)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -144,54 +164,126 @@ def archive(**members: bytes) -> bytes:
 
 def lying_archive() -> bytes:
     """Its directory says that a member is small; it is not."""
-    content = archive(w=npy(np.zeros((400_000, 64), np.float32)))
-    real = struct.pack("<I", 400_000 * 64 * 4 + 128)
+    content = archive(w=npy(np.zeros((2_000_000, 32), np.float32)))
+    real = struct.pack("<I", 2_000_000 * 32 * 4 + 128)
     assert content.count(real) == 2
     return content.replace(real, struct.pack("<I", 4096))
 
 
-LATENTS: dict[str, bytes] = {
-    "an object": npy(np.array([Evil()], object), allow_pickle=True),
-    "an object in an archive": archive(w=npy(np.array([Evil()], object), allow_pickle=True)),
-    "a bomb": archive(w=npy(np.zeros((4_000_000, 64), np.float32))),
-    "many bombs": archive(
-        **{f"a{i}.noise_const": npy(np.zeros((2000, 2000), np.float32)) for i in range(100)}
+def member_twice(*names: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is there already
+        for i, name in enumerate(names):
+            file.writestr(name, npy(np.full((1, 32), i, np.float32)))
+    return content.getvalue()
+
+
+def array_twice() -> bytes:
+    content = save({"w": np.zeros((1, 32), np.float32)})
+    length = struct.unpack("<Q", content[:8])[0]
+    text = content[8 : 8 + length].decode().strip()
+    text = doubled({**json.loads(text), "synthesis.b4.const": json.loads(text)["w"]})
+    text = text.replace("synthesis.b4.const", "w")
+    return struct.pack("<Q", len(text)) + text.encode() + content[8 + length :]
+
+
+def encrypted() -> bytes:
+    content = bytearray(member_twice("w.npy"))
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    return bytes(content)
+
+
+LATENTS: dict[str, Callable[[], bytes]] = {
+    "an object": lambda: npy(np.array([Evil()], object), allow_pickle=True),
+    "an object in an archive": lambda: archive(
+        w=npy(np.array([Evil()], object), allow_pickle=True)
     ),
-    "a lying archive": lying_archive(),
-    "a shape without data": npy_header(
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 64)}\n"
+    "a bomb": lambda: archive(w=npy(np.zeros((2_000_000, 32), np.float32))),
+    "many bombs": lambda: archive(
+        **{f"a{i}.noise_const": npy(np.zeros((2000, 2000), np.float32)) for i in range(20)}
     ),
-    "a shape in an archive": archive(
-        w=npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 64)}\n")
+    "a lying archive": lambda: lying_archive(),
+    "a shape without data": lambda: npy_header(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 32)}\n"
     ),
-    "a shape below zero": npy_header(
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 64)}\n", bytes(256)
+    "a shape in an archive": lambda: archive(
+        w=npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 32)}\n")
     ),
-    "code in a header": npy_header("__import__('pathlib').Path('executed').touch()\n"),
-    "a deep header": npy_header("(" * 60_000),
-    "complex numbers": npy(np.zeros((1, 64), complex)),
-    "text": npy(np.array([["a" * 64]])),
-    "records": npy(np.zeros(3, [("w", "f4", 64)])),
-    "nothing": npy(np.zeros((0, 64), np.float32)),
-    "NaN": npy(np.full((1, 64), np.nan, np.float32)),
-    "infinity": npy(np.full((1, 64), np.inf)),
+    "a shape below zero": lambda: npy_header(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 32)}\n", bytes(128)
+    ),
+    "code in a header": lambda: npy_header("__import__('pathlib').Path('executed').touch()\n"),
+    "a deep header": lambda: npy_header("(" * 60_000),
+    "a header of many signs": lambda: npy_header("-" * 9000 + "1\n"),
+    "a member twice": lambda: member_twice("w.npy", "w.npy"),
+    "a member under two names": lambda: member_twice("w.npy", "w"),
+    "an encrypted member": lambda: encrypted(),
+    "an array twice": lambda: array_twice(),
+    "a shape of truth": lambda: npy_header(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 32)}\n", bytes(128)
+    ),
+    "a header of a megabyte": lambda: (
+        b"\x93NUMPY\x02\x00"
+        + struct.pack("<I", 1_000_000)
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 32)}".ljust(1_000_000)
+        + bytes(128)
+    ),
+    "complex numbers": lambda: npy(np.zeros((1, 32), complex)),
+    "text": lambda: npy(np.array([["a" * 32]])),
+    "records": lambda: npy(np.zeros(3, [("w", "f4", 32)])),
+    "nothing": lambda: npy(np.zeros((0, 32), np.float32)),
+    "NaN": lambda: npy(np.full((1, 32), np.nan, np.float32)),
+    "infinity": lambda: npy(np.full((1, 32), np.inf)),
 }
+
+
+def test_latents_that_are_unusual_but_right(sg2: Any) -> None:
+    """Of another order in memory or of bytes; of zip64; by Python 2; beside members of others."""
+    rows = np.random.RandomState(0).randn(2, 32).astype(np.float32)
+    np.save("plain.npy", rows)
+    with zipfile.ZipFile("others.npz", "w") as file:
+        for i in range(20_000):
+            file.writestr(f"a{i}.npy", b"")
+        file.writestr("/etc/w.npy", b"")
+        with file.open("w.npy", "w", force_zip64=True) as member:
+            member.write(npy(rows))
+    contents = {
+        "plain": npy(rows),
+        "fortran": npy(np.asfortranarray(rows)),
+        "big": npy(rows.astype(">f4")),
+        "double": npy(rows.astype(np.float64)),
+        "old": npy_header(
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 32L)}\n", rows.tobytes()
+        ),
+        "more": npy(rows) + b"more",
+    }
+    for name, content in contents.items():
+        Path(f"{name}.npy").write_bytes(content)
+    for name in (*(f"{name}.npy" for name in contents), "others.npz"):
+        result = sg2("generate", "-n", NETWORK, "--latents", f"{name}[1]", "--out", f"{name}.png")
+        assert (result.code, result.err) == (0, "")
+        found, expected = (PIL.Image.open(f"{file}.png") for file in (name, "plain.npy"))
+        assert (np.asarray(found) == np.asarray(expected)).all()
 
 
 @pytest.mark.parametrize("what", LATENTS)
 def test_latents(in_tmp: Path, what: str) -> None:
-    suffix = "npz" if LATENTS[what].startswith(b"PK") else "npy"
-    name = f"a.{suffix}"
-    Path(name).write_bytes(LATENTS[what])
+    starts = {b"\x93": "npy", b"P": "npz"}
+    content = LATENTS[what]()
+    suffix = starts.get(content[:1], "safetensors")
+    name = f"hostile.{suffix}"
+    Path(name).write_bytes(content)
     if what not in ("nothing", "NaN", "infinity"):  # which are found when they are used
         result, seconds, memory = taken("info", name)
-        assert result.returncode in (1, 2), result.stdout
+        assert result.returncode in (1, 2, 3), result.stdout  # 3 if it is taken for a network
         assert name in one_line(result.stderr.decode())
         assert seconds < 1
         assert memory < MEMORY
     result, seconds, memory = taken("generate", "-n", NETWORK, "--latents", name)
     assert result.returncode in (1, 2)
-    assert name.partition(".")[0] in one_line(result.stderr.decode())
+    assert "hostile" in one_line(result.stderr.decode())
     assert not Path("executed").exists()
     assert not list(Path().glob("out/*"))
 

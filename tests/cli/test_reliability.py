@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
+import os
 import random
 import resource
 import signal
@@ -25,7 +27,7 @@ from conftest import SG2, one_line
 from networks import GOLDEN, random_generator
 
 from sg2cli import checkpoints
-from sg2cli.files import make_folder, new_file
+from sg2cli.files import NameTaken, make_folder, new_file
 from sg2cli.ops import styled_conv
 
 
@@ -108,6 +110,30 @@ def test_what_a_killed_run_left_is_cleaned(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".sg2-4567.tmp", "a"]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_came_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """On disks that have no links, too."""
+    if not links:
+
+        def no_links(*_: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "a"
+    with pytest.raises(NameTaken), new_file(path) as file:
+        file.write(b"ours")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [path]
+    with new_file(path, overwrite=True) as file:
+        file.write(b"ours")
+    with new_file(tmp_path / "b") as file:
+        file.write(b"ours")
+    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"ours"] * 2
+
+
 def test_cleaning_beside_writing_loses_nothing(tmp_path: Path) -> None:
     stop = threading.Event()
 
@@ -161,6 +187,48 @@ def test_a_full_disk(shell: Any, net: Path, size: int, args: list[str]) -> None:
         assert path.name.startswith("snapshot") or path.read_bytes() == expected[path]
 
 
+def unprivileged() -> None:
+    """What root may read and write, whatever its mode, is not so for this process any more."""
+    drop, read, override = 24, 2, 1  # PR_CAPBSET_DROP and two capabilities
+    for capability in (read, override):
+        ctypes.CDLL(None).prctl(drop, capability, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["generate", "--seeds", "0", "--out", "fixed"], "cannot write into fixed"),
+        (["generate", "--seeds", "0", "--out", "fixed/new/a.png"], "cannot write into fixed/new"),
+        (["generate", "--seeds", "0", "--out", "locked/a.png"], "cannot look for locked/a.png"),
+        (["generate", "--seeds", "0", "-n", "locked/a"], "cannot look for locked/a"),
+        (["generate", "--latents", "locked/a.npy"], "cannot look for locked/a.npy"),
+        (["generate", "--latents", "closed.npy"], "cannot read closed.npy"),
+        (["interpolate", "--latents", "0,1", "--out", "fixed/a.gif"], "cannot write into fixed"),
+        (["directions", "--out", "fixed/a.safetensors"], "cannot write into fixed"),
+        (["project", "photo.png", "--out", "fixed"], "cannot write into fixed"),
+        (["project", "locked"], "cannot read or write locked"),
+        (["project", "locked/a.png"], "cannot look for locked/a.png"),
+        (["project", "closed.png"], "cannot read closed.png"),
+        (["convert", "net.safetensors", "fixed/a.pt", "--to", "ada"], "cannot write into fixed"),
+        (["convert", "closed.pt", "a.safetensors"], "closed.pt"),
+        (["info", "closed.png"], "cannot read closed.png"),
+    ],
+)
+def test_what_may_not_be_read_or_written(shell: Any, net: Path, args: list[str], told: str) -> None:
+    photo("photo.png")
+    Path("fixed").mkdir(mode=0o555)
+    Path("locked").mkdir(mode=0)
+    for name in ("closed.npy", "closed.png", "closed.pt"):
+        Path(name).write_bytes(b"x")
+        Path(name).chmod(0)
+    args += [] if {"-n", "convert", "info"} & set(args) else ["-n", str(net)]
+    result = shell(*args, preexec_fn=unprivileged)
+    assert result.returncode == 1
+    line = one_line(result.stderr.decode())
+    assert told in line and "permission denied" in line
+    assert not list(Path("fixed").iterdir())
+
+
 def test_a_folder_removed_on_the_way(in_tmp: Path) -> None:
     killing.prepare(in_tmp)
     with killing.start(in_tmp, "generate", "out", ["--seeds", "0-999999"]) as process:
@@ -208,6 +276,30 @@ def test_links_are_followed_and_not_replaced_by_halves(sg2: Any, net: Path) -> N
     assert "link/seed0001.png exists" in one_line(sg2(*args).err)
     assert sg2(*args, "--overwrite").code == 0
     assert not Path("real/seed0001.png").is_symlink()
+
+
+def test_names_taken_by_what_is_no_file(sg2: Any, net: Path) -> None:
+    """A pipe would be waited for, for ever; a link that leads nowhere is there all the same."""
+    Path("out").mkdir()
+    os.mkfifo("out/seed0001.png")
+    Path("out/seed0002.png").symlink_to("nowhere.png")
+    Path("out/seed0003.png").mkdir()
+    result = sg2("generate", "-n", net, "--seeds", "0-4", "--skip-existing")
+    assert result.code == 1
+    assert result.lines == ["out/seed0000.png", "out/seed0004.png"]
+    assert "3 of 5 pictures failed: seed0001, seed0002, seed0003" in result.err
+
+
+def test_pipes_in_a_folder_of_photos(sg2: Any, net: Path) -> None:
+    Path("in").mkdir()
+    photo("in/a.png")
+    os.mkfifo("in/b.png")
+    Path("in/c.png").mkdir()
+    Path("in/d.png").symlink_to("nowhere.png")
+    result = sg2("project", "-n", net, "in", "--steps", "1", "-q")
+    assert result.code == 1
+    assert "1 of 2 photos failed: in/d.png" in one_line(result.err)
+    assert Path("out/a/projected.png").exists()
 
 
 def test_a_hundred_thousand_files_in_a_folder(sg2: Any, net: Path) -> None:
@@ -407,7 +499,6 @@ def test_a_run_over_good_and_bad_photos_sums_up(sg2: Any, net: Path) -> None:
 
 
 def test_resident_size_is_flat(in_tmp: Path) -> None:
-    """Between the 1,000th and the 3,000th picture; `make soak` has 10,000."""
-    killing.prepare(in_tmp)
+    """Between the 1,000th and the 3,000th picture of 10,000,000; `make soak` has 10,000."""
     first, last = killing.resident_sizes(in_tmp, (1000, 3000))
     assert last < first * 1.02

@@ -117,7 +117,7 @@ def edit(
     film = Film(session, out, count, fps, overwrite, skip_existing) if filmed else None
     pictures = Pictures(out, "png", overwrite, skip_existing, console) if not filmed else None
     if pictures:
-        names = (f"{latent.name}-{text}" for latent in todo for text in texts)
+        names = (f"{latent.name}-{text}" for latent in todo.unchecked() for text in texts)
         pictures.check(chain(["grid"], names))
 
     G, used = session.load(device, precision)
@@ -132,14 +132,16 @@ def edit(
     made_of = {**found.made_of, "layers": rows}
 
     def cells() -> Iterator[Cell[Point]]:
-        for latent, point in zip(todo, sampling.locate(G, todo, drawing, size), strict=True):
+        points = sampling.locate(G, todo.unchecked(), drawing, size)
+        for latent, point in zip(todo.unchecked(), points, strict=True):
             for amount, text in zip(amounts, texts, strict=True):
                 ws = directions.edit(point.ws, found, amount, rows)
                 edited = {**latent.made_of, **made_of, "amount": amount}
                 made_by = session.made_by(used, edited, is_mapped(latent))
                 yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-{text}")
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
+    mode, say = drawing.noise_mode, console.note
+    render = partial(sampling.try_render, G, noise_mode=mode, size=size, say=say)
 
     all_made_of = {"latents": todo.describe(), **made_of, "amounts": amounts}
     made_by = session.made_by(used, all_made_of, todo.need_mapping)

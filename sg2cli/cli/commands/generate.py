@@ -131,7 +131,7 @@ def generate(
     size, _, channels = session.shape
     images.check_format(pictures.format, channels, columns * size, rows * size)
     singles = not (grid and pictures.holds_one)
-    names = (latent.name for latent in islice(todo, first, None, step))
+    names = (latent.name for latent in islice(todo.unchecked(), first, None, step))
     pictures.check(chain(["grid"] if grid else [], names))
 
     G, used = session.load(device, precision)
@@ -151,11 +151,11 @@ def generate(
             session.made_by(used, latent.made_of, is_mapped(latent)),
             latent.name if singles else None,
         )
-        for latent in islice(todo, first, None, step)
+        for latent in islice(todo.unchecked(), first, None, step)
     )
 
-    def render(latents: Iterator[Latent]) -> Iterator[images.Image]:
-        return (sample.image for sample in sampling.draw(G, latents, drawing, console.note))
+    def render(latents: Iterator[Latent]) -> Iterator[images.Image | Sg2Error]:
+        return sampling.try_draw(G, latents, drawing, console.note)
 
     draw_cells(pictures, cells, count, session.shape, layout, render)
 

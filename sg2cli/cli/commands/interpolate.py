@@ -122,7 +122,8 @@ def interpolate(
             # One seed for all frames: random noise would flicker.
             yield replace(point, noise=noise, seed=key_latents[0].seed)
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
+    mode, say = drawing.noise_mode, console.note
+    render = partial(sampling.try_render, G, noise_mode=mode, size=size, say=say)
 
     made_of = {
         "walk": keys.describe(),

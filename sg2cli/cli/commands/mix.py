@@ -95,7 +95,8 @@ def mix(
     pictures.needs_folder()
     if len(row_list) > MOST or len(col_list) > MOST:
         raise UsageError(f"a sheet has {MOST:,} rows and columns at most: mix fewer at a time")
-    row_latents, col_latents = list(row_list), _renamed(list(col_list), list(row_list))
+    row_latents = list(row_list.unchecked())
+    col_latents = _renamed(list(col_list.unchecked()), row_latents)
     both = {latent.name: latent for latent in (*col_latents, *row_latents)}
     _check_names([row.name for row in row_latents], [col.name for col in col_latents])
     mixed = (f"{row.name}-{col.name}" for row in row_latents for col in col_latents)
@@ -135,7 +136,8 @@ def mix(
         len(col_latents) + 1, len(row_latents) + 1, session.made_by(used, made_of, mapped)
     )
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
+    mode, say = drawing.noise_mode, console.note
+    render = partial(sampling.try_render, G, noise_mode=mode, size=size, say=say)
 
     count = layout.columns * layout.rows
     draw_cells(pictures, cells(), count, session.shape, layout, render)

@@ -91,7 +91,7 @@ def truncate(
     pictures.needs_folder()
     texts = labels(psis)
     header = images.column_header(texts, session.shape)
-    names = (f"{latent.name}-psi{text}" for latent in todo for text in texts)
+    names = (f"{latent.name}-psi{text}" for latent in todo.unchecked() for text in texts)
     pictures.check(chain(["grid"], names))
 
     G, used = session.load(device, precision)
@@ -102,7 +102,8 @@ def truncate(
 
     def cells() -> Iterator[Cell[Point]]:
         whole = replace(drawing, psi=None, cutoff=None)
-        for latent, point in zip(todo, sampling.locate(G, todo, whole, size), strict=True):
+        points = sampling.locate(G, todo.unchecked(), whole, size)
+        for latent, point in zip(todo.unchecked(), points, strict=True):
             for psi, text in zip(psis, texts, strict=True):
                 ws = truncate_ws(point.ws[None], G.mapping.w_avg, psi, drawing.cutoff)[0]
                 made_by = session.made_by(used, latent.made_of, mapped=True) | {"psi": psi}
@@ -111,6 +112,7 @@ def truncate(
     made_of = {"latents": todo.describe(), "psis": psis}
     layout = Layout(len(psis), len(todo), session.made_by(used, made_of, mapped=True), header)
 
-    render = partial(sampling.render, G, noise_mode=drawing.noise_mode, size=size, say=console.note)
+    mode, say = drawing.noise_mode, console.note
+    render = partial(sampling.try_render, G, noise_mode=mode, size=size, say=say)
 
     draw_cells(pictures, cells(), len(todo) * len(psis), session.shape, layout, render)
