@@ -27,6 +27,7 @@ SHAPES = [
 @pytest.fixture(params=[0, 1 << 60], ids=["winograd", "plain"])
 def winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(conv2d, "LEAST_PIXELS", request.param)
+    monkeypatch.setattr(conv2d, "MOST_WEIGHTS", 1 << 60)
     return request.param == 0
 
 

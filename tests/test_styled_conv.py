@@ -44,6 +44,7 @@ SHAPES = [
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one piece, or in some of 40 pixels, with weights of each picture's own or shared ones."""
     monkeypatch.setattr(conv2d, "LEAST_PIXELS", 0)
+    monkeypatch.setattr(conv2d, "MOST_WEIGHTS", 1 << 60)
     if request.param != "whole":
         monkeypatch.setattr(styled_conv_cpu, "LEAST_PIECE", 40)
         monkeypatch.setattr(styled_conv_cpu, "PIECE", 0)

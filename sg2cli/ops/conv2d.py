@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# Of fewer channels or pixels, the sums take longer than the multiplications that they save. The
-# batch does not count: another way rounds otherwise, and a picture is to come out the same in any.
+# Of fewer channels or pixels, the sums take longer than the multiplications that they save; of more
+# weights a pixel, reading the transformed weights, which are twice as many. The batch does not
+# count: another way rounds otherwise, and a picture is to come out the same in any.
 LEAST_CHANNELS = 64
-LEAST_PIXELS = 1024
+LEAST_PIXELS = 256
+MOST_WEIGHTS = 2304  # a pixel: 512 x 512 kernels from 32x32 on, 256 x 256 from 16x16
 TILE = 4  # rows of the result that are computed together
 LAST = torch.channels_last
 
@@ -79,9 +81,10 @@ def _rows_of(y: Tensor, rows: slice) -> Tensor:
 
 
 def _takes_winograd(x: Tensor, weight: Tensor, rows: slice) -> bool:
+    pixels = x.shape[2] * x.shape[3]
     return (
         min(weight.shape[:2]) >= LEAST_CHANNELS
-        and x.shape[2] * x.shape[3] >= LEAST_PIXELS
+        and pixels >= max(LEAST_PIXELS, weight.numel() / MOST_WEIGHTS)
         and (rows.stop - rows.start) % TILE == 0
     )
 
