@@ -387,7 +387,9 @@ def test_noise_on_w_is_no_part_of_a_score() -> None:
 
 
 def test_a_plateau_ends_a_photo_and_not_the_others() -> None:
-    settings = replace(SHORT, steps=60, keep_best=True, patience=5, w_noise=0.0, noise_maps=False)
+    settings = replace(
+        SHORT, steps=60, keep_best=True, patience=5, w_noise=0.0, noise_maps=False, shown=True
+    )
     run = start(settings, count=2)
     stuck = run.state.params[WS].clone()
     while len(run.state.members) == 2 and run.state.step < 60:
