@@ -113,9 +113,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
         limit = PIL.Image.MAX_IMAGE_PIXELS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            PIL.Image.MAX_IMAGE_PIXELS = (
-                MAX_PIXELS // 2
-            )  # it warns of so many, and refuses twice that
+            PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # so many are warned of, twice is refused
             try:
                 with PIL.Image.open(file, formats=formats) as picture:
                     if picture.mode == "I" and picture.format == "TIFF":

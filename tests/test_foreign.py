@@ -590,10 +590,10 @@ def test_real_networks_are_far_from_the_bounds(in_tmp: Path) -> None:
 
 
 def refused_cheaply(path: Path, told: str = ".") -> None:
-    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(CheckpointError, match=told):
         to_generator(read_foreign(path))
-    assert time.monotonic() - start < 4
+    assert time.process_time() - start < 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 << 10  # in KiB
 
 
@@ -777,13 +777,13 @@ def test_damaged_files_are_read_or_refused(in_tmp: Path, number: int) -> None:
             elif action == 3 and random.rand() < 0.2:
                 del changed[b:]
         Path("damaged").write_bytes(changed)
-        start = time.monotonic()
+        start = time.process_time()
         try:
             read_foreign(Path("damaged"))
         except CheckpointError as error:
             refused += 1
             assert len(str(error)) < 2000
-        assert time.monotonic() - start < 10
+        assert time.process_time() - start < 10
     assert refused > 200
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 256 << 10  # in KiB
     assert not Path("canary").exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +168,17 @@ def test_a_large_png_sheet_takes_a_row_of_memory() -> None:
     assert peak < 20 << 20
 
 
-def test_files_appear_in_order_and_whole(tmp_path: Path) -> None:
+def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though those behind one that takes long are done before it."""
     told: list[str] = []
+    encoded = images.encode
+
+    def uneven(image: Any, format: str, made_by: Any) -> bytes:
+        time.sleep(0.02 * (made_by["i"] % 30 == 0))
+        return encoded(image, format, made_by)
+
+    monkeypatch.setattr(images, "encode", uneven)
+    monkeypatch.setattr(images.cores, "available", lambda: 4)
 
     def on_written(path: Path, made_by: Any, is_new: bool) -> None:
         images.read_image(path, (8, 8, 3))
@@ -224,6 +235,25 @@ def test_an_interrupted_block_tells_of_every_whole_file(tmp_path: Path) -> None:
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
             raise KeyboardInterrupt
     assert sorted(told) == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_durable_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[list[str]] = []
+    wait = os.fsync
+
+    def fsync(handle: int) -> None:
+        wait(handle)
+        synced.append(sorted(path.name for path in tmp_path.glob("[a-z]*")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with new_file(tmp_path / "a", durable=True) as file:
+        file.write(b"whole")
+    assert synced == [[], ["a"]]  # its content, and then the folder
+    with new_file(tmp_path / "b") as file:
+        file.write(b"whole")
+    assert len(synced) == 2
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
