@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -83,15 +84,36 @@ def test_rows_of_it(winograd: bool, randn: Any, back: bool) -> None:
         assert relative(found, whole[:, :, rows]) < 2e-5
 
 
-def test_weights_that_change_are_transformed_anew(winograd: bool, randn: Any) -> None:
-    x, weight = (
-        randn(1, 64, 8, 8).float().to(memory_format=torch.channels_last),
-        randn(64, 64, 3, 3),
-    )
-    weight = weight.float()
+@pytest.mark.parametrize("how", ["in place", "data"])
+def test_weights_that_change_are_transformed_anew(winograd: bool, randn: Any, how: str) -> None:
+    x = randn(1, 64, 8, 8).float().to(memory_format=torch.channels_last)
+    weight = torch.nn.Parameter(randn(64, 64, 3, 3).float(), requires_grad=False)
     before = convolve(x, weight)
-    weight.mul_(2)
+    if how == "data":
+        weight.data = weight.data * 2
+    else:
+        weight.mul_(2)
     assert relative(convolve(x, weight), 2 * before) < 1e-5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_that_are_gone_are_forgotten(randn: Any, layout: torch.memory_format) -> None:
+    x = randn(1, 64, 16, 16).float().to(memory_format=torch.channels_last)
+    before = len(conv2d._KEPT)
+    for inputs in (64, 63):
+        weight = randn(64, inputs, 3, 3).float().to(memory_format=layout)
+        convolve(x[:, :inputs], weight)
+        assert len(conv2d._KEPT) == before + 1
+        del weight
+        gc.collect()
+        assert len(conv2d._KEPT) == before
+
+
+def test_a_second_derivative_is_refused(randn: Any) -> None:
+    x = randn(1, 64, 16, 16).float().requires_grad_()
+    y = conv3x3(x, randn(64, 64, 3, 3).float()).sum()
+    with pytest.raises(RuntimeError, match="has none itself"):
+        torch.autograd.grad(y, x, create_graph=True)
 
 
 @pytest.mark.parametrize("learns", ["weight", "bias"])

@@ -148,6 +148,35 @@ def test_weights_that_learn_get_their_gradient(randn: Any) -> None:
     assert max(relative(a, b) for a, b in zip(*gradients, strict=True)) < 1e-5
 
 
+def test_sums_over_many_pixels_keep_their_digits(randn: Any) -> None:
+    """Where the gradient that comes in has a mean, what is left of large sums is small."""
+    given = operands(randn, (1, 8, 32, 128, 128), True, "own")
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        x, weight, styles, bias, noise = (None if t is None else t.to(dtype) for t in given)
+        assert styles is not None
+        leaf = styles.clone().requires_grad_()
+        y = styled_conv(x, weight, leaf, bias, noise, BLUR, 0.2)  # type: ignore[arg-type]
+        weigh = torch.linspace(0, 1, y.numel()).view(y.shape).to(dtype)
+        gradients += torch.autograd.grad((y * weigh).sum(), leaf)
+    assert relative(*gradients) < 1e-5
+
+
+def test_noise_of_another_batch_is_refused(randn: Any) -> None:
+    given = [t.float() for t in operands(randn, (3, 4, 4, 8, 8), False, "own") if t is not None]
+    for count in (2, 5):
+        noise = randn(count, 1, 8, 8).float()
+        with pytest.raises(ValueError, match=f"{count} noise maps for 3 pictures"):
+            styled_conv(*given[:4], noise)
+
+
+def test_a_picture_is_the_same_at_any_place_in_a_batch(randn: Any) -> None:
+    given = operands(randn, (1, 256, 256, 16, 16), False, "shared")
+    x, weight, styles, bias, noise = (t.float() for t in given if t is not None)
+    y = styled_conv(x.expand(33, -1, -1, -1), weight, styles.expand(33, -1), bias, noise, None, 0.2)
+    assert all(torch.equal(picture, y[0]) for picture in y)
+
+
 def test_float64_takes_the_plain_way(randn: Any) -> None:
     given = operands(randn, (1, 64, 64, 48, 48), False, "shared")
     assert torch.equal(styled_conv(*given), styled_conv_reference(*given))  # type: ignore[arg-type]

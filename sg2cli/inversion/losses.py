@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
 from sg2cli.ops.conv2d import conv3x3
+from sg2cli.ops.gradients import first_order
 from sg2cli.settings import LpipsNet
 
 Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w], unit vectors over C
@@ -135,7 +135,7 @@ class _Unit(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         y, root, length = ctx.saved_tensors
         along = (dy * y).sum(dim=1, keepdim=True) * (length / root)
@@ -145,7 +145,7 @@ class _Unit(torch.autograd.Function):
 class _Difference(torch.autograd.Function):
     """The mean over pixels of the weighed square of a - b, [N]: a and b [N|1,C,H,W].
 
-    weight [1,C,1,1]. The gradient is that of a.
+    weight [1,C,1,1], which takes no gradient.
     """
 
     @staticmethod
@@ -153,13 +153,17 @@ class _Difference(torch.autograd.Function):
         difference = a - b
         weighed = difference * weight
         ctx.save_for_backward(weighed)
+        ctx.shapes = a.shape, b.shape
         return difference.mul_(weighed).sum(dim=(1, 2, 3)) / a[0, 0].numel()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None]:
+    @first_order
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (weighed,) = ctx.saved_tensors
-        return weighed * (2 / weighed[0, 0].numel() * d)[:, None, None, None], None, None
+        of_a, of_b = ctx.shapes
+        da = weighed * (2 / weighed[0, 0].numel() * d)[:, None, None, None]
+        db = -da.sum_to_size(of_b) if ctx.needs_input_grad[1] else None
+        return da.sum_to_size(of_a), db, None
 
 
 def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:

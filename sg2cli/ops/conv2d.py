@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from sg2cli.ops.gradients import first_order
 
 # Of fewer channels or pixels, the sums take longer than the multiplications that they save; of more
 # weights a pixel, reading the transformed weights, which are twice as many. The batch does not
@@ -25,6 +26,7 @@ LEAST_CHANNELS = 64
 LEAST_PIXELS = 256
 MOST_WEIGHTS = 2304  # a pixel: 512 x 512 kernels from 32x32 on, 256 x 256 from 16x16
 TILE = 4  # rows of the result that are computed together
+AT_ONCE = 1 << 22  # numbers of x, so that what becomes of a large batch does not pile up
 LAST = torch.channels_last
 
 
@@ -52,7 +54,7 @@ class _Conv3x3(torch.autograd.Function):
         return convolve(x.contiguous(memory_format=LAST), weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return convolve_back(grad.contiguous(memory_format=LAST), weight), None, None
@@ -64,7 +66,7 @@ def convolve(
     """As `conv3x3`, of x in channels_last, with no gradient; only these rows of the result."""
     rows = rows or slice(0, x.shape[2])
     if _takes_winograd(x, weight, rows):
-        return _winograd(x, kept(weight, _transformed), bias, rows.start, rows.stop)
+        return _winograd(x, kept(weight, _transformed), bias, rows)
     return _rows_of(F.conv2d(x, kept(weight, _last), bias, padding=1), rows)
 
 
@@ -72,7 +74,7 @@ def convolve_back(grad: Tensor, weight: Tensor, rows: slice | None = None) -> Te
     """The gradient of x: that of the result [N,O,H,W], weight [O,I,3,3] -> [N,I,H,W]."""
     rows = rows or slice(0, grad.shape[2])
     if _takes_winograd(grad, weight, rows):
-        return _winograd(grad, kept(weight, _transformed_back), None, rows.start, rows.stop)
+        return _winograd(grad, kept(weight, _transformed_back), None, rows)
     return _rows_of(F.conv_transpose2d(grad, kept(weight, _last), padding=1), rows)
 
 
@@ -89,13 +91,22 @@ def _takes_winograd(x: Tensor, weight: Tensor, rows: slice) -> bool:
     )
 
 
-def _winograd(x: Tensor, weights: Tensor, bias: Tensor | None, top: int, bottom: int) -> Tensor:
-    """Rows of the convolution: x [N,I,H,W], weights [6,O,I,1,3] -> [N,O,bottom-top,W].
+def _winograd(x: Tensor, weights: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
+    """Rows of the convolution: x [N,I,H,W], weights [6,O,I,1,3] -> [N,O,rows,W]."""
+    shape = (len(x), weights.shape[1], rows.stop - rows.start, x.shape[3])
+    y = torch.empty(shape, dtype=x.dtype, memory_format=LAST)
+    count = max(1, AT_ONCE // x.shape[1:].numel())
+    for some, result in zip(torch.split(x, count), torch.split(y, count), strict=True):
+        _winograd_into(result, some, weights, bias, rows.start, rows.stop)
+    return y
 
-    The transforms are those of the points 0, 1, -1, 2, -2 and infinity.
-    """
+
+def _winograd_into(
+    y: Tensor, x: Tensor, weights: Tensor, bias: Tensor | None, top: int, bottom: int
+) -> None:
+    """The transforms are those of the points 0, 1, -1, 2, -2 and infinity."""
     x = x.permute(0, 2, 3, 1)  # [N,H,W,I]
-    n, height, w, channels = x.shape
+    n, _, w, channels = x.shape
     tiles = (bottom - top) // TILE
     # d0 to d5 of each tile; the first d0 and the last d5 may lie outside, where zeros are.
     d1, d2, d3, d4 = (x[:, top + k : bottom : TILE] for k in range(TILE))
@@ -118,13 +129,11 @@ def _winograd(x: Tensor, weights: Tensor, bias: Tensor | None, top: int, bottom:
         F.conv2d(part.permute(0, 3, 1, 2), weight, bias if k == 1 else None, padding=(0, 1))
         for k, (part, weight) in enumerate(zip(v, weights, strict=True))
     )
-    y = torch.empty((n, m0.shape[1], bottom - top, w), memory_format=LAST)
     p, q, r, s = m1 + m2, m1.sub_(m2), m3 + m4, m3.sub_(m4)
     torch.add(m0.add_(p), r, out=y[:, :, 0::TILE])
     torch.add(q, s, alpha=2, out=y[:, :, 1::TILE])
     torch.add(p, r, alpha=4, out=y[:, :, 2::TILE])
     torch.add(m5.add_(q), s, alpha=8, out=y[:, :, 3::TILE])
-    return y
 
 
 def _transformed(weight: Tensor) -> Tensor:
@@ -145,7 +154,7 @@ def _points() -> Tensor:
     """A column of the kernel as a polynomial, at the points: [6,3]."""
     rows = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
     with torch.inference_mode(False):
-        return torch.tensor(rows) / 24
+        return torch.tensor(rows, dtype=torch.float32) / 24
 
 
 def energy(weight: Tensor) -> Tensor:
@@ -163,22 +172,28 @@ def _last(weight: Tensor) -> Tensor:
 
 
 # What is made of frozen weights is made but once: for small pictures that takes longer than the
-# convolution. By weight and what made it; with the weight's version, as a change makes it stale.
+# convolution. By weight and what made it; with the weight's version, as a change makes it stale,
+# and itself, as another tensor may take its place (`.data = ...`).
 _KEPT = WeakTensorKeyDictionary()
-# Of larger weights only in a search, which needs them over and over for small pictures; for large
-# ones they are a tenth of the memory and a hundredth of the time.
+# What is larger is not kept in inference mode, in which pictures are drawn: for large ones it would
+# be a tenth of the memory and save a hundredth of the time. A search takes it over and over.
 MOST_KEPT = 1 << 20
 
 
 def kept(weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """make(weight), from memory if that was asked for before."""
+    """make(weight), from memory if that was asked for before.
+
+    Changes of a weight are noticed, all but those in place of its `.data`.
+    """
     if weight.is_inference():  # has no version; none that lasts is one
         return make(weight)
     known = _KEPT.setdefault(weight, {})  # type: ignore[no-untyped-call]
-    if make in known and known[make][0] == weight._version:
-        return known[make][1]
+    if make in known:
+        version, before, made = known[make]
+        if version == weight._version and before.data_ptr() == weight.data_ptr():
+            return made
     with torch.inference_mode(False), torch.no_grad():  # to do for gradients, too
         made = make(weight)
-    if made.numel() <= MOST_KEPT or not torch.is_inference_mode_enabled():
-        known[make] = weight._version, made
+    if made is not weight and not (torch.is_inference_mode_enabled() and made.numel() > MOST_KEPT):
+        known[make] = weight._version, weight.detach(), made
     return made

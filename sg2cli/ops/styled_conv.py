@@ -64,8 +64,7 @@ def styled_conv_rgb(
     on a CPU, unless a gradient needs it.
     """
     tensors = (x, weight, styles, bias, noise, rgb_weight, rgb_styles)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if styled_conv_cpu.serves(x, weight) and not learns:
+    if styled_conv_cpu.serves(x, weight) and not _learns(*(t for t in tensors if t is not None)):
         own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
         return styled_conv_cpu.styled_pixels(
             x, weight, styles, bias, noise, slope, gain, clamp, own

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from sg2cli.ops.conv2d import TILE, convolve, convolve_back, energy, has_onednn, kept, turned
+from sg2cli.ops.conv2d import LAST, TILE, convolve, convolve_back, energy, has_onednn, kept, turned
+from sg2cli.ops.gradients import first_order
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 
@@ -30,7 +30,6 @@ PIECE = 1 << 21
 LEAST_PIECE = 8192
 # A picture of so many numbers has weights of its own.
 OWN_WEIGHTS = 1 << 22
-LAST = torch.channels_last
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -87,6 +86,8 @@ def _operands(
     scale = (styles.square() @ kept(weight, energy).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
     if noise is not None:
         noise = noise.reshape(-1, 1, *noise.shape[-2:]) * gain
+        if len(noise) not in (1, len(x)):
+            raise ValueError(f"{len(noise)} noise maps for {len(x)} pictures")
     return x.contiguous(memory_format=LAST), weight, styles, scale, bias * gain, noise
 
 
@@ -117,7 +118,7 @@ class _StyledConv(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
         taps, slope, clamp = ctx.how
@@ -140,9 +141,10 @@ class _StyledConv(torch.autograd.Function):
                 if noise is None or dnoise is None:
                     total -= bias * within.sum(dim=(2, 3))
                 else:
-                    plus = bias.new_ones(len(d), 2, within[0, 0].numel())
-                    plus[:, 1] = _of(noise, some)[:, :, rows].flatten(1)
-                    over_pixels = plus @ within.flatten(2).mT  # [n,2,O], in one pass
+                    # In one pass, and row by row: such a sum over all pixels loses digits.
+                    plus = bias.new_ones(len(d), within.shape[2], 2, within.shape[3])
+                    plus[:, :, 1] = _of(noise, some)[:, 0, rows]
+                    over_pixels = (plus @ within.permute(0, 2, 3, 1)).sum(dim=1)  # [n,2,O]
                     total -= bias * over_pixels[:, 0] + over_pixels[:, 1]
                     torch.sum(within, dim=1, keepdim=True, out=dnoise[some, :, rows])
                 dscale[some] += total / scale[some]
@@ -197,7 +199,7 @@ class Pixels(torch.autograd.Function):
         return _pixels(x, weight).contiguous()
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         dy = dy.flatten(2).contiguous()
@@ -254,7 +256,7 @@ def _convolution_back(
 
 
 def _has_own_weights(x: Tensor) -> bool:
-    return x[0].numel() >= OWN_WEIGHTS
+    return x.shape[1:].numel() >= OWN_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,8 @@ def _shares(x: Tensor, taps: ResampleFilter | None) -> Iterator[tuple[slice, lis
     count, rows = max(1, pixels // (h * w)), max(1, pixels // w // TILE) * TILE
     if _has_own_weights(x):
         count = 1
+    # All shares are equal, as a picture may come out otherwise in a smaller one.
+    count = max((k for k in range(1, min(count, n) + 1) if n % k == 0), default=1)
     halo = -(-len(taps) // 4) if taps else 1
     pieces = [_Piece(top, min(top + rows, h), h, halo) for top in range(0, h, rows)]
     for i in range(0, n, count):
@@ -308,7 +312,7 @@ def blur(t: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def blur_back(d: Tensor, kernel: Tensor) -> Tensor:
-    """The gradient of t, with the kernel turned by 180 degrees: d [N,O,2H,2W]."""
+    """The gradient of t, with the kernel turned: d [N,O,2H,2W] -> [N,O,2H+1,2W+1]."""
     return F.conv2d(d, kernel, padding=kernel.shape[-1] // 2, groups=d.shape[1])
 
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 import triton  # type: ignore[import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from sg2cli.ops.gradients import first_order
 from sg2cli.ops.modulated_conv2d import modulation
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
@@ -240,7 +240,7 @@ class _Finish(torch.autograd.Function):
         return _run(v, scale, bias, noise, then, how)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         v, scale, bias, noise, then = ctx.saved_tensors
         taps, slope, gain, clamp = ctx.how
@@ -363,7 +363,7 @@ class _AddRGB(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         rgb, bias = ctx.saved_tensors
         clamp, shape, taps, dtype = ctx.how

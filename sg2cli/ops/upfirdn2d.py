@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from sg2cli.ops.gradients import first_order
 from sg2cli.settings import ResampleFilter
 
 
@@ -44,7 +44,8 @@ def upfirdn2d(
 
 def upsample2d(x: Tensor, taps: ResampleFilter) -> Tensor:
     """Twice the size, brightness kept: x [N,C,H,W] -> [N,C,2H,2W]."""
-    if len(taps) <= 4 and x.device.type == "cpu" and not isinstance(taps[0], tuple):
+    exact = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    if exact and len(taps) <= 4 and not isinstance(taps[0], tuple):
         return _Upsample.apply(x, _phases(taps))
     f = filter_kernel(taps, x.dtype, x.device)
     return upfirdn2d(x, f, up=2, padding=((len(f) + 1) // 2, (len(f) - 2) // 2), gain=4)
@@ -80,7 +81,7 @@ class _Upsample(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         for dim in (3, 2):
             pixels = dy.unflatten(dim, (-1, 2)).unbind(dim + 1)  # type: ignore[no-untyped-call]
