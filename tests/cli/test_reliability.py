@@ -53,6 +53,9 @@ def test_killed_at_any_moment(in_tmp: Path, name: str) -> None:
     assert not list(killing.kill(in_tmp, name, seconds, 2, random.Random(name)))
 
 
+NAMES = ("expected", "near", "far", "cut")
+
+
 def test_what_the_kills_find(in_tmp: Path) -> None:
     """The check itself: a file cut short, one too many and one too few are told of."""
     for folder, files in {"a-whole": "123", "a": "124"}.items():
@@ -62,6 +65,11 @@ def test_what_the_kills_find(in_tmp: Path) -> None:
     found = list(killing.differences(Path("a-whole"), Path("a"), whole=True))
     assert len(found) == 2
     assert "a/1 is not" in found[0] and "['3', '4']" in found[1]
+    for name, value in (("expected", 100), ("near", 101), ("far", 102)):
+        PIL.Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(f"{name}.png")
+    Path("cut.png").write_bytes(Path("expected.png").read_bytes()[:-20])
+    alike = {name: killing.alike(Path(f"{name}.png"), Path("expected.png")) for name in NAMES}
+    assert alike == {"expected": True, "near": True, "far": False, "cut": False}
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -501,4 +509,4 @@ def test_a_run_over_good_and_bad_photos_sums_up(sg2: Any, net: Path) -> None:
 def test_resident_size_is_flat(in_tmp: Path) -> None:
     """Between the 1,000th and the 3,000th picture of 10,000,000; `make soak` has 10,000."""
     first, last = killing.resident_sizes(in_tmp, (1000, 3000))
-    assert last < first * 1.02
+    assert last < first * 1.03  # an arena more is no leak; 2,000 pictures that stay are 24 MB
