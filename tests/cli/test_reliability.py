@@ -53,6 +53,9 @@ def test_killed_at_any_moment(in_tmp: Path, name: str) -> None:
     assert not list(killing.kill(in_tmp, name, seconds, 2, random.Random(name)))
 
 
+NAMES = ("expected", "near", "far", "cut")
+
+
 def test_what_the_kills_find(in_tmp: Path) -> None:
     """The check itself: a file cut short, one too many and one too few are told of."""
     for folder, files in {"a-whole": "123", "a": "124"}.items():
@@ -62,6 +65,11 @@ def test_what_the_kills_find(in_tmp: Path) -> None:
     found = list(killing.differences(Path("a-whole"), Path("a"), whole=True))
     assert len(found) == 2
     assert "a/1 is not" in found[0] and "['3', '4']" in found[1]
+    for name, value in (("expected", 100), ("near", 101), ("far", 102)):
+        PIL.Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(f"{name}.png")
+    Path("cut.png").write_bytes(Path("expected.png").read_bytes()[:-20])
+    alike = {name: killing.alike(Path(f"{name}.png"), Path("expected.png")) for name in NAMES}
+    assert alike == {"expected": True, "near": True, "far": False, "cut": False}
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -72,13 +80,13 @@ def test_signals_end_with_a_word(in_tmp: Path, name: str, kind: int, code: int) 
     more = ["--cols", "50-9999"] if name == "mix" else more
     more = ["--steps", "2000"] if name == "project" else more
     with killing.start(in_tmp, name, "out", more) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not list(Path("out").rglob("*")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.5)
         process.send_signal(kind)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
     assert process.returncode == code
     assert "stopped" in one_line(told.decode())
     assert not list(Path("out").rglob(".sg2-*"))
@@ -90,7 +98,7 @@ def test_a_conversion_that_is_stopped(in_tmp: Path, kind: int, code: int) -> Non
     with subprocess.Popen([*SG2, "convert", "-", "a.safetensors"], **pipes) as process:  # type: ignore[call-overload]
         time.sleep(3)  # it waits for the file
         process.send_signal(kind)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=300)
     assert process.returncode == code
     assert "a.safetensors is not written" in one_line(told.decode())
     assert list(Path().iterdir()) == []
@@ -235,7 +243,7 @@ def test_a_folder_removed_on_the_way(in_tmp: Path) -> None:
         while not list(Path("out").glob("seed*")):
             time.sleep(0.01)
         Path("out").rename("gone")
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "cannot write out/" in one_line(told.decode())
     assert not Path("out").exists()
@@ -322,7 +330,7 @@ def test_two_runs_share_a_folder(in_tmp: Path) -> None:
     both = [killing.start(in_tmp, "generate", "out", more) for _ in range(2)]
     summaries = []
     for process in both:
-        out, told = process.communicate(timeout=120)
+        out, told = process.communicate(timeout=600)
         assert process.returncode == 0, told
         summaries.append(json.loads(out.splitlines()[-1])["summary"])
     assert not list(killing.differences(Path("generate-whole"), Path("out"), whole=True))
@@ -336,9 +344,9 @@ def test_two_projections_do_not_share_a_folder(in_tmp: Path) -> None:
         while not list(Path("out").rglob("*")):
             time.sleep(0.01)
         with killing.start(in_tmp, "project", "out", ["--resume"]) as second:
-            _, told = second.communicate(timeout=60)
+            _, told = second.communicate(timeout=300)
         first.terminate()
-        first.communicate(timeout=60)
+        first.communicate(timeout=300)
     assert second.returncode == 1
     assert "another sg2 project is at work in out" in one_line(told.decode())
 
@@ -501,4 +509,4 @@ def test_a_run_over_good_and_bad_photos_sums_up(sg2: Any, net: Path) -> None:
 def test_resident_size_is_flat(in_tmp: Path) -> None:
     """Between the 1,000th and the 3,000th picture of 10,000,000; `make soak` has 10,000."""
     first, last = killing.resident_sizes(in_tmp, (1000, 3000))
-    assert last < first * 1.02
+    assert last < first * 1.03  # an arena more is no leak; 2,000 pictures that stay are 24 MB
