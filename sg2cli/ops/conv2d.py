@@ -23,8 +23,11 @@ from sg2cli.ops.gradients import first_order
 # weights a pixel, reading the transformed weights, which are twice as many. The batch does not
 # count: another way rounds otherwise, and a picture is to come out the same in any.
 LEAST_CHANNELS = 64
-LEAST_PIXELS = 256
+LEAST_PIXELS = 1024
 MOST_WEIGHTS = 2304  # a pixel: 512 x 512 kernels from 32x32 on, 256 x 256 from 16x16
+# Down to so many pixels with so many channels, but then picture by picture: of so few, oneDNN's
+# convolutions round otherwise in a batch.
+LEAST_CHANNELS_ALONE, LEAST_PIXELS_ALONE = 128, 256
 TILE = 4  # rows of the result that are computed together
 AT_ONCE = 1 << 22  # numbers of x, so that what becomes of a large batch does not pile up
 LAST = torch.channels_last
@@ -83,19 +86,19 @@ def _rows_of(y: Tensor, rows: slice) -> Tensor:
 
 
 def _takes_winograd(x: Tensor, weight: Tensor, rows: slice) -> bool:
-    pixels = x.shape[2] * x.shape[3]
-    return (
-        min(weight.shape[:2]) >= LEAST_CHANNELS
-        and pixels >= max(LEAST_PIXELS, weight.numel() / MOST_WEIGHTS)
-        and (rows.stop - rows.start) % TILE == 0
-    )
+    pixels, channels = x.shape[2] * x.shape[3], min(weight.shape[:2])
+    many = pixels >= LEAST_PIXELS and channels >= LEAST_CHANNELS
+    enough = pixels >= LEAST_PIXELS_ALONE and channels >= LEAST_CHANNELS_ALONE
+    whole = (rows.stop - rows.start) % TILE == 0
+    return (many or enough) and whole and weight.numel() <= MOST_WEIGHTS * pixels
 
 
 def _winograd(x: Tensor, weights: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
     """Rows of the convolution: x [N,I,H,W], weights [6,O,I,1,3] -> [N,O,rows,W]."""
     shape = (len(x), weights.shape[1], rows.stop - rows.start, x.shape[3])
     y = torch.empty(shape, dtype=x.dtype, memory_format=LAST)
-    count = max(1, AT_ONCE // x.shape[1:].numel())
+    alone = x.shape[2] * x.shape[3] < LEAST_PIXELS
+    count = 1 if alone else max(1, AT_ONCE // x.shape[1:].numel())
     for some, result in zip(torch.split(x, count), torch.split(y, count), strict=True):
         _winograd_into(result, some, weights, bias, rows.start, rows.stop)
     return y
