@@ -114,7 +114,7 @@ PRESETS: dict[str, ProjectSettings] = {
     "paper": ProjectSettings(),
     # Chosen on drawings: docs/inversion.md has what else was tried.
     "fast": ProjectSettings(
-        steps=160,
+        steps=150,
         lr=0.4,
         w_noise=0.02,
         pixel_weight=0.1,
