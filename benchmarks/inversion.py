@@ -53,7 +53,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "best, W+": ("--preset", "best", "--space", "w+"),
     "paper, W+": ("--preset", "paper", "--space", "w+"),
 }
-FEW = {"fast, alone": 1, "paper, alone": 1, "best, W+": 2, "paper, W+": 2, "fast, tuned": 2}
+FEW = {"fast, alone": 1, "paper, alone": 1, "best, W+": 4, "paper, W+": 4, "fast, tuned": 4}
 OWN = ("fast", "paper", "best")  # the runs that own pictures take part in
 EDITS = [f"sefa:{k}" for k in range(4)]
 AMOUNTS = (-2.0, 2.0)  # standard deviations of w
