@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from sg2cli import cores
 from sg2cli.errors import Sg2Error
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def resolve(name: str) -> str:
@@ -61,6 +67,16 @@ def release_memory() -> None:
     torch.cuda.empty_cache()  # nothing without CUDA
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def in_new_thread(work: Callable[[A], B]) -> Callable[[A], B]:
+    """The same work, in a thread that has not run out of memory.
+
+    Where oneDNN had no memory for its scratchpad once, it goes on without one: all that it should
+    do in that thread fails from then on, however small.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="work")
+    return lambda argument: thread.submit(work, argument).result()
 
 
 def _address_space_is_limited() -> bool:

@@ -137,21 +137,25 @@ def try_render(
     """As `render`, but an error takes the place of a picture that is not finite."""
     import torch
 
+    def synthesize(filled: Sequence[Point]) -> Tensor:
+        with torch.inference_mode():
+            ws = torch.stack([point.ws for point in filled])
+            return G.synthesis(ws, noise_of(G, filled, noise_mode))
+
     points = iter(points)
+    attempt = synthesize
     while batch := list(islice(points, size)):
         filled = batch + batch[-1:] * (size - len(batch))
         images: list[Image | Sg2Error] = []
         try:
-            with torch.inference_mode():
-                ws = torch.stack([point.ws for point in filled])
-                pictures = G.synthesis(ws, noise_of(G, filled, noise_mode))
-            images = _to_each_image(pictures[: len(batch)])
+            images = _to_each_image(attempt(filled)[: len(batch)])
         except (MemoryError, RuntimeError) as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
         if not images:  # here, where nothing holds the memory of the attempt any more
             size = (size + 1) // 2
             devices.release_memory()
+            attempt = devices.in_new_thread(synthesize)
             say(f"out of memory: {size} pictures at once from here on")
             points = chain(batch, points)
         else:

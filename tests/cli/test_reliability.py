@@ -419,6 +419,27 @@ def test_batches_are_halved_without_memory(
     assert "out of memory: a smaller --batch" in one_line(result.err)
 
 
+def test_onednn_that_failed_once_fails_in_its_thread_for_good(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it had no memory for its scratchpad, it lacks one for all that comes after."""
+    failed = set()
+    whole = styled_conv.styled_conv
+
+    def limited(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        thread = threading.current_thread()
+        if len(x) > 4 or thread in failed:
+            failed.add(thread)
+            raise RuntimeError("could not create a primitive")
+        return whole(x, *args, **options)
+
+    monkeypatch.setattr("sg2cli.generator.styled_conv", limited)
+    result = sg2("generate", "-n", net, "--seeds", "0-9", "--batch", "16")
+    assert result.code == 0, result.err
+    assert len(result.lines) == 10
+    assert len(failed) == 2
+
+
 def test_photos_are_halved_without_memory(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
