@@ -143,7 +143,7 @@ def try_render(
             return G.synthesis(ws, noise_of(G, filled, noise_mode))
 
     points = iter(points)
-    attempt = synthesize
+    attempt: Callable[[Sequence[Point]], Tensor] = synthesize
     while batch := list(islice(points, size)):
         filled = batch + batch[-1:] * (size - len(batch))
         images: list[Image | Sg2Error] = []
