@@ -35,8 +35,8 @@ SHAPES = [
     (1, 5, 3, 7, 9),
     (5, 4, 6, 5, 3),
     (2, 3, 5, 24, 6),
-    (1, 33, 34, 31, 13),
-    (2, 64, 65, 16, 5),
+    (1, 32, 48, 31, 13),
+    (2, 64, 80, 16, 5),
 ]
 
 
@@ -44,7 +44,6 @@ SHAPES = [
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one piece, or in some of 40 pixels, with weights of each picture's own or shared ones."""
     monkeypatch.setattr(conv2d, "LEAST_PIXELS", 0)
-    monkeypatch.setattr(conv2d, "MOST_WEIGHTS", 1 << 60)
     if request.param != "whole":
         monkeypatch.setattr(styled_conv_cpu, "LEAST_PIECE", 40)
         monkeypatch.setattr(styled_conv_cpu, "PIECE", 0)

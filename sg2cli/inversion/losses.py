@@ -87,16 +87,18 @@ class LPIPS(nn.Module):
             if stage.pool:
                 x = F.max_pool2d(x, stage.pool, 2)
             for index in stage.convs:
-                x = F.relu(self._conv(x, index), inplace=True)
+                x = self._conv(x, index)
             found.append(_Unit.apply(x))
         return tuple(found)
 
     def _conv(self, x: Tensor, index: int) -> Tensor:
+        """A convolution and its ReLU."""
         weight, bias = (self.get_buffer(f"features_{index}_{kind}") for kind in ("weight", "bias"))
         size = weight.shape[-1]
-        if size == 11:  # the first of AlexNet
-            return F.conv2d(x, weight, bias, stride=4, padding=2)
-        return conv3x3(x, weight, bias) if size == 3 else F.conv2d(x, weight, bias, padding=2)
+        if size == 3:
+            return conv3x3(x, weight, bias, slope=0)
+        stride = 4 if size == 11 else 1  # the first of AlexNet
+        return F.conv2d(x, weight, bias, stride, padding=2).relu_()
 
     def distance(self, found: Features, target: Features) -> Tensor:
         """Of two pictures' features, [N] each, or [1] for all: -> [N]."""

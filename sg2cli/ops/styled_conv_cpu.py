@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sg2cli.ops.conv2d import LAST, TILE, convolve, convolve_back, energy, has_onednn, kept, turned
+from sg2cli.ops.conv2d import convolve, convolve_back, energy, finish, has_onednn, kept, turned
 from sg2cli.ops.gradients import first_order
 from sg2cli.ops.upfirdn2d import filter_kernel
+from sg2cli.ops.winograd import LAST, TILE, After
 from sg2cli.settings import ResampleFilter
 
 # Numbers of x in a piece, 8 MiB: with what becomes of them they stay in a cache of 32 MiB.
 PIECE = 1 << 21
-# A piece has at least so many pixels, whatever that makes: Winograd transforms the weights in each.
-LEAST_PIECE = 8192
-# A picture of so many numbers has weights of its own.
+LEAST_PIECE = 8192  # pixels, whatever that makes
+# A picture of so many numbers has weights of its own where it is upsampled.
 OWN_WEIGHTS = 1 << 22
 
 
@@ -123,6 +123,7 @@ class _StyledConv(torch.autograd.Function):
         x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
         taps, slope, clamp = ctx.how
         u = 2 if taps else 1
+        dy = dy.contiguous(memory_format=LAST)
         dx, dstyles, dscale = torch.empty_like(x), torch.zeros_like(styles), torch.zeros_like(scale)
         dnoise = None if noise is None else y.new_empty(len(y), 1, *y.shape[2:])
         for some, pieces in _shares(x, taps):
@@ -167,23 +168,14 @@ def _parts(
     y: Tensor | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Some pictures, some rows, and the result there: in y, or good until the next."""
-    taps, slope, clamp = how
-    u = 2 if taps else 1
-    for some, pieces in _shares(x, taps):
-        convolution = _convolution(x[some], weight, styles[some], scale[some], bias, taps)
+    u = 2 if how.taps else 1
+    for some, pieces in _shares(x, how.taps):
+        layer = _layer(x[some], weight, styles[some], scale[some], bias, how)
         for piece in pieces:
             rows = piece.rows(u)
-            t = convolution(x[some, :, piece.around()], piece.inner(u))
-            result = t if y is None else y[some, :, rows]
-            if noise is not None:
-                torch.add(t, _of(noise, some)[:, :, rows], out=result)
-            elif y is not None:
-                result.copy_(t)
-            if slope != 1:
-                F.leaky_relu_(result, slope)
-            if clamp is not None:
-                result.clamp_(-clamp, clamp)
-            yield some, rows, result
+            plus = None if noise is None else _of(noise, some)[:, :, rows]
+            out = None if y is None else y[some, :, rows]
+            yield some, rows, layer(x[some, :, piece.around()], piece.inner(u), plus, out)
 
 
 class Pixels(torch.autograd.Function):
@@ -211,43 +203,40 @@ def _pixels(x: Tensor, weight: Tensor) -> Tensor:
     return pixels.mT.view(len(x), -1, *x.shape[2:])
 
 
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    taps: ResampleFilter | None,
-) -> Callable[[Tensor, slice], Tensor]:
-    """scale * convolved(styles * x) + bias, of these pictures or parts of them: rows of that."""
-    own = _has_own_weights(x)
-    into, out, plus = styles[:, :, None, None], scale[:, :, None, None], bias[:, None, None]
-    if own:
-        weight = weight * into[0]
+def _layer(
+    x: Tensor, weight: Tensor, styles: Tensor, scale: Tensor, bias: Tensor, how: _How
+) -> Callable[[Tensor, slice, Tensor | None, Tensor | None], Tensor]:
+    """What it does with parts of these pictures: of a part, the rows of it, their noise, and out."""
+    taps, *last = how
     if not taps:
-        if own:
-            weight *= out[0, :, None]
-            return lambda x, rows: convolve(x, weight, bias, rows)
-        return lambda x, rows: torch.addcmul(plus, convolve(x * into, weight, None, rows), out)
-    kernel, weight = blur_kernel(taps, len(weight)), kept(weight, turned)
+
+        def plain(x: Tensor, rows: slice, noise: Tensor | None, out: Tensor | None) -> Tensor:
+            return convolve(x, weight, rows, styles, After(scale, bias, noise, *last), out)
+
+        return plain
+    into, own = styles[:, :, None, None], _has_own_weights(x)
+    turned_weight = turned(weight * into[0]) if own else kept(weight, turned)
+    kernel = blur_kernel(taps, len(weight))
     if own:
-        kernel = kernel * out[0, :, None]
-        return lambda x, rows: blur(upsampled(x, weight), kernel, bias)[:, :, rows]
-    return lambda x, rows: torch.addcmul(
-        plus, blur(upsampled(x * into, weight), kernel)[:, :, rows], out
-    )
+        kernel = kernel * scale[0, :, None, None, None]
+
+    def upsampling(x: Tensor, rows: slice, noise: Tensor | None, out: Tensor | None) -> Tensor:
+        if own:
+            t = blur(upsampled(x, turned_weight), kernel, bias)[:, :, rows]
+            return finish(t, After(None, None, noise, *last), out)
+        t = blur(upsampled(x * into, turned_weight), kernel)[:, :, rows]
+        return finish(t, After(scale, bias, noise, *last), out)
+
+    return upsampling
 
 
 def _convolution_back(
     x: Tensor, weight: Tensor, scale: Tensor, taps: ResampleFilter | None
 ) -> Callable[[Tensor, slice], Tensor]:
     """The gradient of styles * x: rows of that."""
-    own, out = _has_own_weights(x), scale[:, :, None, None]
     if not taps:
-        if own:
-            weight = weight * out[0, :, None]
-            return lambda d, rows: convolve_back(d, weight, rows)
-        return lambda d, rows: convolve_back(d * out, weight, rows)
+        return lambda d, rows: convolve_back(d, weight, rows, scale)
+    own, out = _has_own_weights(x), scale[:, :, None, None]
     kernel, weight = blur_kernel(taps, len(weight)).flip(2, 3), kept(weight, turned)
     if own:
         kernel = kernel * out[0, :, None]
@@ -287,7 +276,7 @@ def _shares(x: Tensor, taps: ResampleFilter | None) -> Iterator[tuple[slice, lis
     n, channels, h, w = x.shape
     pixels = max(LEAST_PIECE, PIECE // channels)
     count, rows = max(1, pixels // (h * w)), max(1, pixels // w // TILE) * TILE
-    if _has_own_weights(x):
+    if taps and _has_own_weights(x):
         count = 1
     # All shares are equal, as a picture may come out otherwise in a smaller one.
     count = max((k for k in range(1, min(count, n) + 1) if n % k == 0), default=1)
