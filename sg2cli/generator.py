@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.styled_conv import add_rgb, styled_conv, styled_conv_rgb, to_rgb
+from sg2cli.ops.styled_conv import Layer, add_rgb, styled_conv, styled_conv_rgb, to_rgb
 from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
@@ -109,9 +109,12 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Noise, gain: float = 1) -> Tensor:
         """`gain` comes on top of the activation's own, and moves the clamp with it."""
+        return styled_conv(x, *self.layer(w, noise, gain))
+
+    def layer(self, w: Tensor, noise: Noise, gain: float = 1) -> Layer:
+        """What it computes of a w, for `styled_conv`."""
         clamp = None if self.clamp is None else self.clamp * gain
-        return styled_conv(
-            x,
+        return Layer(
             self.weight,
             self.affine(w),
             self.bias,
@@ -120,21 +123,6 @@ class SynthesisLayer(nn.Module):
             self.slope,
             self.gain * gain,
             clamp,
-        )
-
-    def pixels(self, x: Tensor, w: Tensor, noise: Noise, torgb: ToRGB, w_torgb: Tensor) -> Tensor:
-        """What `torgb` makes of the result, [N,C,H,W], where that is all that is needed."""
-        return styled_conv_rgb(
-            x,
-            self.weight,
-            self.affine(w),
-            self.bias,
-            self._noise(noise),
-            self.slope,
-            self.gain,
-            self.clamp,
-            torgb.weight,
-            torgb.styles(w_torgb),
         )
 
     def _noise(self, noise: Noise) -> Tensor | None:
@@ -217,22 +205,23 @@ class SynthesisBlock(nn.Module):
         """
         dtype = self.dtype or self.conv1.weight.dtype
         *ws_conv, w_torgb = ws.unbind(dim=1)
-        residual = None
-        if x is None:
-            x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
+        convs = [self.conv1] if self.is_first else [self.conv0, self.conv1]
+        x = self.const.expand(ws.shape[0], -1, -1, -1) if x is None else x
+        x = x.to(dtype)
+        if self.is_last and not self.is_resnet:  # where the picture is all that is needed
+            layers = [conv.layer(w, noise) for conv, w in zip(convs, ws_conv, strict=True)]
+            styles = self.torgb.styles(w_torgb)
+            rgb, x = styled_conv_rgb(x, layers, self.torgb.weight, styles), None
         else:
-            x = x.to(dtype)
             residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
-            x = self.conv0(x, ws_conv[0], noise)
-        if residual is not None:  # two paths' sum keeps the variance
-            x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
-        elif not self.is_last:
-            x = self.conv1(x, ws_conv[-1], noise)
-        if self.has_torgb:
-            if self.is_last and residual is None:
-                rgb, x = self.conv1.pixels(x, ws_conv[-1], noise, self.torgb, w_torgb), None
-            else:
-                rgb = self.torgb(x, w_torgb)
+            for conv, w in zip(convs[:-1], ws_conv, strict=False):
+                x = conv(x, w, noise)
+            if residual is None:
+                x = self.conv1(x, ws_conv[-1], noise)
+            else:  # two paths' sum keeps the variance
+                x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
+            rgb = self.torgb(x, w_torgb) if self.has_torgb else None
+        if rgb is not None:
             img = add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img
 

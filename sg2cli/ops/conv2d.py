@@ -43,9 +43,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float 
 
 class _Conv3x3(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slope: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slope: float) -> Tensor:
         after = After(bias=bias, slope=slope)
         y = convolve(x.contiguous(memory_format=LAST), weight, after=after)
         ctx.save_for_backward(weight, None if slope == 1 else y)  # of x nothing

@@ -5,6 +5,7 @@ This chooses how it is computed, and is the only place that does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -15,6 +16,7 @@ from sg2cli.ops import styled_conv_cpu
 from sg2cli.ops.bias_act import bias_act
 from sg2cli.ops.conv2d import has_onednn
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
+from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
 from sg2cli.settings import ResampleFilter
 
@@ -42,35 +44,29 @@ def styled_conv(
             x, weight, styles, bias, noise, taps, slope, gain, clamp
         )
     if styled_conv_cpu.serves(x, weight) and not _learns(weight, bias):
-        return styled_conv_cpu.styled_conv(x, weight, styles, bias, noise, taps, slope, gain, clamp)
+        return styled_conv_cpu.styled_conv(
+            x, Layer(weight, styles, bias, noise, taps, slope, gain, clamp)
+        )
     return styled_conv_reference(x, weight, styles, bias, noise, taps, slope, gain, clamp)
 
 
 def styled_conv_rgb(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    bias: Tensor,
-    noise: Tensor | None,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-    rgb_weight: Tensor,
-    rgb_styles: Tensor,
+    x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor, rgb_styles: Tensor
 ) -> Tensor:
-    """`to_rgb` of `styled_conv`, where nothing else needs that: [N,C,H,W].
+    """`to_rgb` of `styled_conv` by each of the layers, where nothing else needs that: [N,C,H,W].
 
-    rgb_weight [C,O,1,1], rgb_styles [N,O]. So the largest feature map of a network is never stored
-    on a CPU, unless a gradient needs it.
+    rgb_weight [C,O,1,1], rgb_styles [N,O]. The layers are one, or one that upsamples and one that
+    does not. So the largest feature maps of a network are never stored on a CPU, unless a gradient
+    needs them.
     """
-    tensors = (x, weight, styles, bias, noise, rgb_weight, rgb_styles)
-    if styled_conv_cpu.serves(x, weight) and not _learns(*(t for t in tensors if t is not None)):
+    tensors = [x, rgb_weight, rgb_styles]
+    tensors += [t for layer in layers for t in layer[:4] if t is not None]
+    if all(styled_conv_cpu.serves(x, layer.weight) for layer in layers) and not _learns(*tensors):
         own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
-        return styled_conv_cpu.styled_pixels(
-            x, weight, styles, bias, noise, slope, gain, clamp, own
-        )
-    y = styled_conv(x, weight, styles, bias, noise, None, slope, gain, clamp)
-    return to_rgb(y, rgb_weight, rgb_styles)
+        return styled_conv_cpu.styled_pixels(x, layers, own)
+    for layer in layers:
+        x = styled_conv(x, *layer)
+    return to_rgb(x, rgb_weight, rgb_styles)
 
 
 def add_rgb(

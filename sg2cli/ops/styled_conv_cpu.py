@@ -10,7 +10,7 @@ The gradient is that of x, styles and noise, and of no weight, out of x and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -38,38 +38,61 @@ def serves(x: Tensor, weight: Tensor) -> bool:
     return x.device.type == "cpu" and single and has_onednn()
 
 
-def styled_conv(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    bias: Tensor,
-    noise: Tensor | None,
-    taps: ResampleFilter | None,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-) -> Tensor:
+class Layer(NamedTuple):
+    """What `sg2cli.ops.styled_conv` takes beside x."""
+
+    weight: Tensor
+    styles: Tensor
+    bias: Tensor
+    noise: Tensor | None = None
+    taps: ResampleFilter | None = None
+    slope: float = 1.0
+    gain: float = 1.0
+    clamp: float | None = None
+
+    @property
+    def how(self) -> _How:
+        return _How(self.taps, self.slope, self.clamp)
+
+
+def styled_conv(x: Tensor, layer: Layer) -> Tensor:
     """See `sg2cli.ops.styled_conv`."""
-    how = _How(taps, slope, clamp)
-    return _StyledConv.apply(*_operands(x, weight, styles, bias, noise, gain), how)
+    return _StyledConv.apply(x.contiguous(memory_format=LAST), *_operands(x, layer), layer.how)
 
 
-def styled_pixels(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    bias: Tensor,
-    noise: Tensor | None,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-    rgb_weight: Tensor,
-) -> Tensor:
-    """See `sg2cli.ops.styled_conv`: rgb_weight [N,C,O], with no gradient."""
-    operands = _operands(x, weight, styles, bias, noise, gain)
-    y = x.new_empty(len(x), rgb_weight.shape[1], *x.shape[2:])
-    for some, rows, part in _parts(*operands, _How(None, slope, clamp)):
-        y[some, :, rows] = _pixels(part, rgb_weight[some])
+def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Tensor:
+    """See `sg2cli.ops.styled_conv`: rgb_weight [N,C,O], with no gradient.
+
+    The last layer does not upsample; the one before it, if there is one, does.
+    """
+    n, _, h, w = x.shape
+    x = x.contiguous(memory_format=LAST)
+    *below, last = layers
+    channels, u = (len(below[0].weight), 2) if below else (x.shape[1], 1)
+    operands = [_operands(x, layer) for layer in layers]
+    y = x.new_empty(n, rgb_weight.shape[1], u * h, u * w)
+    alone = bool(below) and _has_own_weights(x)
+    for some, pieces in _shares((n, channels, u * h, u * w), None, alone):
+        steps = [
+            (_layer(x[some], weight, styles[some], scale[some], bias, layer.how), noise)
+            for layer, (weight, styles, scale, bias, noise) in zip(layers, operands, strict=True)
+        ]
+        for piece in pieces:
+            rows, around = piece.rows(), piece.around()
+            part, first = x[some, :, around], around.start
+            if below:
+                under = _Piece(around.start // 2, -(-around.stop // 2), h, _halo(below[0].taps))
+                part = steps[0][0](
+                    x[some, :, under.around()],
+                    under.inner(2),
+                    _rows_of(steps[0][1], some, under.rows(2)),
+                    None,
+                )
+                first = under.rows(2).start
+            layer, noise = steps[-1]
+            within = slice(rows.start - first, rows.stop - first)
+            part = layer(part, within, _rows_of(noise, some, rows), None)
+            y[some, :, rows] = _pixels(part, rgb_weight[some])
     return y
 
 
@@ -79,16 +102,15 @@ class _How(NamedTuple):
     clamp: float | None
 
 
-def _operands(
-    x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, noise: Tensor | None, gain: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """What `_StyledConv` takes. A gain above 0 may as well go before the leaky ReLU."""
+def _operands(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Weight, styles, scale, bias, noise. A gain above 0 may as well go before the leaky ReLU."""
+    weight, styles, bias, noise, gain = *layer[:4], layer.gain
     scale = (styles.square() @ kept(weight, energy).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
     if noise is not None:
         noise = noise.reshape(-1, 1, *noise.shape[-2:]) * gain
         if len(noise) not in (1, len(x)):
             raise ValueError(f"{len(noise)} noise maps for {len(x)} pictures")
-    return x.contiguous(memory_format=LAST), weight, styles, scale, bias * gain, noise
+    return weight, styles, scale, bias * gain, noise
 
 
 class _StyledConv(torch.autograd.Function):
@@ -111,8 +133,12 @@ class _StyledConv(torch.autograd.Function):
         u = 2 if how.taps else 1
         shape = (len(x), len(weight), u * x.shape[2], u * x.shape[3])
         y = torch.empty(shape, dtype=x.dtype, memory_format=LAST)
-        for _ in _parts(x, weight, styles, scale, bias, noise, how, y):
-            pass
+        for some, pieces in _shares(x.shape, how.taps, bool(how.taps) and _has_own_weights(x)):
+            layer = _layer(x[some], weight, styles[some], scale[some], bias, how)
+            for piece in pieces:
+                rows = piece.rows(u)
+                plus = _rows_of(noise, some, rows)
+                layer(x[some, :, piece.around()], piece.inner(u), plus, y[some, :, rows])
         ctx.save_for_backward(x, weight, styles, scale, bias, noise, y)
         ctx.how = how
         return y
@@ -126,7 +152,7 @@ class _StyledConv(torch.autograd.Function):
         dy = dy.contiguous(memory_format=LAST)
         dx, dstyles, dscale = torch.empty_like(x), torch.zeros_like(styles), torch.zeros_like(scale)
         dnoise = None if noise is None else y.new_empty(len(y), 1, *y.shape[2:])
-        for some, pieces in _shares(x, taps):
+        for some, pieces in _shares(x.shape, taps, bool(taps) and _has_own_weights(x)):
             back = _convolution_back(x[some], weight, scale[some], taps)
             for piece in pieces:
                 inner, rows = piece.inner(u), piece.rows(u)
@@ -157,27 +183,6 @@ class _StyledConv(torch.autograd.Function):
         return dx, None, dstyles, dscale, None, dnoise, None
 
 
-def _parts(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    noise: Tensor | None,
-    how: _How,
-    y: Tensor | None = None,
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Some pictures, some rows, and the result there: in y, or good until the next."""
-    u = 2 if how.taps else 1
-    for some, pieces in _shares(x, how.taps):
-        layer = _layer(x[some], weight, styles[some], scale[some], bias, how)
-        for piece in pieces:
-            rows = piece.rows(u)
-            plus = None if noise is None else _of(noise, some)[:, :, rows]
-            out = None if y is None else y[some, :, rows]
-            yield some, rows, layer(x[some, :, piece.around()], piece.inner(u), plus, out)
-
-
 class Pixels(torch.autograd.Function):
     """A 1x1 convolution with weights of each picture's own: x [N,I,H,W], weight [N,C,I].
 
@@ -206,7 +211,7 @@ def _pixels(x: Tensor, weight: Tensor) -> Tensor:
 def _layer(
     x: Tensor, weight: Tensor, styles: Tensor, scale: Tensor, bias: Tensor, how: _How
 ) -> Callable[[Tensor, slice, Tensor | None, Tensor | None], Tensor]:
-    """What it does with parts of these pictures: of a part, the rows of it, their noise, and out."""
+    """What it does with a part of these pictures: of that, the rows, their noise, and out."""
     taps, *last = how
     if not taps:
 
@@ -271,23 +276,33 @@ class _Piece:
         return slice(before, before + u * (self.bottom - self.top))
 
 
-def _shares(x: Tensor, taps: ResampleFilter | None) -> Iterator[tuple[slice, list[_Piece]]]:
-    """Pictures that are convolved together, and in which pieces."""
-    n, channels, h, w = x.shape
+def _halo(taps: ResampleFilter | None) -> int:
+    """Rows of x on either side of some that their result depends on."""
+    return -(-len(taps) // 4) if taps else 1
+
+
+def _shares(
+    shape: Sequence[int], taps: ResampleFilter | None, alone: bool
+) -> Iterator[tuple[slice, list[_Piece]]]:
+    """Pictures that are convolved together, or each alone, and in which pieces."""
+    n, channels, h, w = shape
     pixels = max(LEAST_PIECE, PIECE // channels)
     count, rows = max(1, pixels // (h * w)), max(1, pixels // w // TILE) * TILE
-    if taps and _has_own_weights(x):
+    if alone:
         count = 1
     # All shares are equal, as a picture may come out otherwise in a smaller one.
     count = max((k for k in range(1, min(count, n) + 1) if n % k == 0), default=1)
-    halo = -(-len(taps) // 4) if taps else 1
-    pieces = [_Piece(top, min(top + rows, h), h, halo) for top in range(0, h, rows)]
+    pieces = [_Piece(top, min(top + rows, h), h, _halo(taps)) for top in range(0, h, rows)]
     for i in range(0, n, count):
         yield slice(i, min(i + count, n)), pieces
 
 
 def _of(noise: Tensor, some: slice) -> Tensor:
     return noise if len(noise) == 1 else noise[some]
+
+
+def _rows_of(noise: Tensor | None, some: slice, rows: slice) -> Tensor | None:
+    return None if noise is None else _of(noise, some)[:, :, rows]
 
 
 def upsampled(x: Tensor, weight: Tensor) -> Tensor:

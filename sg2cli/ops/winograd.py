@@ -135,9 +135,10 @@ def _points() -> Tensor:
 # The compiled steps. Every thread calls them with the address of their arguments: numbers and
 # addresses as int64, the first two of which are the functions that tell threads apart.
 
+
 @lru_cache
 def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP of torch's threads, if it can be called, and if there is LLVM to make use of it."""
+    """The OpenMP of torch's threads, if it can be called, and there is LLVM to make use of it."""
     try:
         import llvmlite.binding  # noqa: F401
     except ImportError:

@@ -59,9 +59,7 @@ def take_apart(styles: bool) -> str:
     return step.code()
 
 
-def put_together(
-    scale: bool, bias: bool, noise: bool, slope: float, clamp: float | None
-) -> str:
+def put_together(scale: bool, bias: bool, noise: bool, slope: float, clamp: float | None) -> str:
     """Tiles of 4x4 pixels, of their values at 36 points, and what comes after the convolution.
 
     m [pictures,36,tiles,O] -> y [N,O,rows,W]. Arguments: those of `_Step`; O, rows, W, numbers from
@@ -163,7 +161,10 @@ class _Step(ir.IRBuilder):
         step = ir.Function(self._module, kind, "step")
         super().__init__(step.append_basic_block())
         given = [self.load(self.gep(step.args[0], [I64(i)])) for i in range(8 + more)]
-        self._threads, self._pictures, self.count, self._first, self._across = given[:2], *given[2:6]
+        self._threads, self._pictures, self.count, self._first, self._across = (
+            given[:2],
+            *given[2:6],
+        )
         self.a_picture, self.a_row, *self.more = given[6:]
 
     def code(self) -> str:
