@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.styled_conv import Layer, add_rgb, styled_conv, styled_conv_rgb, to_rgb
+from sg2cli.ops.styled_conv import add_rgb, styled_conv, styled_conv_rgb, to_rgb
+from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
@@ -208,6 +209,7 @@ class SynthesisBlock(nn.Module):
         convs = [self.conv1] if self.is_first else [self.conv0, self.conv1]
         x = self.const.expand(ws.shape[0], -1, -1, -1) if x is None else x
         x = x.to(dtype)
+        rgb: Tensor | None = None
         if self.is_last and not self.is_resnet:  # where the picture is all that is needed
             layers = [conv.layer(w, noise) for conv, w in zip(convs, ws_conv, strict=True)]
             styles = self.torgb.styles(w_torgb)
@@ -220,7 +222,8 @@ class SynthesisBlock(nn.Module):
                 x = self.conv1(x, ws_conv[-1], noise)
             else:  # two paths' sum keeps the variance
                 x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
-            rgb = self.torgb(x, w_torgb) if self.has_torgb else None
+            if self.has_torgb:
+                rgb = self.torgb(x, w_torgb)
         if rgb is not None:
             img = add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img

@@ -12,13 +12,12 @@ from torch import Tensor
 from sg2cli.ops import conv2d, styled_conv_cpu
 from sg2cli.ops.modulated_conv2d import modulated_conv2d
 from sg2cli.ops.styled_conv import (
-    Layer,
     styled_conv,
     styled_conv_reference,
     styled_conv_rgb,
     to_rgb,
 )
-from sg2cli.ops.styled_conv_cpu import blur_kernel
+from sg2cli.ops.styled_conv_cpu import Layer, blur_kernel
 from sg2cli.ops.upfirdn2d import upfirdn2d, upsample2d
 
 BLUR = (1, 3, 3, 1)

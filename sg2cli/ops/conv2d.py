@@ -55,9 +55,15 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         weight, y = ctx.saved_tensors
         grad = grad.contiguous(memory_format=LAST)
-        if y is not None:
+        if y is None:
+            return convolve_back(grad, weight), None, None, None
+        if _takes_winograd(grad, weight):
+            points, rows = kept(weight, winograd.transformed_back), slice(0, grad.shape[2])
+            dx = winograd.convolve(grad, points, rows, signs=y, slope=ctx.slope)
+        else:
             grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
-        return convolve_back(grad, weight), None, None, None
+            dx = convolve_back(grad, weight)
+        return dx, None, None, None
 
 
 def convolve(

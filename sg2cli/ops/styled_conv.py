@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from sg2cli.ops import styled_conv_cpu
+from sg2cli.ops import styled_conv_cpu, winograd
 from sg2cli.ops.bias_act import bias_act
 from sg2cli.ops.conv2d import has_onednn
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
@@ -108,8 +108,10 @@ def has_triton() -> bool:
 def ways(device: str) -> str:
     """Which operations a device uses, and why, for people."""
     if device == "cpu":
+        if has_onednn() and winograd.serves(512, 512):
+            return "Winograd convolutions, compiled by LLVM, oneDNN's to upsample, in float32"
         if has_onednn():
-            return "oneDNN's convolutions and Winograd over them, layers in pieces, in float32"
+            return "oneDNN's convolutions, in float32: llvmlite and OpenMP are not there for faster"
         return "torch's own operations: this torch has no oneDNN"
     if device.startswith("cuda"):
         if has_triton():

@@ -212,11 +212,11 @@ def _layer(
     x: Tensor, weight: Tensor, styles: Tensor, scale: Tensor, bias: Tensor, how: _How
 ) -> Callable[[Tensor, slice, Tensor | None, Tensor | None], Tensor]:
     """What it does with a part of these pictures: of that, the rows, their noise, and out."""
-    taps, *last = how
+    taps, slope, clamp = how
     if not taps:
 
         def plain(x: Tensor, rows: slice, noise: Tensor | None, out: Tensor | None) -> Tensor:
-            return convolve(x, weight, rows, styles, After(scale, bias, noise, *last), out)
+            return convolve(x, weight, rows, styles, After(scale, bias, noise, slope, clamp), out)
 
         return plain
     into, own = styles[:, :, None, None], _has_own_weights(x)
@@ -228,9 +228,9 @@ def _layer(
     def upsampling(x: Tensor, rows: slice, noise: Tensor | None, out: Tensor | None) -> Tensor:
         if own:
             t = blur(upsampled(x, turned_weight), kernel, bias)[:, :, rows]
-            return finish(t, After(None, None, noise, *last), out)
+            return finish(t, After(None, None, noise, slope, clamp), out)
         t = blur(upsampled(x * into, turned_weight), kernel)[:, :, rows]
-        return finish(t, After(scale, bias, noise, *last), out)
+        return finish(t, After(scale, bias, noise, slope, clamp), out)
 
     return upsampling
 

@@ -20,10 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+TILE = 4  # pixels a side of the result, out of SIDE of x
+SIDE = 6
+POINTS = SIDE * SIDE  # of a tile, in which it is multiplied
+LANES = 16  # channels that are computed together
 # Tiles that are multiplied together: as many as stay in the cache with all their channels, but not
 # so few that reading the weights takes longer.
 NUMBERS, LEAST_TILES = 1 << 15, 128
-TILE, POINTS, LANES = 4, 36, 16  # as in the code
 LAST = torch.channels_last
 
 Step = Callable[[Sequence[int | Tensor | None]], None]
@@ -54,12 +57,15 @@ def convolve(
     styles: Tensor | None = None,
     after: After = NOTHING,
     out: Tensor | None = None,
+    signs: Tensor | None = None,
+    slope: float = 1.0,
 ) -> Tensor:
     """Rows of the convolution of styles * x, padded by 1, and what comes after.
 
     x [N,I,H,W] in float32, of which each row is in channels_last; weights [36,I,O] by
-    `transformed`; styles [N,I]. -> [N,O,rows,W], in `out` if that is given, which is in
-    channels_last likewise. A picture comes out the same in any batch.
+    `transformed`; styles [N,I]. Where signs, which lie as x does, are not above 0, the slope
+    multiplies x. -> [N,O,rows,W], in `out` if that is given, which is in channels_last likewise. A
+    picture comes out the same in any batch.
     """
     n, inputs, height, width = x.shape
     outputs, count = weights.shape[2], rows.stop - rows.start
@@ -67,6 +73,7 @@ def convolve(
         out = torch.empty((n, outputs, count, width), memory_format=LAST)
     for t in (x, out):
         assert t.stride()[1::2] == (1, t.shape[1]), "not in channels_last"
+    assert signs is None or signs.stride() == x.stride()
     across = -(-width // TILE)
     tiles = -(-count // TILE) * across
     most = max(NUMBERS // (inputs + outputs), LEAST_TILES)
@@ -75,7 +82,7 @@ def convolve(
     outside, beyond = x.new_zeros(inputs), x.new_empty(outputs)
     scale, bias, noise = (t if t is None else t.contiguous() for t in after[:3])
     styles = styles if styles is None else styles.contiguous()
-    take_apart = _step("take_apart", styles is not None)
+    take_apart = _step("take_apart", styles is not None, slope)
     given = (scale is not None, bias is not None, noise is not None)
     put_together = _step("put_together", *given, after.slope, after.clamp)
     per_noise = noise[0].numel() if noise is not None and len(noise) > 1 else 0
@@ -87,7 +94,7 @@ def convolve(
             what = (len(part), now, tile, across)
             take_apart(
                 [*what, *_layout(part), inputs, height, width, rows.start]
-                + [part, v, outside, _of(styles, some)]
+                + [part, v, outside, _of(styles, some), _of(signs, some)]
             )
             for k in range(len(part)):
                 left, product = (
@@ -141,7 +148,7 @@ def _openmp() -> ctypes.CDLL | None:
     """The OpenMP of torch's threads, if it can be called, and there is LLVM to make use of it."""
     try:
         import llvmlite.binding  # noqa: F401
-    except ImportError:
+    except (ImportError, OSError):
         return None
     library = ctypes.CDLL(torch._C.__file__)
     needed = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -171,7 +178,7 @@ def _step(name: str, *how: Any) -> Step:
         engine.finalize_object()
     address = engine.get_function_address("step")
     threads = [
-        ctypes.cast(getattr(openmp, f"omp_get_{name}"), ctypes.c_void_p).value
+        ctypes.cast(getattr(openmp, f"omp_get_{name}"), ctypes.c_void_p).value or 0
         for name in ("thread_num", "num_threads")
     ]
     openmp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]

@@ -9,44 +9,49 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 
-TILE = 4  # pixels a side of the result, out of SIDE of x
-SIDE = 6
-POINTS = SIDE * SIDE  # of a tile, in which it is multiplied
-LANES = 16  # channels that are computed together
+from sg2cli.ops.winograd import LANES, POINTS, SIDE, TILE
 
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(F32, LANES)
 FLAGS = ("contract",)  # a product may be added without being rounded first; NaN stays what it is
 
-Value = ir.Value
-Term = Value | int | tuple[Value | int, ...]
+Value: TypeAlias = Any  # of LLVM's, which has no types for Python
 
 
-def take_apart(styles: bool) -> str:
+def take_apart(styles: bool, slope: float) -> str:
     """Tiles of 6x6 pixels, at 36 points: x [N,I,H,W] -> v [pictures,36,tiles,I].
 
-    Arguments: those of `_Step`; I, H, W, the first row; x, v, I zeros for what lies outside, and
-    styles [pictures,I], by which x is multiplied.
+    Arguments: those of `_Step`; I, H, W, the first row; x, v, I zeros for what lies outside, styles
+    [pictures,I], by which x is multiplied, and signs, as x: where they are not above 0, the slope
+    multiplies it, too.
     """
-    step = _Step(8)
-    channels, height, width, top, x, v, outside, factors = step.more
-    pixels, tile = step.array(POINTS, F32.as_pointer()), step.array(POINTS, VECTOR)
+    step = _Step(9)
+    channels, height, width, top, x, v, outside, factors, signs = step.more
+    tile = step.array(POINTS, VECTOR)
+    pixels, signs_there = (step.array(POINTS, F32.as_pointer()) for _ in range(2))
     with step.tiles() as (picture, at, row, column):
         for k in range(POINTS):
             i = step.sum(top, (row, TILE), k // SIDE - 1)
             j = step.sum((column, TILE), k % SIDE - 1)
             inside = step.and_(step.within(i, height), step.within(j, width))
             place = step.sum((picture, step.a_picture), (i, step.a_row), (j, channels))
-            step.put(pixels, k, step.select(inside, step.floats(x, place), step.floats(outside)))
+            for places, start in ((pixels, x), (signs_there, signs)):
+                there = step.select(inside, step.floats(start, place), step.floats(outside))
+                step.put(places, k, there)
         target = step.sum((picture, POINTS, step.count, channels), (at, channels))
         factors = step.floats(factors, step.sum((picture, channels)))
         with step.loop(I64(0), channels, LANES) as channel:
             scale = step.vector(factors, channel) if styles else None
             for j in range(SIDE):
                 d = [step.vector(step.get(pixels, i * SIDE + j), channel) for i in range(SIDE)]
+                if slope != 1:
+                    for i in range(SIDE):
+                        sign = step.vector(step.get(signs_there, i * SIDE + j), channel)
+                        d[i] = _leaky(step, d[i], slope, sign)
                 if scale:
                     d = [step.fmul(value, scale, flags=FLAGS) for value in d]
                 for i, value in enumerate(_at_points(step, d)):
@@ -131,10 +136,13 @@ def _of_points(step: _Step, m: Sequence[Value]) -> list[Value]:
     ]
 
 
-def _leaky(step: _Step, x: Value, slope: float) -> Value:
+def _leaky(step: _Step, x: Value, slope: float, sign: Value | None = None) -> Value:
+    """By the sign of x itself, NaN staying NaN, or by another's, 0 counting as below it."""
     if slope == 1:
         return x
     below = step.fmul(x, step.constant(slope)) if slope else step.constant(0)
+    if sign is not None:
+        return step.select(step.fcmp_ordered(">", sign, step.constant(0)), x, below)
     return step.select(step.fcmp_ordered("<", x, step.constant(0)), below, x)
 
 
@@ -147,7 +155,7 @@ def _clamped(step: _Step, x: Value, most: float | None) -> Value:
     return x
 
 
-class _Step(ir.IRBuilder):
+class _Step(ir.IRBuilder):  # type: ignore[misc]
     """A function `step` of the address of its arguments, all int64, and what its code is made of.
 
     The first arguments are: the address of the functions that tell which of how many threads this
@@ -207,7 +215,7 @@ class _Step(ir.IRBuilder):
         self.branch(head)
         self.position_at_end(end)
 
-    def sum(self, *terms: Term) -> Value:
+    def sum(self, *terms: Value | int | tuple[Value | int, ...]) -> Value:
         """Of integers and of products of integers."""
         products = (term if isinstance(term, tuple) else (term,) for term in terms)
         values = ([I64(x) if isinstance(x, int) else x for x in product] for product in products)

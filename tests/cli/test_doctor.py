@@ -88,7 +88,12 @@ def test_the_operations_in_use(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     from sg2cli.ops import styled_conv
 
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    from sg2cli.ops import winograd
+
     assert "Winograd" in says()
+    with monkeypatch.context() as patch:
+        patch.setattr(winograd, "_openmp", lambda: None)
+        assert "llvmlite and OpenMP are not there" in says()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert "no oneDNN" in says()
     monkeypatch.setattr(styled_conv, "has_triton", lambda: True)
