@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from networks import relative
 
-from sg2cli.ops import conv2d
+from sg2cli.ops import conv2d, winograd
 from sg2cli.ops.conv2d import conv3x3, convolve, convolve_back
+from sg2cli.ops.winograd import After
 
 # N, I, O, H, W: few pixels; few channels; an odd number of rows; one picture; batches; long rows.
 SHAPES = [
@@ -26,7 +27,7 @@ SHAPES = [
 
 
 @pytest.fixture(params=[0, 1 << 60], ids=["winograd", "plain"])
-def winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def by_winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(conv2d, "LEAST_PIXELS", request.param)
     return request.param == 0
 
@@ -35,7 +36,7 @@ def winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("slope", [1, 0, 0.3])
 def test_values_and_gradient(
-    winograd: bool, randn: Any, shape: Any, with_bias: bool, slope: float
+    by_winograd: bool, randn: Any, shape: Any, with_bias: bool, slope: float
 ) -> None:
     n, i, o, h, w = shape
     x, weight, weigh = randn(n, i, h, w), randn(o, i, 3, 3), randn(n, o, h, w)
@@ -75,7 +76,7 @@ def test_any_layout(randn: Any, layout: torch.memory_format) -> None:
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_rows_of_it(winograd: bool, randn: Any, back: bool) -> None:
+def test_rows_of_it(by_winograd: bool, randn: Any, back: bool) -> None:
     x, weight = (
         randn(2, 64, 24, 9).float().to(memory_format=torch.channels_last),
         randn(64, 64, 3, 3),
@@ -90,7 +91,7 @@ def test_rows_of_it(winograd: bool, randn: Any, back: bool) -> None:
 
 
 @pytest.mark.parametrize("how", ["in place", "data"])
-def test_weights_that_change_are_transformed_anew(winograd: bool, randn: Any, how: str) -> None:
+def test_weights_that_change_are_transformed_anew(by_winograd: bool, randn: Any, how: str) -> None:
     x = randn(1, 64, 8, 8).float().to(memory_format=torch.channels_last)
     weight = torch.nn.Parameter(randn(64, 64, 3, 3).float(), requires_grad=False)
     before = convolve(x, weight)
@@ -142,3 +143,23 @@ def test_it_is_deterministic(randn: Any) -> None:
     x, weight = randn(3, 32, 40, 40).float(), randn(64, 32, 3, 3).float()
     results = [conv3x3(x, weight) for _ in range(5)]
     assert all(torch.equal(results[0], again) for again in results)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so_and_in_its_picture(randn: Any, bad: float) -> None:
+    x, weight = randn(3, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
+    x[1, 5, 7, 7] = bad
+    x = x.to(memory_format=torch.channels_last)
+    found = convolve(x, weight, after=After(bias=randn(32).float(), slope=0, clamp=2)).isnan()
+    assert found[1, :, 6:9, 6:9].all() or bad == float("inf")  # which may be clamped
+    assert not found[::2].any()
+
+
+def test_a_kernel_of_another_machine_is_not_needed(
+    randn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without LLVM or OpenMP, torch's own convolution."""
+    x, weight = randn(1, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
+    monkeypatch.setattr(winograd, "_openmp", lambda: None)
+    last = x.to(memory_format=torch.channels_last)
+    assert torch.equal(conv3x3(x, weight), F.conv2d(last, weight, padding=1))
