@@ -174,18 +174,26 @@ def test_a_batch_in_float32_stays_with_single_runs() -> None:
     assert (w - expected).norm() < 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
-def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "single"), [("paper", True), *((preset, False) for preset in PRESETS)]
+)
+def test_a_photo_among_others_ends_as_it_does_alone(preset: str, single: bool) -> None:
+    """In float64, where rounding is not made much of; at the paper's low rate in float32, too.
+
+    What is found with a high rate and noise depends on the last bit of float32, and that on the
+    batch: by some per cent, either way.
+    """
     settings = few_samples(replace(PRESETS[preset], steps=40))
-    G = random_generator()
-    some, lpips = photos(3), LPIPS("vgg")
-    scores = []
+    G, lpips = random_generator(), LPIPS("vgg")
+    if not single:
+        G, lpips = G.double(), lpips.double()
+    some, scores = photos(3), []
     for few in (some, some[2:]):
         run = Run(G, few, settings, spread_of_w(G), lpips)
         projection = projected(run)[-1]
         fresh = Run(G, some[2:], settings, spread_of_w(G), lpips)
         scores.append(score_of(fresh, projection))
-    assert scores[0] == pytest.approx(scores[1], rel=0.02)
+    assert scores[0] == pytest.approx(scores[1], rel=0.02 if single else 1e-6)
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
