@@ -14,7 +14,7 @@ import ctypes
 from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from threading import Lock
+from threading import Lock, local
 from typing import Any, NamedTuple
 
 import torch
@@ -78,7 +78,10 @@ def convolve(
     tiles = -(-count // TILE) * across
     most = max(NUMBERS // (inputs + outputs), LEAST_TILES)
     together, pictures = min(most, tiles), max(1, min(most // tiles, n))
-    v, m = (x.new_empty(pictures, POINTS * together * c) for c in (inputs, outputs))
+    # Were the tiles of a point even, the points of a tile would compete for places in the cache.
+    most_odd = together | 1
+    v = _scratch("v", POINTS * pictures * most_odd * inputs)
+    m = _scratch("m", POINTS * pictures * most_odd * outputs)
     outside, beyond = x.new_zeros(inputs), x.new_empty(outputs)
     scale, bias, noise = (t if t is None else t.contiguous() for t in after[:3])
     styles = styles if styles is None else styles.contiguous()
@@ -91,23 +94,37 @@ def convolve(
         part, result = x[some], out[some]
         for tile in range(0, tiles, together):
             now = min(together, tiles - tile)
-            what = (len(part), now, tile, across)
+            pitch = now | 1
+            what = (len(part), now, tile, across, pitch)
             take_apart(
                 [*what, *_layout(part), inputs, height, width, rows.start]
                 + [part, v, outside, _of(styles, some), _of(signs, some)]
             )
-            for k in range(len(part)):
-                left, product = (
-                    z[k, : POINTS * now * c].view(POINTS, now, c)
-                    for z, c in ((v, inputs), (m, outputs))
-                )
-                torch.bmm(left, weights, out=product)
+            left, product = (
+                z[: len(part) * POINTS * pitch * c].view(-1, POINTS, pitch, c)
+                for z, c in ((v, inputs), (m, outputs))
+            )
+            for a, b in zip(left, product, strict=True):
+                torch.bmm(a, weights, out=b)
             put_together(
                 [*what, *_layout(result), outputs, count, width, per_noise]
                 + [result, m, beyond, _of(scale, some), bias]
                 + [noise if per_noise == 0 else _of(noise, some)]
             )
     return out
+
+
+_SCRATCH = local()
+
+
+def _scratch(name: str, numbers: int) -> Tensor:
+    """Memory of this thread's: the same each time, so that it stays in the cache."""
+    known: Tensor | None = getattr(_SCRATCH, name, None)
+    if known is None or known.numel() < numbers:
+        with torch.inference_mode(False):  # to do for gradients, too
+            known = torch.zeros(numbers)
+        setattr(_SCRATCH, name, known)
+    return known
 
 
 def _of(t: Tensor | None, some: slice) -> Tensor | None:

@@ -42,7 +42,7 @@ def take_apart(styles: bool, slope: float) -> str:
             for places, start in ((pixels, x), (signs_there, signs)):
                 there = step.select(inside, step.floats(start, place), step.floats(outside))
                 step.put(places, k, there)
-        target = step.sum((picture, POINTS, step.count, channels), (at, channels))
+        target = step.sum((picture, POINTS, step.pitch, channels), (at, channels))
         factors = step.floats(factors, step.sum((picture, channels)))
         with step.loop(I64(0), channels, LANES) as channel:
             scale = step.vector(factors, channel) if styles else None
@@ -59,7 +59,7 @@ def take_apart(styles: bool, slope: float) -> str:
             for i in range(SIDE):
                 row_of_it = _at_points(step, [step.get(tile, i * SIDE + j) for j in range(SIDE)])
                 for j, value in enumerate(row_of_it):
-                    k = step.sum(target, ((i * SIDE + j), step.count, channels), channel)
+                    k = step.sum(target, ((i * SIDE + j), step.pitch, channels), channel)
                     step.store_vector(value, step.floats(v, k))
     return step.code()
 
@@ -86,12 +86,12 @@ def put_together(scale: bool, bias: bool, noise: bool, slope: float, clamp: floa
                 place = step.sum((picture, a_noise), (i, width), j)
                 place = step.select(inside, place, I64(0))
                 step.put(noise_there, k, step.broadcast(step.load(step.floats(noises, place))))
-        source = step.sum((picture, POINTS, step.count, channels), (at, channels))
+        source = step.sum((picture, POINTS, step.pitch, channels), (at, channels))
         scales = step.floats(scales, step.sum((picture, channels)))
         with step.loop(I64(0), channels, LANES) as channel:
             for j in range(SIDE):
                 places = (
-                    step.sum(source, (i * SIDE + j, step.count, channels), channel)
+                    step.sum(source, (i * SIDE + j, step.pitch, channels), channel)
                     for i in range(SIDE)
                 )
                 values = [step.vector(step.floats(m, place)) for place in places]
@@ -160,7 +160,8 @@ class _Step(ir.IRBuilder):  # type: ignore[misc]
 
     The first arguments are: the address of the functions that tell which of how many threads this
     is, and how many; the number of pictures; of tiles in each that are to be done, and the first of
-    them; tiles in a row; numbers from a picture to the next and from row to row.
+    them; tiles in a row; tiles that there is room for between two points; numbers from a picture to
+    the next and from row to row.
     """
 
     def __init__(self, more: int) -> None:
@@ -168,12 +169,12 @@ class _Step(ir.IRBuilder):  # type: ignore[misc]
         self._module = ir.Module()
         step = ir.Function(self._module, kind, "step")
         super().__init__(step.append_basic_block())
-        given = [self.load(self.gep(step.args[0], [I64(i)])) for i in range(8 + more)]
-        self._threads, self._pictures, self.count, self._first, self._across = (
+        given = [self.load(self.gep(step.args[0], [I64(i)])) for i in range(9 + more)]
+        self._threads, (self._pictures, self._count, self._first, self._across) = (
             given[:2],
-            *given[2:6],
+            given[2:6],
         )
-        self.a_picture, self.a_row, *self.more = given[6:]
+        self.pitch, self.a_picture, self.a_row, *self.more = given[6:]
 
     def code(self) -> str:
         self.ret_void()
@@ -186,15 +187,15 @@ class _Step(ir.IRBuilder):  # type: ignore[misc]
         thread, threads = (
             self.sext(self.call(self.inttoptr(address, kind), []), I64) for address in self._threads
         )
-        total = self.sum((self._pictures, self.count))
+        total = self.sum((self._pictures, self._count))
         start, stop = (
             self.sdiv(self.mul(total, k), threads) for k in (thread, self.sum(thread, 1))
         )
         with self.loop(start, stop, 1) as item:
-            at = self.srem(item, self.count)
+            at = self.srem(item, self._count)
             tile = self.sum(at, self._first)
             yield (
-                self.sdiv(item, self.count),
+                self.sdiv(item, self._count),
                 at,
                 self.sdiv(tile, self._across),
                 self.srem(tile, self._across),
