@@ -219,7 +219,8 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
     columns = [worst([t[name] for t in told], name) for name in ("lpips_vgg", "lpips_alex", "psnr")]
     for name in ("lpips_vgg", "lpips_alex", "psnr"):
         columns.append(worst([getattr(f, name) for f in plain], name) if plain else "")
-    columns.append(f"{median(t['steps_done'] for t in told):g}")
+    tuned = f" + {told[0]['tune']['steps']}" if told[0]["tune"] else ""
+    columns.append(f"{median(t['steps_done'] for t in told):g}{tuned}")
     return [*columns, f"{median(errors):.2f}"] if own else columns
 
 
