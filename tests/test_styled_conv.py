@@ -45,14 +45,14 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=["whole", "pieces", "own-weights"])
+@pytest.fixture(params=["whole", "pieces", "own-weights", "own-in-pieces"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one piece, or in some of 40 pixels, with weights of each picture's own or shared ones."""
     monkeypatch.setattr(conv2d, "LEAST_PIXELS", 0)
-    if request.param != "whole":
+    if "pieces" in request.param:
         monkeypatch.setattr(styled_conv_cpu, "LEAST_PIECE", 40)
         monkeypatch.setattr(styled_conv_cpu, "PIECE", 0)
-    if request.param == "own-weights":
+    if "own" in request.param:
         monkeypatch.setattr(styled_conv_cpu, "OWN_WEIGHTS", 0)
 
 
