@@ -1,8 +1,8 @@
 """Pictures and projection steps a second, against a textbook generator. Run by `make bench`.
 
 Each candidate runs in a process of its own, with memory and threads as its users have them; the
-two take turns, one round at a time, so that both meet the machine in the same mood. The least of
-some rounds is quoted. With `--cpu`, for a machine that others use as well, it is the processor's
+two take turns, one round at a time, so that both meet the machine in the same mood. The median
+of some rounds is quoted. With `--cpu`, for a machine that others use as well, it is the processor's
 time of one thread. Other arguments choose rows by a part of 'NAME/BATCH'.
 """
 

@@ -55,15 +55,7 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         weight, y = ctx.saved_tensors
         grad = grad.contiguous(memory_format=LAST)
-        if y is None:
-            return convolve_back(grad, weight), None, None, None
-        if _takes_winograd(grad, weight):
-            points, rows = kept(weight, winograd.transformed_back), slice(0, grad.shape[2])
-            dx = winograd.convolve(grad, points, rows, signs=y, slope=ctx.slope)
-        else:
-            grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
-            dx = convolve_back(grad, weight)
-        return dx, None, None, None
+        return convolve_back(grad, weight, signs=y, slope=ctx.slope), None, None, None
 
 
 def convolve(
@@ -90,13 +82,23 @@ def convolve(
 
 
 def convolve_back(
-    grad: Tensor, weight: Tensor, rows: slice | None = None, scale: Tensor | None = None
+    grad: Tensor,
+    weight: Tensor,
+    rows: slice | None = None,
+    scale: Tensor | None = None,
+    signs: Tensor | None = None,
+    slope: float = 1,
 ) -> Tensor:
-    """The gradient of x: that of the result [N,O,H,W], times scale [N,O] -> rows of [N,I,H,W]."""
+    """The gradient of x: that of the result [N,O,H,W], times scale [N,O] -> rows of [N,I,H,W].
+
+    Where signs, the result of a leaky ReLU, are not above 0, the slope multiplies it, too.
+    """
     rows = rows or slice(0, grad.shape[2])
     if _takes_winograd(grad, weight):
         points = kept(weight, winograd.transformed_back)
-        return winograd.convolve(grad, points, rows, scale)
+        return winograd.convolve(grad, points, rows, scale, signs=signs, slope=slope)
+    if signs is not None:
+        grad = torch.ops.aten.leaky_relu_backward(grad, signs, slope, True)
     if scale is not None:
         grad = grad * scale[:, :, None, None]
     return _rows_of(F.conv_transpose2d(grad, kept(weight, _last), padding=1), rows)

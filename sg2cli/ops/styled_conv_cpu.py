@@ -2,8 +2,8 @@
 
 In channels_last, where oneDNN's convolutions are at their fastest, among them those with a filter
 for each channel. A batch is taken in pieces that stay in the cache and whose memory serves the next
-one: some pictures, or some rows of one, which lie together in this layout. Where pixels are many,
-styles and demodulation multiply the weights and the filter instead of them.
+one: some pictures, or some rows of one, which lie together in this layout. Where many pixels are
+upsampled, styles and demodulation multiply the weights and the filter instead of them.
 
 The gradient is that of x, styles and noise, and of no weight, out of x and the result alone.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from sg2cli.ops.conv2d import convolve, convolve_back, energy, finish, has_onednn, kept, turned
 from sg2cli.ops.gradients import first_order
 from sg2cli.ops.upfirdn2d import filter_kernel
-from sg2cli.ops.winograd import LAST, TILE, After
+from sg2cli.ops.winograd import LAST, TILE, After, of_pictures
 from sg2cli.settings import ResampleFilter
 
 # Numbers of x in a piece, 8 MiB: with what becomes of them they stay in a cache of 32 MiB.
@@ -67,11 +67,11 @@ def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Ten
     """
     n, _, h, w = x.shape
     x = x.contiguous(memory_format=LAST)
-    *below, last = layers
+    below = layers[:-1]
     channels, u = (len(below[0].weight), 2) if below else (x.shape[1], 1)
     operands = [_operands(x, layer) for layer in layers]
     y = x.new_empty(n, rgb_weight.shape[1], u * h, u * w)
-    alone = bool(below) and _has_own_weights(x)
+    alone = _has_own_weights(x, layers[0].taps)
     for some, pieces in _shares((n, channels, u * h, u * w), None, alone):
         steps = [
             (_layer(x[some], weight, styles[some], scale[some], bias, layer.how), noise)
@@ -133,7 +133,7 @@ class _StyledConv(torch.autograd.Function):
         u = 2 if how.taps else 1
         shape = (len(x), len(weight), u * x.shape[2], u * x.shape[3])
         y = torch.empty(shape, dtype=x.dtype, memory_format=LAST)
-        for some, pieces in _shares(x.shape, how.taps, bool(how.taps) and _has_own_weights(x)):
+        for some, pieces in _shares(x.shape, how.taps, _has_own_weights(x, how.taps)):
             layer = _layer(x[some], weight, styles[some], scale[some], bias, how)
             for piece in pieces:
                 rows = piece.rows(u)
@@ -152,7 +152,7 @@ class _StyledConv(torch.autograd.Function):
         dy = dy.contiguous(memory_format=LAST)
         dx, dstyles, dscale = torch.empty_like(x), torch.zeros_like(styles), torch.zeros_like(scale)
         dnoise = None if noise is None else y.new_empty(len(y), 1, *y.shape[2:])
-        for some, pieces in _shares(x.shape, taps, bool(taps) and _has_own_weights(x)):
+        for some, pieces in _shares(x.shape, taps, _has_own_weights(x, taps)):
             back = _convolution_back(x[some], weight, scale[some], taps)
             for piece in pieces:
                 inner, rows = piece.inner(u), piece.rows(u)
@@ -170,7 +170,7 @@ class _StyledConv(torch.autograd.Function):
                 else:
                     # In one pass, and row by row: such a sum over all pixels loses digits.
                     plus = bias.new_ones(len(d), within.shape[2], 2, within.shape[3])
-                    plus[:, :, 1] = _of(noise, some)[:, 0, rows]
+                    plus[:, :, 1] = _rows_of(noise, some, rows)[:, 0]  # type: ignore[index]
                     over_pixels = (plus @ within.permute(0, 2, 3, 1)).sum(dim=1)  # [n,2,O]
                     total -= bias * over_pixels[:, 0] + over_pixels[:, 1]
                     torch.sum(within, dim=1, keepdim=True, out=dnoise[some, :, rows])
@@ -219,7 +219,7 @@ def _layer(
             return convolve(x, weight, rows, styles, After(scale, bias, noise, slope, clamp), out)
 
         return plain
-    into, own = styles[:, :, None, None], _has_own_weights(x)
+    into, own = styles[:, :, None, None], _has_own_weights(x, taps)
     turned_weight = turned(weight * into[0]) if own else kept(weight, turned)
     kernel = blur_kernel(taps, len(weight))
     if own:
@@ -241,7 +241,7 @@ def _convolution_back(
     """The gradient of styles * x: rows of that."""
     if not taps:
         return lambda d, rows: convolve_back(d, weight, rows, scale)
-    own, out = _has_own_weights(x), scale[:, :, None, None]
+    own, out = _has_own_weights(x, taps), scale[:, :, None, None]
     kernel, weight = blur_kernel(taps, len(weight)).flip(2, 3), kept(weight, turned)
     if own:
         kernel = kernel * out[0, :, None]
@@ -249,8 +249,8 @@ def _convolution_back(
     return lambda d, rows: F.conv2d(blur_back(d * out, kernel), weight, stride=2)[:, :, rows]
 
 
-def _has_own_weights(x: Tensor) -> bool:
-    return x.shape[1:].numel() >= OWN_WEIGHTS
+def _has_own_weights(x: Tensor, taps: ResampleFilter | None) -> bool:
+    return taps is not None and x.shape[1:].numel() >= OWN_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -297,12 +297,9 @@ def _shares(
         yield slice(i, min(i + count, n)), pieces
 
 
-def _of(noise: Tensor, some: slice) -> Tensor:
-    return noise if len(noise) == 1 else noise[some]
-
-
 def _rows_of(noise: Tensor | None, some: slice, rows: slice) -> Tensor | None:
-    return None if noise is None else _of(noise, some)[:, :, rows]
+    noise = of_pictures(noise, some)
+    return None if noise is None else noise[:, :, rows]
 
 
 def upsampled(x: Tensor, weight: Tensor) -> Tensor:

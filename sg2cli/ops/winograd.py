@@ -98,7 +98,7 @@ def convolve(
             what = (len(part), now, tile, across, pitch)
             take_apart(
                 [*what, *_layout(part), inputs, height, width, rows.start]
-                + [part, v, outside, _of(styles, some), _of(signs, some)]
+                + [part, v, outside, of_pictures(styles, some), of_pictures(signs, some)]
             )
             left, product = (
                 z[: len(part) * POINTS * pitch * c].view(-1, POINTS, pitch, c)
@@ -108,8 +108,7 @@ def convolve(
                 torch.bmm(a, weights, out=b)
             put_together(
                 [*what, *_layout(result), outputs, count, width, per_noise]
-                + [result, m, beyond, _of(scale, some), bias]
-                + [noise if per_noise == 0 else _of(noise, some)]
+                + [result, m, beyond, of_pictures(scale, some), bias, of_pictures(noise, some)]
             )
     return out
 
@@ -127,8 +126,9 @@ def _scratch(name: str, numbers: int) -> Tensor:
     return known
 
 
-def _of(t: Tensor | None, some: slice) -> Tensor | None:
-    return t if t is None else t[some]
+def of_pictures(t: Tensor | None, some: slice) -> Tensor | None:
+    """What belongs to some pictures, of what there is for each, or once for all."""
+    return t if t is None or len(t) == 1 else t[some]
 
 
 def _layout(t: Tensor) -> tuple[int, int]:
@@ -169,7 +169,16 @@ def _openmp() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(torch._C.__file__)
     needed = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-    return library if all(hasattr(library, name) for name in needed) else None
+    if not all(hasattr(library, name) for name in needed):
+        return None
+    library.GOMP_parallel.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_uint,
+        ctypes.c_uint,
+    ]
+    library.GOMP_parallel.restype = None
+    return library
 
 
 _COMPILING = Lock()
@@ -198,8 +207,6 @@ def _step(name: str, *how: Any) -> Step:
         ctypes.cast(getattr(openmp, f"omp_get_{name}"), ctypes.c_void_p).value or 0
         for name in ("thread_num", "num_threads")
     ]
-    openmp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    openmp.GOMP_parallel.restype = None
 
     def run(arguments: Sequence[int | Tensor | None], engine: Any = engine) -> None:
         """Tensors that are not there are not read. The engine has the code: it stays as long."""

@@ -39,7 +39,7 @@ def take_apart(styles: bool, slope: float) -> str:
             j = step.sum((column, TILE), k % SIDE - 1)
             inside = step.and_(step.within(i, height), step.within(j, width))
             place = step.sum((picture, step.a_picture), (i, step.a_row), (j, channels))
-            for places, start in ((pixels, x), (signs_there, signs)):
+            for places, start in ((pixels, x), (signs_there, signs))[: 1 + (slope != 1)]:
                 there = step.select(inside, step.floats(start, place), step.floats(outside))
                 step.put(places, k, there)
         target = step.sum((picture, POINTS, step.pitch, channels), (at, channels))
@@ -170,10 +170,8 @@ class _Step(ir.IRBuilder):  # type: ignore[misc]
         step = ir.Function(self._module, kind, "step")
         super().__init__(step.append_basic_block())
         given = [self.load(self.gep(step.args[0], [I64(i)])) for i in range(9 + more)]
-        self._threads, (self._pictures, self._count, self._first, self._across) = (
-            given[:2],
-            given[2:6],
-        )
+        self._threads = given[:2]
+        self._pictures, self._count, self._first, self._across = given[2:6]
         self.pitch, self.a_picture, self.a_row, *self.more = given[6:]
 
     def code(self) -> str:
