@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from networks import relative
 
-from sg2cli.ops import conv2d, winograd
-from sg2cli.ops.conv2d import conv3x3, convolve, convolve_back
-from sg2cli.ops.winograd import After
+from sg2cli.ops import conv2d, jit, winograd
+from sg2cli.ops.conv2d import conv3x3
+from sg2cli.ops.jit import LAST
+from sg2cli.ops.winograd import DOWN, PLAIN, UP, After, convolve
 
 # N, I, O, H, W: few pixels; few channels; an odd number of rows; one picture; batches; long rows.
 SHAPES = [
@@ -26,17 +27,11 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=[0, 1 << 60], ids=["winograd", "plain"])
-def by_winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(conv2d, "LEAST_PIXELS", request.param)
-    return request.param == 0
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("slope", [1, 0, 0.3])
 def test_values_and_gradient(
-    by_winograd: bool, randn: Any, shape: Any, with_bias: bool, slope: float
+    randn: Any, shape: Any, with_bias: bool, slope: float
 ) -> None:
     n, i, o, h, w = shape
     x, weight, weigh = randn(n, i, h, w), randn(o, i, 3, 3), randn(n, o, h, w)
@@ -58,13 +53,24 @@ def test_values_and_gradient(
     assert torch.equal(drawn, found)
 
 
-@pytest.mark.parametrize("size", [16, 32, 40, 64, 70])
-def test_a_picture_is_the_same_in_any_batch(randn: Any, size: int) -> None:
+@pytest.mark.parametrize("size", [1, 4, 8, 16, 40, 70])
+@pytest.mark.parametrize("channels", [(3, 64), (64, 3), (128, 256)])
+def test_a_picture_is_the_same_in_any_batch_and_on_any_threads(
+    randn: Any, size: int, channels: tuple[int, int]
+) -> None:
     """To the last bit: one that is not may find another minimum in a projection."""
-    for inputs, outputs in ((128, 256),) if size < 32 else ((3, 64), (64, 64), (128, 256)):
-        x, weight = randn(3, inputs, size, size).float(), randn(outputs, inputs, 3, 3).float()
-        for picture, expected in zip(x.split(1), conv3x3(x, weight).split(1), strict=True):
-            assert torch.equal(conv3x3(picture, weight), expected)
+    inputs, outputs = channels
+    x, weight = randn(9, inputs, size, size).float(), randn(outputs, inputs, 3, 3).float()
+    expected = conv3x3(x, weight)
+    for count in (1, 2, 4):
+        parts = [conv3x3(part, weight) for part in x.split(count)]
+        assert torch.equal(torch.cat(parts), expected)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(5 - threads)
+        assert torch.equal(conv3x3(x, weight), expected)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -75,41 +81,44 @@ def test_any_layout(randn: Any, layout: torch.memory_format) -> None:
     assert relative(found, expected) < 2e-5
 
 
-@pytest.mark.parametrize("back", [True, False])
-def test_rows_of_it(by_winograd: bool, randn: Any, back: bool) -> None:
-    x, weight = (
-        randn(2, 64, 24, 9).float().to(memory_format=torch.channels_last),
-        randn(64, 64, 3, 3),
-    )
-    whole = (F.conv_transpose2d if back else F.conv2d)(x.double(), weight, padding=1)
-    for rows in (slice(0, 8), slice(4, 8), slice(1, 9), slice(16, 24), slice(3, 24), slice(5, 6)):
-        if back:
-            found = convolve_back(x, weight.float(), rows)
-        else:
-            found = convolve(x, weight.float(), rows)
+@pytest.mark.parametrize("kind", [PLAIN, UP, DOWN], ids=["plain", "up", "down"])
+@pytest.mark.parametrize("n", [1, 40])
+def test_rows_of_it(randn: Any, kind: Any, n: int) -> None:
+    """Of each kind, where the threads share the tiles of few pictures, and where they need not."""
+    x, weight = randn(n, 64, 25, 9), randn(48, 64, 3, 3)
+    if kind is PLAIN:
+        whole = F.conv2d(x, weight, padding=1)
+    elif kind is UP:
+        whole = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    else:
+        whole = F.conv2d(x, weight, stride=2)
+    packed, single = winograd.packed(weight.float()), x.float().contiguous(memory_format=LAST)
+    height, width = whole.shape[2:]
+    for rows in (slice(0, 8), slice(4, 8), slice(2, 9), slice(6, height), slice(4, 5)):
+        found = convolve(kind, single, packed, rows, width)
         assert relative(found, whole[:, :, rows]) < 2e-5
 
 
 @pytest.mark.parametrize("how", ["in place", "data"])
-def test_weights_that_change_are_transformed_anew(by_winograd: bool, randn: Any, how: str) -> None:
-    x = randn(1, 64, 8, 8).float().to(memory_format=torch.channels_last)
+def test_weights_that_change_are_transformed_anew(randn: Any, how: str) -> None:
+    x = randn(1, 64, 8, 8).float()
     weight = torch.nn.Parameter(randn(64, 64, 3, 3).float(), requires_grad=False)
-    before = convolve(x, weight)
+    before = conv3x3(x, weight)
     if how == "data":
         weight.data = weight.data * 2
     else:
         weight.mul_(2)
-    assert relative(convolve(x, weight), 2 * before) < 1e-5
+    assert relative(conv3x3(x, weight), 2 * before) < 1e-5
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_weights_that_are_gone_are_forgotten(randn: Any, layout: torch.memory_format) -> None:
-    x = randn(1, 64, 16, 16).float().to(memory_format=torch.channels_last)
+    x = randn(1, 64, 16, 16).float()
     gc.collect()
     before = len(conv2d._KEPT)
     for inputs in (64, 63):
         weight = randn(64, inputs, 3, 3).float().to(memory_format=layout)
-        convolve(x[:, :inputs], weight)
+        conv3x3(x[:, :inputs], weight)
         assert len(conv2d._KEPT) == before + 1
         del weight
         gc.collect()
@@ -149,8 +158,9 @@ def test_it_is_deterministic(randn: Any) -> None:
 def test_what_is_not_finite_stays_so_and_in_its_picture(randn: Any, bad: float) -> None:
     x, weight = randn(3, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
     x[1, 5, 7, 7] = bad
-    x = x.to(memory_format=torch.channels_last)
-    found = convolve(x, weight, after=After(bias=randn(32).float(), slope=0, clamp=2)).isnan()
+    after = After(bias=randn(32).float(), slope=0, clamp=2)
+    x, packed = x.to(memory_format=LAST), winograd.packed(weight)
+    found = convolve(PLAIN, x, packed, slice(0, 16), 16, after=after).isnan()
     assert found[1, :, 6:9, 6:9].all() or bad == float("inf")  # which may be clamped
     assert not found[::2].any()
 
@@ -160,6 +170,5 @@ def test_a_kernel_of_another_machine_is_not_needed(
 ) -> None:
     """Without LLVM or OpenMP, torch's own convolution."""
     x, weight = randn(1, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
-    monkeypatch.setattr(winograd, "_openmp", lambda: None)
-    last = x.to(memory_format=torch.channels_last)
-    assert torch.equal(conv3x3(x, weight), F.conv2d(last, weight, padding=1))
+    monkeypatch.setattr(jit, "openmp", lambda: None)
+    assert torch.equal(conv3x3(x, weight), F.conv2d(x, weight, padding=1))

@@ -9,7 +9,7 @@ import torch
 from networks import relative
 from torch import Tensor
 
-from sg2cli.ops import conv2d, styled_conv_cpu
+from sg2cli.ops import jit, styled_conv_cpu
 from sg2cli.ops.modulated_conv2d import modulated_conv2d
 from sg2cli.ops.styled_conv import (
     styled_conv,
@@ -17,7 +17,7 @@ from sg2cli.ops.styled_conv import (
     styled_conv_rgb,
     to_rgb,
 )
-from sg2cli.ops.styled_conv_cpu import Layer, blur_kernel
+from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import upfirdn2d, upsample2d
 
 BLUR = (1, 3, 3, 1)
@@ -35,25 +35,22 @@ CASES: dict[str, dict[str, Any]] = {
     "no-product": {"taps": ((1.0, 2.0, 0.0), (0.0, 3.0, 1.0), (1.0, 0.0, 4.0))},
     "eight-taps": {"taps": (-1, 2, 5, 9, 9, 5, 2, -1)},
 }
-# N, I, O, H, W: small, many, high, with rows by fours; and with channels for Winograd.
+# N, I, O, H, W: channels that are not compiled; few pixels; long rows; high; many channels.
 SHAPES = [
-    (1, 5, 3, 7, 9),
     (5, 4, 6, 5, 3),
-    (2, 3, 5, 24, 6),
+    (3, 16, 32, 4, 4),
+    (2, 16, 16, 7, 70),
+    (2, 16, 16, 39, 6),
     (1, 32, 48, 31, 13),
     (2, 64, 80, 16, 5),
 ]
 
 
-@pytest.fixture(params=["whole", "pieces", "own-weights", "own-in-pieces"])
+@pytest.fixture(params=["whole", "bands"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one piece, or in some of 40 pixels, with weights of each picture's own or shared ones."""
-    monkeypatch.setattr(conv2d, "LEAST_PIXELS", 0)
-    if "pieces" in request.param:
-        monkeypatch.setattr(styled_conv_cpu, "LEAST_PIECE", 40)
-        monkeypatch.setattr(styled_conv_cpu, "PIECE", 0)
-    if "own" in request.param:
-        monkeypatch.setattr(styled_conv_cpu, "OWN_WEIGHTS", 0)
+    """Each picture at once, or in bands of as few rows as there can be."""
+    if request.param == "bands":
+        monkeypatch.setattr(styled_conv_cpu, "BAND", 1)
 
 
 def operands(randn: Any, shape: tuple[int, ...], up: bool, noise: str) -> list[Tensor | None]:
@@ -83,7 +80,8 @@ def test_values_and_gradients(
     given = operands(randn, shape, "taps" in how, noise)
     single = [None if t is None else t.float() for t in given]
     assert single[0] is not None and single[1] is not None
-    assert styled_conv_cpu.serves(single[0], single[1]) == torch.backends.mkldnn.is_available()
+    compiled = styled_conv_cpu.serves(single[0], single[1], how.get("taps"))
+    assert compiled == (shape[1] % 16 == 0 and case not in ("no-product", "eight-taps"))
     expected = results(styled_conv_reference, given, how)
     for found, right in zip(results(styled_conv, single, how), expected, strict=True):
         assert found.shape == right.shape
@@ -149,9 +147,11 @@ def test_pixels_of_layers(
     assert all(relative(found, pixels[-1]) < 2e-5 for found in pixels)
 
 
-def test_without_onednn_all_is_torchs_own(randn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    given = [t.float() for t in operands(randn, (1, 8, 8, 6, 6), True, "own") if t is not None]
+def test_without_a_compiler_all_is_torchs_own(
+    randn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jit, "openmp", lambda: None)
+    given = [t.float() for t in operands(randn, (1, 16, 16, 6, 6), True, "own") if t is not None]
     expected = styled_conv_reference(*given, taps=BLUR)  # type: ignore[misc]
     assert torch.equal(styled_conv(*given, taps=BLUR), expected)  # type: ignore[misc]
 
@@ -183,7 +183,7 @@ def test_sums_over_many_pixels_keep_their_digits(randn: Any) -> None:
 
 
 def test_noise_of_another_batch_is_refused(randn: Any) -> None:
-    given = [t.float() for t in operands(randn, (3, 4, 4, 8, 8), False, "own") if t is not None]
+    given = [t.float() for t in operands(randn, (3, 16, 16, 8, 8), False, "own") if t is not None]
     for count in (2, 5):
         noise = randn(count, 1, 8, 8).float()
         with pytest.raises(ValueError, match=f"{count} noise maps for 3 pictures"):
@@ -222,7 +222,8 @@ def test_the_gradient_of_upsampling(randn: Any, taps: Any) -> None:
 def test_what_is_kept_is_fit_for_gradients(randn: Any) -> None:
     """Also when it is first needed in inference mode."""
     given = [t.float() for t in operands(randn, (1, 64, 64, 32, 32), True, "own") if t is not None]
-    blur_kernel.cache_clear()
+    styled_conv_cpu._kernel.cache_clear()
+    jit.filled.cache_clear()
     with torch.inference_mode():
         styled_conv(*given, taps=BLUR)  # type: ignore[arg-type, misc]
     given[0].requires_grad_()

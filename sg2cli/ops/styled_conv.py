@@ -14,7 +14,6 @@ from torch import Tensor
 
 from sg2cli.ops import styled_conv_cpu, winograd
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.conv2d import has_onednn
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
 from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
@@ -43,7 +42,7 @@ def styled_conv(
         return styled_conv_triton.styled_conv(
             x, weight, styles, bias, noise, taps, slope, gain, clamp
         )
-    if styled_conv_cpu.serves(x, weight) and not _learns(weight, bias):
+    if styled_conv_cpu.serves(x, weight, taps) and not _learns(weight, bias):
         return styled_conv_cpu.styled_conv(
             x, Layer(weight, styles, bias, noise, taps, slope, gain, clamp)
         )
@@ -61,7 +60,7 @@ def styled_conv_rgb(
     """
     tensors = [x, rgb_weight, rgb_styles]
     tensors += [t for layer in layers for t in layer[:4] if t is not None]
-    if all(styled_conv_cpu.serves(x, layer.weight) for layer in layers) and not _learns(*tensors):
+    if all(styled_conv_cpu.serves(x, layer.weight, layer.taps) for layer in layers) and not _learns(*tensors):
         own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
         return styled_conv_cpu.styled_pixels(x, layers, own)
     for layer in layers:
@@ -108,11 +107,9 @@ def has_triton() -> bool:
 def ways(device: str) -> str:
     """Which operations a device uses, and why, for people."""
     if device == "cpu":
-        if has_onednn() and winograd.serves(512, 512):
-            return "Winograd convolutions, compiled by LLVM, oneDNN's to upsample, in float32"
-        if has_onednn():
-            return "oneDNN's convolutions, in float32: llvmlite and OpenMP are not there for faster"
-        return "torch's own operations: this torch has no oneDNN"
+        if winograd.serves(512, 512):
+            return "Winograd's convolutions, compiled by LLVM, in float32"
+        return "torch's own operations: llvmlite and OpenMP are not there for faster ones"
     if device.startswith("cuda"):
         if has_triton():
             return "cuDNN's convolutions, fused Triton kernels for the rest"
@@ -130,7 +127,7 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
         return modulated_conv2d(x, weight, styles, demodulate=False)
     # So few weights that each picture may have its own, which reads x but once.
     own = weight.flatten(1) * styles[:, None]  # [N,C,I]
-    if styled_conv_cpu.serves(x, weight):
+    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
         return styled_conv_cpu.Pixels.apply(x, own)
     return torch.bmm(own, x.flatten(2)).view(len(x), -1, *x.shape[2:])
 

@@ -1,9 +1,9 @@
 """`styled_conv` on a CPU, in float32, for weights that do not learn.
 
-In channels_last, where oneDNN's convolutions are at their fastest, among them those with a filter
-for each channel. A batch is taken in pieces that stay in the cache and whose memory serves the next
-one: some pictures, or some rows of one, which lie together in this layout. Where many pixels are
-upsampled, styles and demodulation multiply the weights and the filter instead of them.
+In channels_last, by code that is compiled for it: convolutions with what goes before and after
+them, filters likewise, and the sums of the gradient. Where a layer upsamples, what its convolution
+gives is larger than all else: it is made in bands of rows, whose memory serves the next one and
+stays in the cache.
 
 The gradient is that of x, styles and noise, and of no weight, out of x and the result alone.
 """
@@ -11,31 +11,27 @@ The gradient is that of x, styles and noise, and of no weight, out of x and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sg2cli.ops.conv2d import convolve, convolve_back, energy, finish, has_onednn, kept, turned
+from sg2cli.ops import jit, winograd
+from sg2cli.ops.conv2d import energy, kept
 from sg2cli.ops.gradients import first_order
-from sg2cli.ops.upfirdn2d import filter_kernel
-from sg2cli.ops.winograd import LAST, TILE, After, of_pictures
+from sg2cli.ops.winograd import DOWN, LAST, NOTHING, PLAIN, UP, After, convolve, per_picture
 from sg2cli.settings import ResampleFilter
 
-# Numbers of x in a piece, 8 MiB: with what becomes of them they stay in a cache of 32 MiB.
-PIECE = 1 << 21
-LEAST_PIECE = 8192  # pixels, whatever that makes
-# A picture of so many numbers has weights of its own where it is upsampled.
-OWN_WEIGHTS = 1 << 22
+BAND = 1 << 21  # numbers, 8 MiB: a few such maps stay in a cache of 32 MiB
+TAPS = 4  # of the filters that are compiled
 
 
-def serves(x: Tensor, weight: Tensor) -> bool:
+def serves(x: Tensor, weight: Tensor, taps: ResampleFilter | None = None) -> bool:
     """Whether this is the way for x and weight, gradients in the weight apart."""
     single = x.dtype == weight.dtype == torch.float32
-    return x.device.type == "cpu" and single and has_onednn()
+    filters = taps is None or (len(taps) <= TAPS and not isinstance(taps[0], tuple))
+    return x.device.type == "cpu" and single and filters and winograd.serves(*weight.shape[:2])
 
 
 class Layer(NamedTuple):
@@ -50,14 +46,21 @@ class Layer(NamedTuple):
     gain: float = 1.0
     clamp: float | None = None
 
-    @property
-    def how(self) -> _How:
-        return _How(self.taps, self.slope, self.clamp)
+    def after(self, pictures: int) -> After:
+        """What comes after its convolution. A gain above 0 may as well go before the leaky ReLU."""
+        scale = (self.styles.square() @ kept(self.weight, energy).T + 1e-8).rsqrt()  # eq. 2
+        noise = self.noise
+        if noise is not None:
+            noise = noise.reshape(-1, 1, *noise.shape[-2:]) * self.gain
+            if len(noise) not in (1, pictures):
+                raise ValueError(f"{len(noise)} noise maps for {pictures} pictures")
+        return After(scale * self.gain, self.bias * self.gain, noise, self.slope, self.clamp)
 
 
 def styled_conv(x: Tensor, layer: Layer) -> Tensor:
     """See `sg2cli.ops.styled_conv`."""
-    return _StyledConv.apply(x.contiguous(memory_format=LAST), *_operands(x, layer), layer.how)
+    x = x.contiguous(memory_format=LAST)
+    return _StyledConv.apply(x, layer.weight, layer.styles, layer.taps, *layer.after(len(x)))
 
 
 def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Tensor:
@@ -65,52 +68,25 @@ def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Ten
 
     The last layer does not upsample; the one before it, if there is one, does.
     """
-    n, _, h, w = x.shape
     x = x.contiguous(memory_format=LAST)
-    below = layers[:-1]
-    channels, u = (len(below[0].weight), 2) if below else (x.shape[1], 1)
-    operands = [_operands(x, layer) for layer in layers]
-    y = x.new_empty(n, rgb_weight.shape[1], u * h, u * w)
-    alone = _has_own_weights(x, layers[0].taps)
-    for some, pieces in _shares((n, channels, u * h, u * w), None, alone):
-        steps = [
-            (_layer(x[some], weight, styles[some], scale[some], bias, layer.how), noise)
-            for layer, (weight, styles, scale, bias, noise) in zip(layers, operands, strict=True)
-        ]
-        for piece in pieces:
-            rows, around = piece.rows(), piece.around()
-            part, first = x[some, :, around], around.start
-            if below:
-                under = _Piece(around.start // 2, -(-around.stop // 2), h, _halo(below[0].taps))
-                part = steps[0][0](
-                    x[some, :, under.around()],
-                    under.inner(2),
-                    _rows_of(steps[0][1], some, under.rows(2)),
-                    None,
-                )
-                first = under.rows(2).start
-            layer, noise = steps[-1]
-            within = slice(rows.start - first, rows.stop - first)
-            part = layer(part, within, _rows_of(noise, some, rows), None)
-            y[some, :, rows] = _pixels(part, rgb_weight[some])
+    n, inputs, h, w = x.shape
+    size = 2 * h if len(layers) == 2 else h
+    outputs = len(layers[-1].weight)
+    afters = [layer.after(n) for layer in layers]
+    y = x.new_empty(n, rgb_weight.shape[1], size, size // h * w)
+    # With those around it that it needs, a band is as many rows as the convolution's tiles make.
+    for some, rows in _bands(n, size, outputs * y.shape[3], less=8 if len(layers) == 2 else 0):
+        part, first = x[some], 0
+        for place, (layer, after) in enumerate(zip(layers, afters, strict=True)):
+            more = len(layers) - 1 - place
+            around = slice(max(rows.start - more, 0), min(rows.stop + more, size))
+            width = y.shape[3]
+            out = _room(f"layer {place}", part, len(layer.weight), around, width)
+            within = slice(around.start - first, around.stop - first)
+            part = _layer(part, layer.weight, layer.styles[some], layer.taps, after.of(some, around), within, out)
+            first = around.start
+        y[some, :, rows] = _pixels(part, rgb_weight[some])
     return y
-
-
-class _How(NamedTuple):
-    taps: ResampleFilter | None
-    slope: float
-    clamp: float | None
-
-
-def _operands(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Weight, styles, scale, bias, noise. A gain above 0 may as well go before the leaky ReLU."""
-    weight, styles, bias, noise, gain = *layer[:4], layer.gain
-    scale = (styles.square() @ kept(weight, energy).T + 1e-8).rsqrt() * gain  # [N,O], eq. 2 squared
-    if noise is not None:
-        noise = noise.reshape(-1, 1, *noise.shape[-2:]) * gain
-        if len(noise) not in (1, len(x)):
-            raise ValueError(f"{len(noise)} noise maps for {len(x)} pictures")
-    return weight, styles, scale, bias * gain, noise
 
 
 class _StyledConv(torch.autograd.Function):
@@ -125,22 +101,17 @@ class _StyledConv(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         styles: Tensor,
+        taps: ResampleFilter | None,
         scale: Tensor,
         bias: Tensor,
         noise: Tensor | None,
-        how: _How,
+        slope: float,
+        clamp: float | None,
     ) -> Tensor:
-        u = 2 if how.taps else 1
-        shape = (len(x), len(weight), u * x.shape[2], u * x.shape[3])
-        y = torch.empty(shape, dtype=x.dtype, memory_format=LAST)
-        for some, pieces in _shares(x.shape, how.taps, _has_own_weights(x, how.taps)):
-            layer = _layer(x[some], weight, styles[some], scale[some], bias, how)
-            for piece in pieces:
-                rows = piece.rows(u)
-                plus = _rows_of(noise, some, rows)
-                layer(x[some, :, piece.around()], piece.inner(u), plus, y[some, :, rows])
+        rows = slice(0, (2 if taps else 1) * x.shape[2])
+        y = _layer(x, weight, styles, taps, After(scale, bias, noise, slope, clamp), rows)
         ctx.save_for_backward(x, weight, styles, scale, bias, noise, y)
-        ctx.how = how
+        ctx.how = taps, slope, clamp
         return y
 
     @staticmethod
@@ -148,39 +119,163 @@ class _StyledConv(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
         taps, slope, clamp = ctx.how
-        u = 2 if taps else 1
-        dy = dy.contiguous(memory_format=LAST)
-        dx, dstyles, dscale = torch.empty_like(x), torch.zeros_like(styles), torch.zeros_like(scale)
-        dnoise = None if noise is None else y.new_empty(len(y), 1, *y.shape[2:])
-        for some, pieces in _shares(x.shape, taps, _has_own_weights(x, taps)):
-            back = _convolution_back(x[some], weight, scale[some], taps)
-            for piece in pieces:
-                inner, rows = piece.inner(u), piece.rows(u)
-                d, part = (z[some, :, piece.around(u)] for z in (dy, y))
-                if clamp is not None:
-                    d = torch.ops.aten.hardtanh_backward(d, part, -clamp, clamp)
-                # scale * dscale is the sum over the convolution's result times its gradient. That
-                # result is y less slope, bias and noise; the slope cancels out.
-                total = (d * part)[:, :, inner].sum(dim=(2, 3))
-                if slope != 1:
-                    d = torch.ops.aten.leaky_relu_backward(d, part, slope, True)
-                within = d[:, :, inner]
-                if noise is None or dnoise is None:
-                    total -= bias * within.sum(dim=(2, 3))
-                else:
-                    # In one pass, and row by row: such a sum over all pixels loses digits.
-                    plus = bias.new_ones(len(d), within.shape[2], 2, within.shape[3])
-                    plus[:, :, 1] = _rows_of(noise, some, rows)[:, 0]  # type: ignore[index]
-                    over_pixels = (plus @ within.permute(0, 2, 3, 1)).sum(dim=1)  # [n,2,O]
-                    total -= bias * over_pixels[:, 0] + over_pixels[:, 1]
-                    torch.sum(within, dim=1, keepdim=True, out=dnoise[some, :, rows])
-                dscale[some] += total / scale[some]
-                d, here = back(d, piece.inner()), piece.rows()
-                dstyles[some] += (d * x[some, :, here]).sum(dim=(2, 3))
-                torch.mul(d, styles[some, :, None, None], out=dx[some, :, here])
-        if dnoise is not None:
-            dnoise = dnoise.sum_to_size(noise.shape)
-        return dx, None, dstyles, dscale, None, dnoise, None
+        d, (total, over_pixels, with_noise), dnoise = _derivative(
+            dy.contiguous(memory_format=LAST), y, After(None, None, noise, slope, clamp)
+        )
+        # scale * dscale is the sum over the convolution's result times its gradient. That result is
+        # y less slope, bias and noise; the slope cancels out.
+        dscale = (total - bias * over_pixels - with_noise) / scale
+        d = _convolution_back(d, weight, scale, taps)
+        dx, (dstyles, *_), _ = _derivative(d, x, NOTHING, styles, out=d)
+        dnoise = None if noise is None else dnoise.sum_to_size(noise.shape)
+        return dx, None, dstyles, None, dscale, None, dnoise, None, None
+
+
+def _layer(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    taps: ResampleFilter | None,
+    after: After,
+    rows: slice,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Rows of the result, and what comes after them."""
+    n, _, h, w = x.shape
+    weights = kept(weight, winograd.packed)
+    if not taps:
+        return convolve(PLAIN, x, weights, rows, w, styles, after, out)
+    outputs, size = len(weight), 2 * w + 1
+    if out is None:
+        out = torch.empty((n, outputs, rows.stop - rows.start, 2 * w), memory_format=LAST)
+    # Of its last tile a band leaves the rows that its filter needs to see.
+    for some, band in _bands(n, rows.stop - rows.start, outputs * size, less=4):
+        top, bottom = rows.start + band.start, rows.start + band.stop
+        seen = slice(max(top - 1, 0) // 2 * 2, min(bottom + 2, 2 * h + 1))
+        t = _room("upsampled", x[some], outputs, seen, size)
+        convolve(UP, x[some], weights, seen, size, styles[some], out=t)
+        _filter(t, _kernel(taps), top - seen.start - 1, -1, after.of(some, band), out[some, :, band])
+    return out
+
+
+def _convolution_back(
+    d: Tensor, weight: Tensor, scale: Tensor, taps: ResampleFilter | None
+) -> Tensor:
+    """The gradient of styles * x: of that of the convolution's result times scale."""
+    n, outputs, h, w = d.shape
+    if not taps:
+        weights = kept(weight, winograd.packed_back)
+        return convolve(PLAIN, d, weights, slice(0, h), w, scale)
+    weights, kernel = kept(weight, winograd.packed_down), _kernel(taps).flip(0)
+    dx = torch.empty((n, weight.shape[1], h // 2, w // 2), memory_format=LAST)
+    for some, band in _bands(n, h // 2, 2 * outputs * w):
+        seen = slice(2 * band.start, 2 * band.stop + 1)
+        t = _room("upsampled", d[some], outputs, seen, w + 1)
+        _filter(d[some], kernel, seen.start - 2, -2, NOTHING, t)
+        rows = slice(0, band.stop - band.start)
+        convolve(DOWN, t, weights, rows, w // 2, scale[some], out=dx[some, :, band])
+    return dx
+
+
+def _filter(
+    t: Tensor, kernel: Tensor, top: int, left: int, after: After, out: Tensor
+) -> None:
+    """out[i,j] = sum of kernel[k] kernel[l] t[i + k + top, j + l + left], and what comes after."""
+    n, channels, height, width = t.shape
+    jit.compiled(_filter_code, after.slope)(
+        pictures=n,
+        channels=channels,
+        taps=kernel,
+        **jit.map_of("t", t),
+        t_height=height,
+        t_width=width,
+        top=top,
+        left=left,
+        outside=jit.filled(0, channels),
+        **jit.map_of("y", out),
+        y_height=out.shape[2],
+        y_width=out.shape[3],
+        beyond=jit.scratch("beyond", channels * torch.get_num_threads()),
+        **after.arguments(channels),
+    )
+
+
+def _derivative(
+    dy: Tensor, y: Tensor, after: After, factor: Tensor | None = None, out: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Of y the derivative before its activation and clamp, times factor [N,C].
+
+    And the sums [N,C] over pixels: of dy * y, without what is clamped, and of the derivative, by
+    itself and times the noise; and that over channels, [N,1,H,W]. Without noise and activation,
+    there is only the first.
+    """
+    n, channels, height, width = y.shape
+    out = torch.empty_like(dy) if out is None else out
+    over_pixels = y.new_zeros(n, height, 3, channels)
+    over_channels = y.new_empty(n, 1, height, width)
+    own, a_factor = per_picture(factor, jit.filled(1, channels))
+    given = after.arguments(channels)
+    for name in ("scale", "a_scale", "bias"):
+        del given[name]
+    jit.compiled(_sums_code, after.slope, factor is None)(
+        pictures=n,
+        channels=channels,
+        height=height,
+        width=width,
+        **jit.map_of("dy", dy),
+        **jit.map_of("y", y),
+        **jit.map_of("out", out),
+        factor=own,
+        a_factor=a_factor,
+        sums=over_pixels,
+        dnoise=over_channels,
+        **given,
+    )
+    return out, over_pixels.sum(dim=1).unbind(dim=1), over_channels
+
+
+def _filter_code(slope: float) -> tuple[str, Sequence[str]]:
+    from sg2cli.ops import layer_code
+
+    return layer_code.filtered(slope)
+
+
+def _sums_code(slope: float, all_of_them: bool) -> tuple[str, Sequence[str]]:
+    from sg2cli.ops import layer_code
+
+    return layer_code.sums(slope, all_of_them)
+
+
+@lru_cache(maxsize=64)
+def _kernel(taps: ResampleFilter) -> Tensor:
+    """[4]: what follows zero insertion, along one dimension, as a correlation that begins a pixel
+    before the one it makes."""
+    with torch.inference_mode(False):  # what is kept must do for gradients, too
+        f = torch.tensor(taps, dtype=torch.float64)
+        f = (2 * f / f.sum()).flip(0).float()
+        before = TAPS // 2 - (len(taps) + 1) // 2
+        return torch.nn.functional.pad(f, (before, TAPS - before - len(taps)))
+
+
+def _bands(n: int, height: int, a_row: int, less: int = 0) -> Iterator[tuple[slice, slice]]:
+    """Pictures, and rows of them, whose maps of so many numbers a row stay in the cache.
+
+    Where a picture is too large for one, all bands but the last have a multiple of 8 rows, less
+    these. They are the same in any batch.
+    """
+    rows = max(1, BAND // (8 * a_row)) * 8
+    rows = height if rows >= height else max(rows, 16) - less
+    together = max(1, BAND // (rows * a_row))
+    for i in range(0, n, together):
+        for top in range(0, height, rows):
+            yield slice(i, min(i + together, n)), slice(top, min(top + rows, height))
+
+
+def _room(name: str, pictures: Tensor, channels: int, rows: slice, width: int) -> Tensor:
+    """Memory for rows of a map of these pictures, that is there until it is asked for again."""
+    shape = (len(pictures), rows.stop - rows.start, width, channels)
+    numbers = shape[0] * shape[1] * shape[2] * shape[3]
+    return jit.scratch(name, numbers)[:numbers].view(shape).permute(0, 3, 1, 2)
 
 
 class Pixels(torch.autograd.Function):
@@ -206,121 +301,3 @@ class Pixels(torch.autograd.Function):
 def _pixels(x: Tensor, weight: Tensor) -> Tensor:
     pixels = x.flatten(2).mT @ weight.mT  # [N,HW,C], the order that is faster
     return pixels.mT.view(len(x), -1, *x.shape[2:])
-
-
-def _layer(
-    x: Tensor, weight: Tensor, styles: Tensor, scale: Tensor, bias: Tensor, how: _How
-) -> Callable[[Tensor, slice, Tensor | None, Tensor | None], Tensor]:
-    """What it does with a part of these pictures: of that, the rows, their noise, and out."""
-    taps, slope, clamp = how
-    if not taps:
-
-        def plain(x: Tensor, rows: slice, noise: Tensor | None, out: Tensor | None) -> Tensor:
-            return convolve(x, weight, rows, styles, After(scale, bias, noise, slope, clamp), out)
-
-        return plain
-    into, own = styles[:, :, None, None], _has_own_weights(x, taps)
-    turned_weight = turned(weight * into[0]) if own else kept(weight, turned)
-    kernel = blur_kernel(taps, len(weight))
-    if own:
-        kernel = kernel * scale[0, :, None, None, None]
-
-    def upsampling(x: Tensor, rows: slice, noise: Tensor | None, out: Tensor | None) -> Tensor:
-        if own:
-            t = blur(upsampled(x, turned_weight), kernel, bias)[:, :, rows]
-            return finish(t, After(None, None, noise, slope, clamp), out)
-        t = blur(upsampled(x * into, turned_weight), kernel)[:, :, rows]
-        return finish(t, After(scale, bias, noise, slope, clamp), out)
-
-    return upsampling
-
-
-def _convolution_back(
-    x: Tensor, weight: Tensor, scale: Tensor, taps: ResampleFilter | None
-) -> Callable[[Tensor, slice], Tensor]:
-    """The gradient of styles * x: rows of that."""
-    if not taps:
-        return lambda d, rows: convolve_back(d, weight, rows, scale)
-    own, out = _has_own_weights(x, taps), scale[:, :, None, None]
-    kernel, weight = blur_kernel(taps, len(weight)).flip(2, 3), kept(weight, turned)
-    if own:
-        kernel = kernel * out[0, :, None]
-        return lambda d, rows: F.conv2d(blur_back(d, kernel), weight, stride=2)[:, :, rows]
-    return lambda d, rows: F.conv2d(blur_back(d * out, kernel), weight, stride=2)[:, :, rows]
-
-
-def _has_own_weights(x: Tensor, taps: ResampleFilter | None) -> bool:
-    return taps is not None and x.shape[1:].numel() >= OWN_WEIGHTS
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Rows of a picture; slices are those of one that is u times as high."""
-
-    top: int
-    bottom: int
-    height: int  # of the picture
-    halo: int  # rows on either side that the result depends on
-
-    def rows(self, u: int = 1) -> slice:
-        return slice(u * self.top, u * self.bottom)
-
-    def around(self, u: int = 1) -> slice:
-        """With the halo, where there is one. Of its convolution only `inner` is right."""
-        last = min(self.bottom + self.halo, self.height)
-        return slice(u * max(self.top - self.halo, 0), u * last)
-
-    def inner(self, u: int = 1) -> slice:
-        """Of what is `around`, the piece itself."""
-        before = u * self.top - self.around(u).start
-        return slice(before, before + u * (self.bottom - self.top))
-
-
-def _halo(taps: ResampleFilter | None) -> int:
-    """Rows of x on either side of some that their result depends on."""
-    return -(-len(taps) // 4) if taps else 1
-
-
-def _shares(
-    shape: Sequence[int], taps: ResampleFilter | None, alone: bool
-) -> Iterator[tuple[slice, list[_Piece]]]:
-    """Pictures that are convolved together, or each alone, and in which pieces."""
-    n, channels, h, w = shape
-    pixels = max(LEAST_PIECE, PIECE // channels)
-    count, rows = max(1, pixels // (h * w)), max(1, pixels // w // TILE) * TILE
-    if alone:
-        count = 1
-    # All shares are equal, as a picture may come out otherwise in a smaller one.
-    count = max((k for k in range(1, min(count, n) + 1) if n % k == 0), default=1)
-    pieces = [_Piece(top, min(top + rows, h), h, _halo(taps)) for top in range(0, h, rows)]
-    for i in range(0, n, count):
-        yield slice(i, min(i + count, n)), pieces
-
-
-def _rows_of(noise: Tensor | None, some: slice, rows: slice) -> Tensor | None:
-    noise = of_pictures(noise, some)
-    return None if noise is None else noise[:, :, rows]
-
-
-def upsampled(x: Tensor, weight: Tensor) -> Tensor:
-    """Zero insertion and convolution: x [N,I,H,W], weight [I,O,3,3] -> [N,O,2H+1,2W+1]."""
-    return F.conv_transpose2d(x, weight, stride=2)
-
-
-def blur(t: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The filter after `upsampled`: t [N,O,2H+1,2W+1], kernel [O,1,f,f] -> [N,O,2H,2W]."""
-    return F.conv2d(t, kernel, bias, padding=kernel.shape[-1] // 2 - 1, groups=t.shape[1])
-
-
-def blur_back(d: Tensor, kernel: Tensor) -> Tensor:
-    """The gradient of t, with the kernel turned: d [N,O,2H,2W] -> [N,O,2H+1,2W+1]."""
-    return F.conv2d(d, kernel, padding=kernel.shape[-1] // 2, groups=d.shape[1])
-
-
-@lru_cache(maxsize=64)
-def blur_kernel(taps: ResampleFilter, channels: int) -> Tensor:
-    """[O,1,f,f], as `conv2d` takes it, times 4 for the zeros that were inserted; f is even."""
-    with torch.inference_mode(False):  # what is kept must do for gradients, too
-        f = 4 * filter_kernel(taps, torch.float32, torch.device("cpu")).flip(0, 1)
-        odd = len(f) % 2
-        return F.pad(f, (0, odd, 0, odd)).repeat(channels, 1, 1, 1)

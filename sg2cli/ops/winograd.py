@@ -1,35 +1,45 @@
-"""The 3x3 convolution by Winograd's F(4x4,3x3), with what goes before and after it, on a CPU.
+"""3x3 convolutions by Winograd's algorithm, with what goes before and after them, on a CPU.
 
-It takes a quarter of the multiplications of a direct convolution (Lavin and Gray 2015,
-arXiv:1509.09308, section 4.1), at a relative error of 2e-6. They are matrix products, which torch
-does well. To take pictures apart into tiles and to put them together again would take it a dozen
-passes over memory each, so these two steps are compiled by LLVM, when they are first used: in a
-tenth of a second, and for the processor that is there. They run in the threads of torch's OpenMP,
-as any others would compete with those.
+Tiles of x are taken apart into their values at some points, multiplied there by those of the
+weights, and put together again (Lavin and Gray 2015, arXiv:1509.09308, section 4.1). That takes a
+quarter of the multiplications of a direct convolution, or 0.56 of them where it inserts zeros, at
+a relative error of 2e-6. All of it is done by one function that LLVM compiles, some tiles at a
+time, which stay in the cache.
 """
 
 from __future__ import annotations
 
-import ctypes
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
-from threading import Lock, local
-from typing import Any, NamedTuple
+from math import prod
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-TILE = 4  # pixels a side of the result, out of SIDE of x
-SIDE = 6
-POINTS = SIDE * SIDE  # of a tile, in which it is multiplied
-LANES = 16  # channels that are computed together
-# Tiles that are multiplied together: as many as stay in the cache with all their channels, but not
-# so few that reading the weights takes longer.
-NUMBERS, LEAST_TILES = 1 << 15, 128
-LAST = torch.channels_last
+from sg2cli.ops import jit
+from sg2cli.ops.jit import LANES, LAST, Argument
 
-Step = Callable[[Sequence[int | Tensor | None]], None]
+# Tiles that a thread multiplies together: as many as stay in the cache with all their channels, but
+# not so few that it takes longer to take the weights apart.
+NUMBERS, LEAST_TILES = 1 << 13, 72
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+class Kind(NamedTuple):
+    """A convolution of one dimension, of which the two of an image are made.
+
+    Some outputs of a tile of x are after @ ((kernel @ weight) * (before @ x)).
+    """
+
+    before: Matrix  # [points, pixels of x]
+    kernel: Matrix  # [points, 3]
+    after: Matrix  # [pixels of the result, points]
+    step: int  # pixels of x from one tile to the next
+    first: int  # pixel of x in a tile, from where the tile begins
 
 
 class After(NamedTuple):
@@ -41,177 +51,224 @@ class After(NamedTuple):
     slope: float = 1.0  # of the leaky ReLU
     clamp: float | None = None
 
+    def of(self, some: slice, rows: slice) -> After:
+        """What becomes of these rows of some of the pictures."""
+        scale, bias, noise, *how = self
+        if scale is not None:
+            scale = scale[some]
+        if noise is not None:
+            noise = noise[some if len(noise) > 1 else slice(None), :, rows]
+        return After(scale, bias, noise, *how)
+
+    def arguments(self, channels: int) -> dict[str, Argument]:
+        """Of the compiled code, where what is not there changes nothing."""
+        zero = jit.filled(0, channels)
+        scale, a_scale = per_picture(self.scale, jit.filled(1, channels))
+        noise = self.noise
+        strides = (0, 0, 0) if noise is None else noise.stride()[0:1] + noise.stride()[2:]
+        return {
+            "scale": scale,
+            "a_scale": a_scale,
+            "bias": zero if self.bias is None else self.bias.contiguous(),
+            "noise": zero if noise is None else noise,
+            "a_noise": strides[0] if noise is not None and len(noise) > 1 else 0,
+            "noise_row": strides[1],
+            "noise_pixel": strides[2],
+            "clamp": float("inf") if self.clamp is None else float(self.clamp),
+        }
+
 
 NOTHING = After()
 
 
+def per_picture(t: Tensor | None, otherwise: Tensor) -> tuple[Tensor, int]:
+    """t [N|1,C], or what stands for it, and the numbers from one picture's to the next."""
+    return (otherwise, 0) if t is None else (t.contiguous(), t.shape[1] if len(t) > 1 else 0)
+
+
+def _toom_cook(points: Sequence[int], taps: int) -> tuple[Matrix, Matrix, Matrix]:
+    """before, kernel, after: of as many outputs as these points, and infinity, give.
+
+    y[n] = sum of g[k] x[n + k]. It is the transpose of a product of polynomials that is found from
+    its values at the points (Winograd 1980, Arithmetic Complexity of Computations, section IV).
+    """
+    outputs = len(points) + 2 - taps
+    before, kernel = [], []
+    for a in points:
+        others = [b for b in points if b != a]
+        before.append([*_with_roots(others), 0])
+        kernel.append([Fraction(a**k, prod(a - b for b in others)) for k in range(taps)])
+    before.append(_with_roots(points))
+    kernel.append([Fraction(k == taps - 1) for k in range(taps)])
+    after = [[a**n for a in points] + [int(n == outputs - 1)] for n in range(outputs)]
+    return _matrix(before), _matrix(kernel), _matrix(after)
+
+
+def _with_roots(roots: Sequence[int]) -> list[int]:
+    """The polynomial's coefficients, from the lowest on."""
+    found = [1]
+    for root in roots:
+        found = [a - root * b for a, b in zip([0, *found], [*found, 0], strict=True)]
+    return found
+
+
+def _matrix(rows: Sequence[Sequence[Fraction | int]]) -> Matrix:
+    return tuple(tuple(float(x) for x in row) for row in rows)
+
+
+def _plain() -> Kind:
+    """F(4,3): y[j] = sum of w[k] x[j + k - 1]."""
+    return Kind(*_toom_cook((0, 1, -1, 2, -2), 3), step=4, first=-1)
+
+
+def _up() -> Kind:
+    """Zeros inserted: y[2j] = w[0] x[j] + w[2] x[j - 1], which is F(4,2), and y[2j+1] = w[1] x[j].
+
+    The result has a pixel more than twice those of x.
+    """
+    before, kernel, after = _toom_cook((0, 1, -1, 2), 2)
+    size = len(before)
+    own = [tuple(float(k == j) for k in range(size)) for j in range(1, size)]
+    pairs = [
+        ((*row, *[0.0] * (size - 1)), (*[0.0] * size, *one[1:]))
+        for row, one in zip(after, own, strict=True)
+    ]
+    return Kind(
+        before=(*before, *own),
+        kernel=(*((b, 0.0, a) for a, b in kernel), *[(0.0, 1.0, 0.0)] * (size - 1)),
+        after=tuple(row for pair in pairs for row in pair),
+        step=4,
+        first=-1,
+    )
+
+
+def _down() -> Kind:
+    """The gradient of x in `_up`: y[j] = w[0] x[2j] + w[2] x[2j + 2] + w[1] x[2j + 1]."""
+    before, kernel, after = _toom_cook((0, 1, -1, 2), 2)
+    size = len(before)
+    even = [tuple(x for pair in zip(row, [0.0] * size) for x in pair)[:-1] for row in before]
+    odd = [tuple(float(k == 2 * j + 1) for k in range(2 * size - 1)) for j in range(size - 1)]
+    return Kind(
+        before=(*even, *odd),
+        kernel=(*((a, 0.0, b) for a, b in kernel), *[(0.0, 1.0, 0.0)] * (size - 1)),
+        after=tuple((*row, *(float(k == j) for k in range(size - 1))) for j, row in enumerate(after)),
+        step=8,
+        first=0,
+    )
+
+
+PLAIN, UP, DOWN = _plain(), _up(), _down()
+
+
 def serves(inputs: int, outputs: int) -> bool:
     """Whether so many channels can be computed here, on this machine."""
-    return inputs % LANES == 0 == outputs % LANES and _openmp() is not None
+    return inputs % LANES == 0 == outputs % LANES and jit.openmp() is not None
 
 
 def convolve(
+    kind: Kind,
     x: Tensor,
     weights: Tensor,
     rows: slice,
+    width: int,
     styles: Tensor | None = None,
     after: After = NOTHING,
     out: Tensor | None = None,
     signs: Tensor | None = None,
     slope: float = 1.0,
 ) -> Tensor:
-    """Rows of the convolution of styles * x, padded by 1, and what comes after.
+    """Rows of the convolution of styles * x, and what comes after it.
 
-    x [N,I,H,W] in float32, of which each row is in channels_last; weights [36,I,O] by
-    `transformed`; styles [N,I]. Where signs, which lie as x does, are not above 0, the slope
-    multiplies x. -> [N,O,rows,W], in `out` if that is given, which is in channels_last likewise. A
-    picture comes out the same in any batch.
+    x [N,I,H,W] in float32, of which each row is in channels_last; weights by `packed`; styles
+    [N,I]. Where signs, which lie as x does, are not above 0, the slope multiplies x. -> [N,O,rows,
+    width], in `out` if that is given, which is in channels_last likewise. A picture comes out the
+    same in any batch, on any number of threads.
     """
-    n, inputs, height, width = x.shape
-    outputs, count = weights.shape[2], rows.stop - rows.start
+    n, inputs, height, _ = x.shape
+    outputs, count = len(weights) * LANES, rows.stop - rows.start
     if out is None:
         out = torch.empty((n, outputs, count, width), memory_format=LAST)
-    for t in (x, out):
-        assert t.stride()[1::2] == (1, t.shape[1]), "not in channels_last"
     assert signs is None or signs.stride() == x.stride()
-    across = -(-width // TILE)
-    tiles = -(-count // TILE) * across
-    most = max(NUMBERS // (inputs + outputs), LEAST_TILES)
-    together, pictures = min(most, tiles), max(1, min(most // tiles, n))
-    # Were the tiles of a point even, the points of a tile would compete for places in the cache.
-    most_odd = together | 1
-    v = _scratch("v", POINTS * pictures * most_odd * inputs)
-    m = _scratch("m", POINTS * pictures * most_odd * outputs)
-    outside, beyond = x.new_zeros(inputs), x.new_empty(outputs)
-    scale, bias, noise = (t if t is None else t.contiguous() for t in after[:3])
-    styles = styles if styles is None else styles.contiguous()
-    take_apart = _step("take_apart", styles is not None, slope)
-    given = (scale is not None, bias is not None, noise is not None)
-    put_together = _step("put_together", *given, after.slope, after.clamp)
-    per_noise = noise[0].numel() if noise is not None and len(noise) > 1 else 0
-    for first in range(0, n, pictures):
-        some = slice(first, first + pictures)
-        part, result = x[some], out[some]
-        for tile in range(0, tiles, together):
-            now = min(together, tiles - tile)
-            pitch = now | 1
-            what = (len(part), now, tile, across, pitch)
-            take_apart(
-                [*what, *_layout(part), inputs, height, width, rows.start]
-                + [part, v, outside, of_pictures(styles, some), of_pictures(signs, some)]
-            )
-            left, product = (
-                z[: len(part) * POINTS * pitch * c].view(-1, POINTS, pitch, c)
-                for z, c in ((v, inputs), (m, outputs))
-            )
-            for a, b in zip(left, product, strict=True):
-                torch.bmm(a, weights, out=b)
-            put_together(
-                [*what, *_layout(result), outputs, count, width, per_noise]
-                + [result, m, beyond, of_pictures(scale, some), bias, of_pictures(noise, some)]
-            )
+    points, made = len(kind.before), len(kind.after)
+    assert rows.start * kind.step % made == 0
+    across = -(-width // made)
+    tiles = -(-count // made) * across
+    # Each thread for itself, or, where there are few tiles, all of them at the same ones.
+    threads = torch.get_num_threads()
+    alone = n * tiles >= threads * LEAST_TILES
+    chunks = -(-n * tiles // max(NUMBERS // (inputs + outputs), LEAST_TILES))
+    chunks = -(-chunks // threads) * threads if alone else chunks
+    most = -(-n * tiles // chunks)
+    together = _rows_together()
+    full = -(-most // together) * together
+    # Were its size a power of two, the points of a tile would compete for places in the cache.
+    v_point, m_point = (full * channels + LANES for channels in (inputs, outputs))
+    room = points * points * (threads if alone else 1)
+    own_styles, a_style = per_picture(styles, jit.filled(1, inputs))
+    jit.compiled(_code, kind, slope, after.slope)(
+        alone=int(alone),
+        pictures=n,
+        tiles=tiles,
+        across=across,
+        chunks=chunks,
+        most=most,
+        **jit.map_of("x", x),
+        inputs=inputs,
+        height=height,
+        width=x.shape[3],
+        top=rows.start * kind.step // made + kind.first,
+        outside=jit.filled(0, inputs),
+        styles=own_styles,
+        a_style=a_style,
+        signs=signs,
+        kernel=_tensor(kind.kernel),
+        weights=weights,
+        v=jit.scratch("v", room * v_point),
+        v_point=v_point,
+        u=jit.scratch("u", threads * points * inputs * LANES),
+        m=jit.scratch("m", room * m_point),
+        m_point=m_point,
+        **jit.map_of("y", out),
+        outputs=outputs,
+        y_height=count,
+        y_width=width,
+        beyond=jit.scratch("beyond", outputs * threads),
+        **after.arguments(outputs),
+    )
     return out
 
 
-_SCRATCH = local()
-
-
-def _scratch(name: str, numbers: int) -> Tensor:
-    """Memory of this thread's: the same each time, so that it stays in the cache."""
-    known: Tensor | None = getattr(_SCRATCH, name, None)
-    if known is None or known.numel() < numbers:
-        with torch.inference_mode(False):  # to do for gradients, too
-            known = torch.zeros(numbers)
-        setattr(_SCRATCH, name, known)
-    return known
-
-
-def of_pictures(t: Tensor | None, some: slice) -> Tensor | None:
-    """What belongs to some pictures, of what there is for each, or once for all."""
-    return t if t is None or len(t) == 1 else t[some]
-
-
-def _layout(t: Tensor) -> tuple[int, int]:
-    """Numbers from picture to picture, and from row to row."""
-    return t.stride(0), t.stride(2)
-
-
-def transformed(weight: Tensor) -> Tensor:
-    """[O,I,3,3] -> [36,I,O]."""
-    o, i, _, _ = weight.shape
-    kernels = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    return (torch.kron(_points(), _points()) @ kernels).view(POINTS, i, o)
-
-
-def transformed_back(weight: Tensor) -> Tensor:
-    """Of the weight of the gradient, turned by 180 degrees: [O,I,3,3] -> [36,O,I]."""
-    return transformed(weight.transpose(0, 1).flip(2, 3))
-
-
-@lru_cache
-def _points() -> Tensor:
-    """A column of the kernel as a polynomial, at the points 0, 1, -1, 2, -2 and infinity: [6,3]."""
-    rows = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
-    with torch.inference_mode(False):
-        return torch.tensor(rows, dtype=torch.float32) / 24
-
-
-# The compiled steps. Every thread calls them with the address of their arguments: numbers and
-# addresses as int64, the first two of which are the functions that tell threads apart.
-
-
-@lru_cache
-def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP of torch's threads, if it can be called, and there is LLVM to make use of it."""
-    try:
-        import llvmlite.binding  # noqa: F401
-    except (ImportError, OSError):
-        return None
-    library = ctypes.CDLL(torch._C.__file__)
-    needed = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-    if not all(hasattr(library, name) for name in needed):
-        return None
-    library.GOMP_parallel.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_uint,
-        ctypes.c_uint,
-    ]
-    library.GOMP_parallel.restype = None
-    return library
-
-
-_COMPILING = Lock()
-
-
-@lru_cache
-def _step(name: str, *how: Any) -> Step:
-    """That of `winograd_code`, compiled for this processor."""
-    import llvmlite.binding as llvm
-
+def _code(*how: object) -> tuple[str, Sequence[str]]:
     from sg2cli.ops import winograd_code
 
-    openmp = _openmp()
-    assert openmp
-    code = getattr(winograd_code, name)(*how)
-    with _COMPILING:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        features = llvm.get_host_cpu_features().flatten()
-        target = llvm.Target.from_default_triple()
-        machine = target.create_target_machine(llvm.get_host_cpu_name(), features, opt=2)
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(code), machine)
-        engine.finalize_object()
-    address = engine.get_function_address("step")
-    threads = [
-        ctypes.cast(getattr(openmp, f"omp_get_{name}"), ctypes.c_void_p).value or 0
-        for name in ("thread_num", "num_threads")
-    ]
+    return winograd_code.convolution(*how), winograd_code.NAMES  # type: ignore[arg-type]
 
-    def run(arguments: Sequence[int | Tensor | None], engine: Any = engine) -> None:
-        """Tensors that are not there are not read. The engine has the code: it stays as long."""
-        told = [t.data_ptr() if isinstance(t, Tensor) else t or 0 for t in arguments]
-        data = array("q", [*threads, *told])
-        openmp.GOMP_parallel(address, data.buffer_info()[0], torch.get_num_threads(), 0)
 
-    return run
+@lru_cache
+def _rows_together() -> int:
+    from sg2cli.ops import winograd_code
+
+    return winograd_code.ROWS
+
+
+@lru_cache
+def _tensor(matrix: Matrix) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(matrix)
+
+
+def packed(weight: Tensor) -> Tensor:
+    """[O,I,3,3] -> [O/16,I,9,16], both numbers of channels rounded up to multiples of 16."""
+    o, i, _, _ = weight.shape
+    weight = F.pad(weight.flatten(2), (0, 0, 0, -i % LANES, 0, -o % LANES))
+    return weight.unflatten(0, (-1, LANES)).permute(0, 2, 3, 1).contiguous()
+
+
+def packed_back(weight: Tensor) -> Tensor:
+    """Of the weight of the gradient where nothing is upsampled, turned by 180 degrees."""
+    return packed(weight.transpose(0, 1).flip(2, 3))
+
+
+def packed_down(weight: Tensor) -> Tensor:
+    """Of the weight of the gradient of `UP`."""
+    return packed(weight.transpose(0, 1))

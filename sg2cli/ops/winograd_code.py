@@ -1,261 +1,220 @@
-"""What `sg2cli.ops.winograd` does before and after its matrix products, as code for LLVM.
+"""What `sg2cli.ops.winograd` computes, as code for LLVM.
 
-Each function builds one step. A thread takes its share of the tiles, one after the other, and of
-each some channels at once, in a vector for every pixel: x and the result are touched but once.
+A thread takes its share of the tiles, some at a time, through three steps: apart, times the
+weights, and together. x and the result are touched but once. Channels are computed in vectors.
+
+What lies between the steps is kept in blocks of tiles, [points, blocks, channels / 16, ROWS, 16],
+in which a product of matrices finds all it needs in a line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
-from typing import Any, TypeAlias
 
-from llvmlite import ir
+import llvmlite.binding as llvm
 
-from sg2cli.ops.winograd import LANES, POINTS, SIDE, TILE
+from sg2cli.ops.jit import LANES
+from sg2cli.ops.jit_code import F32, I64, VECTOR, Code, Value
+from sg2cli.ops.winograd import Kind
 
-F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-VECTOR = ir.VectorType(F32, LANES)
-FLAGS = ("contract",)  # a product may be added without being rounded first; NaN stays what it is
+# Tiles that are multiplied together: as many as the processor's registers hold sums for, or, of the
+# last ones, fewer.
+ROWS = 12 if llvm.get_host_cpu_features().get("avx512f") else 6
+FEWER = ROWS // 3
 
-Value: TypeAlias = Any  # of LLVM's, which has no types for Python
+NAMES = (
+    "alone pictures tiles across chunks most"
+    " x x_picture x_row inputs height width top outside styles a_style signs"
+    " kernel weights v v_point u m m_point"
+    " y y_picture y_row outputs y_height y_width beyond scale a_scale bias"
+    " noise a_noise noise_row noise_pixel clamp"
+).split()
 
 
-def take_apart(styles: bool, slope: float) -> str:
-    """Tiles of 6x6 pixels, at 36 points: x [N,I,H,W] -> v [pictures,36,tiles,I].
+def convolution(kind: Kind, slope: float, slope_after: float) -> str:
+    """Arguments, beside those of `winograd.convolve`:
 
-    Arguments: those of `_Step`; I, H, W, the first row; x, v, I zeros for what lies outside, styles
-    [pictures,I], by which x is multiplied, and signs, as x: where they are not above 0, the slope
-    multiplies it, too.
+    alone: whether each thread takes chunks of tiles of its own, or all together take one by one;
+    tiles of a picture, and across it; chunks, the most tiles in one;
+    x_picture and the like: numbers from one to the next; inputs, height and width of x; top, the
+    first row of it that the first tile sees; outside, zeros for what lies beyond its edges, and
+    beyond, numbers of each thread's to be lost beyond those of y; v, u, m: room for tiles, weights
+    of 16 outputs and a row of points, and for products.
     """
-    step = _Step(9)
-    channels, height, width, top, x, v, outside, factors, signs = step.more
-    tile = step.array(POINTS, VECTOR)
-    pixels, signs_there = (step.array(POINTS, F32.as_pointer()) for _ in range(2))
-    with step.tiles() as (picture, at, row, column):
-        for k in range(POINTS):
-            i = step.sum(top, (row, TILE), k // SIDE - 1)
-            j = step.sum((column, TILE), k % SIDE - 1)
-            inside = step.and_(step.within(i, height), step.within(j, width))
-            place = step.sum((picture, step.a_picture), (i, step.a_row), (j, channels))
-            for places, start in ((pixels, x), (signs_there, signs))[: 1 + (slope != 1)]:
-                there = step.select(inside, step.floats(start, place), step.floats(outside))
-                step.put(places, k, there)
-        target = step.sum((picture, POINTS, step.pitch, channels), (at, channels))
-        factors = step.floats(factors, step.sum((picture, channels)))
-        with step.loop(I64(0), channels, LANES) as channel:
-            scale = step.vector(factors, channel) if styles else None
-            for j in range(SIDE):
-                d = [step.vector(step.get(pixels, i * SIDE + j), channel) for i in range(SIDE)]
-                if slope != 1:
-                    for i in range(SIDE):
-                        sign = step.vector(step.get(signs_there, i * SIDE + j), channel)
-                        d[i] = _leaky(step, d[i], slope, sign)
-                if scale:
-                    d = [step.fmul(value, scale, flags=FLAGS) for value in d]
-                for i, value in enumerate(_at_points(step, d)):
-                    step.put(tile, i * SIDE + j, value)
-            for i in range(SIDE):
-                row_of_it = _at_points(step, [step.get(tile, i * SIDE + j) for j in range(SIDE)])
-                for j, value in enumerate(row_of_it):
-                    k = step.sum(target, ((i * SIDE + j), step.pitch, channels), channel)
-                    step.store_vector(value, step.floats(v, k))
-    return step.code()
+    c = Code(NAMES)
+    alone = c.icmp_signed("!=", c.alone, I64(0))
+    zero, one = I64(0), I64(1)
+    own, part = c.select(alone, c.thread, zero), c.select(alone, zero, c.thread)
+    by, parts = c.select(alone, c.threads, one), c.select(alone, one, c.threads)
+    points = len(kind.before)
+    v, m = (
+        c.floats(start, c.sum((own, points * points, point)))
+        for start, point in ((c.v, c.v_point), (c.m, c.m_point))
+    )
+    u = c.floats(c.u, c.sum((c.thread, points * LANES, c.inputs)))
+    total = c.mul(c.pictures, c.tiles)
+    with c.loop(own, c.chunks, by) as (chunk, _):
+        first = c.mul(chunk, c.most)
+        count = c.least(c.most, c.sub(total, first))
+        mine = c.share(count, part, parts)
+        _take_apart(c, kind, slope, v, first, mine)
+        with c.if_then(c.not_(alone)):
+            c.barrier()
+        _multiply(c, kind, v, u, m, count, part, parts)
+        with c.if_then(c.not_(alone)):
+            c.barrier()
+        _put_together(c, kind, slope_after, m, first, mine)
+    return str(c)
 
 
-def put_together(scale: bool, bias: bool, noise: bool, slope: float, clamp: float | None) -> str:
-    """Tiles of 4x4 pixels, of their values at 36 points, and what comes after the convolution.
+def _take_apart(
+    c: Code, kind: Kind, slope: float, v: Value, first: Value, mine: tuple[Value, Value]
+) -> None:
+    points, side = len(kind.before), len(kind.before[0])
+    pixels, signs = (c.array(side * side, F32.as_pointer()) for _ in range(2))
+    tile = c.array(points * side, VECTOR)
+    with _tiles(c, first, mine) as (picture, row, column, block, place):
+        top, left = c.sum(c.top, (row, kind.step)), c.sum((column, kind.step), kind.first)
+        for i in range(side):
+            for j in range(side):
+                k = i * side + j
+                y, x = c.sum(top, i), c.sum(left, j)
+                inside = c.and_(c.within(y, c.height), c.within(x, c.width))
+                at = c.sum((picture, c.x_picture), (y, c.x_row), (x, c.inputs))
+                for places, start in ((pixels, c.x), (signs, c.signs))[: 1 + (slope != 1)]:
+                    there = c.select(inside, c.floats(start, at), c.floats(c.outside))
+                    c.store(there, places(k))
+        styles = c.floats(c.styles, c.mul(picture, c.a_style))
+        target = c.gep(v, [c.sum((block, ROWS, c.inputs), place)])
+        with c.loop(0, c.inputs, LANES) as (channel, _):
+            style = c.vector(styles, channel)
+            for j in range(side):
+                line = []
+                for k in range(j, side * side, side):
+                    x = c.vector(c.load(pixels(k)), channel)
+                    if slope != 1:
+                        x = c.leaky(x, slope, c.vector(c.load(signs(k)), channel))
+                    line.append(c.times(x, style))
+                for i, factors in enumerate(kind.before):
+                    c.store(c.combined(factors, line), tile(i * side + j))
+            for i in range(points):
+                line = [c.load(tile(i * side + j)) for j in range(side)]
+                for j, factors in enumerate(kind.before):
+                    at = c.sum(((i * points + j), c.v_point), (channel, ROWS))
+                    c.store_vector(c.combined(factors, line), target, at)
 
-    m [pictures,36,tiles,O] -> y [N,O,rows,W]. Arguments: those of `_Step`; O, rows, W, numbers from
-    the noise of a picture to the next's; y, m, O numbers to be lost beyond the edges of y; scale
-    [pictures,O], bias [O], noise [pictures|1,rows,W].
-    """
-    step = _Step(10)
-    channels, height, width, a_noise, y, m, beyond, scales, biases, noises = step.more
-    size = TILE * TILE
-    pixels, tile = step.array(size, F32.as_pointer()), step.array(TILE * SIDE, VECTOR)
-    noise_there = step.array(size, VECTOR)
-    with step.tiles() as (picture, at, row, column):
-        for k in range(size):
-            i, j = step.sum((row, TILE), k // TILE), step.sum((column, TILE), k % TILE)
-            inside = step.and_(step.within(i, height), step.within(j, width))
-            place = step.sum((picture, step.a_picture), (i, step.a_row), (j, channels))
-            step.put(pixels, k, step.select(inside, step.floats(y, place), step.floats(beyond)))
-            if noise:
-                place = step.sum((picture, a_noise), (i, width), j)
-                place = step.select(inside, place, I64(0))
-                step.put(noise_there, k, step.broadcast(step.load(step.floats(noises, place))))
-        source = step.sum((picture, POINTS, step.pitch, channels), (at, channels))
-        scales = step.floats(scales, step.sum((picture, channels)))
-        with step.loop(I64(0), channels, LANES) as channel:
-            for j in range(SIDE):
-                places = (
-                    step.sum(source, (i * SIDE + j, step.pitch, channels), channel)
-                    for i in range(SIDE)
+
+def _multiply(
+    c: Code, kind: Kind, v: Value, u: Value, m: Value, count: Value, part: Value, parts: Value
+) -> None:
+    """Rows of points, and of each 16 outputs."""
+    points = len(kind.before)
+    panels = c.sdiv(c.outputs, I64(LANES))
+    full, a_panel = c.sdiv(count, I64(ROWS)), c.mul(c.inputs, I64(LANES))
+    with c.loop(*c.share(c.mul(I64(points), panels), part, parts)) as (item, _):
+        row, panel = c.sdiv(item, panels), c.srem(item, panels)
+        _weights(c, kind, row, c.floats(c.weights, c.sum((panel, 9, a_panel))), u)
+        with c.loop(0, points) as (column, _):
+            point = c.sum((row, points), column)
+            left, right = c.gep(v, [c.mul(point, c.v_point)]), c.gep(u, [c.mul(column, a_panel)])
+            result = c.gep(m, [c.sum((point, c.m_point), (panel, ROWS * LANES))])
+            with c.loop(0, full) as (block, _):
+                a, y = (
+                    c.gep(start, [c.sum((block, ROWS, channels))])
+                    for start, channels in ((left, c.inputs), (result, c.outputs))
                 )
-                values = [step.vector(step.floats(m, place)) for place in places]
-                for i, value in enumerate(_of_points(step, values)):
-                    step.put(tile, i * SIDE + j, value)
-            factor = step.vector(scales, channel) if scale else None
-            plus = step.vector(step.floats(biases), channel) if bias else None
-            for i in range(TILE):
-                values = [step.get(tile, i * SIDE + j) for j in range(SIDE)]
-                for j, value in enumerate(_of_points(step, values)):
-                    k = i * TILE + j
-                    if factor:
-                        value = step.fmul(value, factor, flags=FLAGS)
-                    for term in (plus, step.get(noise_there, k) if noise else None):
-                        value = step.fadd(value, term, flags=FLAGS) if term else value
-                    value = _clamped(step, _leaky(step, value, slope), clamp)
-                    step.store_vector(value, step.gep(step.get(pixels, k), [channel]))
-    return step.code()
+                _product(c, ROWS, a, right, y)
+            with c.loop(c.mul(full, I64(ROWS)), count, FEWER) as (tile, _):
+                over = c.sum((c.srem(tile, I64(ROWS)), LANES))
+                a, y = (
+                    c.gep(start, [c.sum((full, ROWS, channels), over)])
+                    for start, channels in ((left, c.inputs), (result, c.outputs))
+                )
+                _product(c, FEWER, a, right, y)
 
 
-def _at_points(step: _Step, d: Sequence[Value]) -> list[Value]:
-    """Of a line of 6 pixels the values at 0, 1, -1, 2, -2 and infinity."""
-    a, b = step.plus(d[4], -4, d[2]), step.plus(d[3], -4, d[1])
-    e, f = step.plus(d[4], -1, d[2]), step.plus(d[3], -1, d[1])
-    return [
-        step.plus(step.plus(d[4], -5, d[2]), 4, d[0]),
-        *(step.plus(a, sign, b) for sign in (1, -1)),
-        *(step.plus(e, sign, f) for sign in (2, -2)),
-        step.plus(step.plus(d[5], -5, d[3]), 4, d[1]),
-    ]
+def _weights(c: Code, kind: Kind, row: Value, weights: Value, u: Value) -> None:
+    """Of one row of points: [I,9,16] -> u [points,I,16]."""
+    a_point = c.mul(c.inputs, I64(LANES))
+    start = c.floats(c.kernel, c.sum((row, 3)))
+    factors = [c.broadcast(c.load(c.gep(start, [I64(k)]))) for k in range(3)]
+    with c.loop(0, c.inputs) as (i, _):
+        here = c.gep(weights, [c.sum((i, 9 * LANES))])
+        line = []
+        for column in range(3):
+            taps = [c.vector(here, (3 * k + column) * LANES) for k in range(3)]
+            total = c.times(taps[0], factors[0])
+            for tap, factor in zip(taps[1:], factors[1:], strict=True):
+                total = c.times_plus(tap, factor, total)
+            line.append(total)
+        for j, one in enumerate(kind.kernel):
+            c.store_vector(c.combined(one, line), u, c.sum((j, a_point), (i, LANES)))
 
 
-def _of_points(step: _Step, m: Sequence[Value]) -> list[Value]:
-    """The line of 4 pixels that has these 6 values at those points."""
-    p, q = step.plus(m[1], 1, m[2]), step.plus(m[1], -1, m[2])
-    r, s = step.plus(m[3], 1, m[4]), step.plus(m[3], -1, m[4])
-    return [
-        step.plus(step.plus(m[0], 1, p), 1, r),
-        step.plus(q, 2, s),
-        step.plus(p, 4, r),
-        step.plus(step.plus(m[5], 1, q), 8, s),
-    ]
+def _product(c: Code, rows: int, a: Value, weights: Value, y: Value) -> None:
+    """a [I/16,ROWS,16], of which so many rows, times weights [I,16] -> y [ROWS,16]."""
+    groups = c.sdiv(c.inputs, I64(LANES))
+    state = [*[c.constant(0)] * rows, a, weights]
+    with c.loop(0, groups, state=state) as (_, now):
+        with c.loop(0, LANES, state=now) as (_, inner):
+            *sums, here, w = inner
+            weight = c.vector(w)
+            for r in range(rows):
+                x = c.broadcast(c.load(c.gep(here, [I64(r * LANES)])))
+                inner[r] = c.times_plus(x, weight, sums[r])
+            inner[rows:] = [c.gep(here, [I64(1)]), c.gep(w, [I64(LANES)])]
+        now[:] = [*inner[:rows], c.gep(now[rows], [I64(ROWS * LANES)]), inner[-1]]
+    for r in range(rows):
+        c.store_vector(now[r], y, r * LANES)
 
 
-def _leaky(step: _Step, x: Value, slope: float, sign: Value | None = None) -> Value:
-    """By the sign of x itself, NaN staying NaN, or by another's, 0 counting as below it."""
-    if slope == 1:
-        return x
-    below = step.fmul(x, step.constant(slope)) if slope else step.constant(0)
-    if sign is not None:
-        return step.select(step.fcmp_ordered(">", sign, step.constant(0)), x, below)
-    return step.select(step.fcmp_ordered("<", x, step.constant(0)), below, x)
+def _put_together(
+    c: Code, kind: Kind, slope: float, m: Value, first: Value, mine: tuple[Value, Value]
+) -> None:
+    size, points = len(kind.after), len(kind.before)
+    pixels = c.array(size * size, F32.as_pointer())
+    noises, tile = c.array(size * size, F32), c.array(size * points, VECTOR)
+    beyond = c.floats(c.beyond, c.mul(c.thread, c.outputs))
+    most = c.number(c.clamp)
+    with _tiles(c, first, mine) as (picture, row, column, block, place):
+        for i in range(size):
+            for j in range(size):
+                y, x = c.sum((row, size), i), c.sum((column, size), j)
+                inside = c.and_(c.within(y, c.y_height), c.within(x, c.y_width))
+                at = c.sum((picture, c.y_picture), (y, c.y_row), (x, c.outputs))
+                c.store(c.select(inside, c.floats(c.y, at), beyond), pixels(i * size + j))
+                at = c.sum((picture, c.a_noise), (y, c.noise_row), (x, c.noise_pixel))
+                at = c.select(inside, at, I64(0))
+                c.store(c.load(c.floats(c.noise, at)), noises(i * size + j))
+        scales = c.floats(c.scale, c.mul(picture, c.a_scale))
+        source = c.gep(m, [c.sum((block, ROWS, c.outputs), place)])
+        with c.loop(0, c.outputs, LANES) as (channel, _):
+            for j in range(points):
+                line = [
+                    c.vector(source, c.sum((i * points + j, c.m_point), (channel, ROWS)))
+                    for i in range(points)
+                ]
+                for i, factors in enumerate(kind.after):
+                    c.store(c.combined(factors, line), tile(i * points + j))
+            scale, bias = c.vector(scales, channel), c.vector(c.floats(c.bias), channel)
+            for i in range(size):
+                line = [c.load(tile(i * points + j)) for j in range(points)]
+                for j, factors in enumerate(kind.after):
+                    k = i * size + j
+                    plus = c.plus(c.broadcast(c.load(noises(k))), bias)
+                    x = c.plus(c.times(c.combined(factors, line), scale), plus)
+                    x = c.clamped(c.leaky(x, slope), most)
+                    c.store_vector(x, c.load(pixels(k)), channel)
 
 
-def _clamped(step: _Step, x: Value, most: float | None) -> Value:
-    if most is None:
-        return x
-    for sign, beyond in ((">", most), ("<", -most)):
-        limit = step.constant(beyond)
-        x = step.select(step.fcmp_ordered(sign, x, limit), limit, x)
-    return x
-
-
-class _Step(ir.IRBuilder):  # type: ignore[misc]
-    """A function `step` of the address of its arguments, all int64, and what its code is made of.
-
-    The first arguments are: the address of the functions that tell which of how many threads this
-    is, and how many; the number of pictures; of tiles in each that are to be done, and the first of
-    them; tiles in a row; tiles that there is room for between two points; numbers from a picture to
-    the next and from row to row.
-    """
-
-    def __init__(self, more: int) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer()])
-        self._module = ir.Module()
-        step = ir.Function(self._module, kind, "step")
-        super().__init__(step.append_basic_block())
-        given = [self.load(self.gep(step.args[0], [I64(i)])) for i in range(9 + more)]
-        self._threads = given[:2]
-        self._pictures, self._count, self._first, self._across = given[2:6]
-        self.pitch, self.a_picture, self.a_row, *self.more = given[6:]
-
-    def code(self) -> str:
-        self.ret_void()
-        return str(self._module)
-
-    @contextmanager
-    def tiles(self) -> Iterator[tuple[Value, Value, Value, Value]]:
-        """This thread's: the picture, which of the tiles to be done, and its row and column."""
-        kind = ir.FunctionType(I32, []).as_pointer()
-        thread, threads = (
-            self.sext(self.call(self.inttoptr(address, kind), []), I64) for address in self._threads
-        )
-        total = self.sum((self._pictures, self._count))
-        start, stop = (
-            self.sdiv(self.mul(total, k), threads) for k in (thread, self.sum(thread, 1))
-        )
-        with self.loop(start, stop, 1) as item:
-            at = self.srem(item, self._count)
-            tile = self.sum(at, self._first)
-            yield (
-                self.sdiv(item, self._count),
-                at,
-                self.sdiv(tile, self._across),
-                self.srem(tile, self._across),
-            )
-
-    @contextmanager
-    def loop(self, start: Value, stop: Value, by: int) -> Iterator[Value]:
-        before = self.block
-        head, body, end = (self.append_basic_block() for _ in range(3))
-        self.branch(head)
-        self.position_at_end(head)
-        i = self.phi(I64)
-        i.add_incoming(start, before)
-        self.cbranch(self.icmp_signed("<", i, stop), body, end)
-        self.position_at_end(body)
-        yield i
-        i.add_incoming(self.add(i, I64(by)), self.block)
-        self.branch(head)
-        self.position_at_end(end)
-
-    def sum(self, *terms: Value | int | tuple[Value | int, ...]) -> Value:
-        """Of integers and of products of integers."""
-        products = (term if isinstance(term, tuple) else (term,) for term in terms)
-        values = ([I64(x) if isinstance(x, int) else x for x in product] for product in products)
-        return reduce(self.add, (reduce(self.mul, product) for product in values))
-
-    def within(self, i: Value, size: Value) -> Value:
-        return self.icmp_unsigned("<", i, size)  # below 0 is far above
-
-    def floats(self, address: Value, index: Value | None = None) -> Value:
-        """A pointer to float32."""
-        start = self.inttoptr(address, F32.as_pointer())
-        return self.gep(start, [index]) if index else start
-
-    def vector(self, floats: Value, index: Value | None = None) -> Value:
-        place = self.gep(floats, [index]) if index else floats
-        return self.load(self.bitcast(place, VECTOR.as_pointer()), align=4)
-
-    def store_vector(self, value: Value, floats: Value) -> None:
-        self.store(value, self.bitcast(floats, VECTOR.as_pointer()), align=4)
-
-    def array(self, size: int, kind: ir.Type) -> Callable[[int], Value]:
-        """On the thread's own stack: what gives the place of each."""
-        start = self.alloca(kind, size)
-        return lambda k: self.gep(start, [I64(k)])
-
-    def put(self, places: Callable[[int], Value], k: int, value: Value) -> None:
-        self.store(value, places(k))
-
-    def get(self, places: Callable[[int], Value], k: int) -> Value:
-        return self.load(places(k))
-
-    def constant(self, x: float) -> Value:
-        return ir.Constant(VECTOR, [x] * LANES)
-
-    def broadcast(self, x: Value) -> Value:
-        one = self.insert_element(ir.Constant(VECTOR, ir.Undefined), x, I32(0))
-        mask = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
-        return self.shuffle_vector(one, one, mask)
-
-    def plus(self, a: Value, factor: float, b: Value) -> Value:
-        """a + factor * b."""
-        if abs(factor) == 1:
-            return (self.fadd if factor > 0 else self.fsub)(a, b, flags=FLAGS)
-        return self.fadd(a, self.fmul(b, self.constant(factor), flags=FLAGS), flags=FLAGS)
+@contextmanager
+def _tiles(
+    c: Code, first: Value, mine: tuple[Value, Value]
+) -> Iterator[tuple[Value, Value, Value, Value, Value]]:
+    """Of each tile the picture, the row and the column in it, its block, and its place in that."""
+    with c.loop(*mine) as (item, _):
+        tile = c.add(first, item)
+        picture, rest = c.divided(tile, c.tiles)
+        block, place = c.divided(item, I64(ROWS))
+        yield picture, *c.divided(rest, c.across), block, c.mul(place, I64(LANES))

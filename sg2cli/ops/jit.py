@@ -1,0 +1,116 @@
+"""Code for a CPU that is compiled when it is first used, by LLVM, for the processor that is there.
+
+It runs in the threads of torch's OpenMP, as any others would compete with those.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from threading import Lock, local
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Argument = int | float | Tensor | None
+Step = Callable[..., None]
+
+LANES = 16  # numbers that are computed together
+LAST = torch.channels_last
+
+# Functions of OpenMP that the code itself calls: its first arguments.
+CALLED = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
+
+
+@lru_cache
+def openmp() -> ctypes.CDLL | None:
+    """That of torch's threads, if it can be called, and there is LLVM to make use of it."""
+    try:
+        import llvmlite.binding  # noqa: F401
+    except (ImportError, OSError):
+        return None
+    library = ctypes.CDLL(torch._C.__file__)
+    if not all(hasattr(library, name) for name in ("GOMP_parallel", *CALLED)):
+        return None
+    library.GOMP_parallel.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_uint,
+        ctypes.c_uint,
+    ]
+    library.GOMP_parallel.restype = None
+    return library
+
+
+_COMPILING = Lock()
+
+
+@lru_cache
+def compiled(build: Callable[..., tuple[str, Sequence[str]]], *how: Any) -> Step:
+    """The function `step` of what build(*how) gives: its code, and the names of its arguments.
+
+    It takes them by these names: numbers, float32 among them, and tensors, whose addresses it sees;
+    nothing checks that they are as large as the code expects.
+    """
+    import llvmlite.binding as llvm
+
+    library = openmp()
+    assert library
+    code, names = build(*how)
+    with _COMPILING:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        features = llvm.get_host_cpu_features().flatten()
+        target = llvm.Target.from_default_triple()
+        machine = target.create_target_machine(llvm.get_host_cpu_name(), features, opt=2)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(code), machine)
+        engine.finalize_object()
+    address = engine.get_function_address("step")
+    called = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in CALLED]
+
+    def run(engine: Any = engine, **given: Argument) -> None:
+        """The engine has the code: it stays as long."""
+        told = array("q", called)
+        told.extend(_number(given.pop(name)) for name in names)
+        assert not given, given
+        library.GOMP_parallel(address, told.buffer_info()[0], torch.get_num_threads(), 0)
+
+    return run
+
+
+def _number(argument: Argument) -> int:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    if isinstance(argument, float):
+        return int(struct.unpack("i", struct.pack("f", argument))[0])
+    return argument or 0
+
+
+_SCRATCH = local()
+
+
+def scratch(name: str, numbers: int) -> Tensor:
+    """Memory of this thread's: the same each time, so that it stays in the cache."""
+    known: Tensor | None = getattr(_SCRATCH, name, None)
+    if known is None or known.numel() < numbers:
+        with torch.inference_mode(False):  # to do for gradients, too
+            known = torch.zeros(numbers)
+        setattr(_SCRATCH, name, known)
+    return known
+
+
+@lru_cache(maxsize=64)
+def filled(value: float, numbers: int) -> Tensor:
+    """For arguments that are not there."""
+    with torch.inference_mode(False):
+        return torch.full((numbers,), float(value))
+
+
+def map_of(name: str, t: Tensor) -> dict[str, Argument]:
+    """The arguments of one [N,C,H,W], of which every row is in channels_last."""
+    assert t.stride(1) == 1 and (t.shape[3] == 1 or t.stride(3) == t.shape[1]), t.stride()
+    return {name: t, f"{name}_picture": t.stride(0), f"{name}_row": t.stride(2)}

@@ -1,0 +1,144 @@
+"""What `sg2cli.ops.styled_conv_cpu` does beside its convolutions, as code for LLVM.
+
+Everything is in channels_last, and computed in vectors of channels.
+"""
+
+from __future__ import annotations
+
+from sg2cli.ops.jit_code import I64, LANES, VECTOR, Code, Value
+
+STRIP = 64  # pixels of a row that are done together, for all channels: they stay in the cache
+TAPS = 4  # of a filter
+
+FILTER = (
+    "pictures channels taps t t_picture t_row t_height t_width top left outside"
+    " y y_picture y_row y_height y_width beyond scale a_scale bias"
+    " noise a_noise noise_row noise_pixel clamp"
+).split()
+SUMS = (
+    "pictures channels height width dy dy_picture dy_row y y_picture y_row out out_picture out_row"
+    " factor a_factor sums noise a_noise noise_row noise_pixel dnoise clamp"
+).split()
+
+
+def filtered(slope: float) -> tuple[str, list[str]]:
+    """A filter in both directions, and what comes after a convolution.
+
+    t [N,C,.,.] -> y [N,C,H,W] of y[i,j] = sum of taps[k] taps[l] t[i + k + top, j + l + left];
+    outside: zeros for what lies beyond t; beyond: numbers of each thread's to be lost. Two rows
+    are made at once, column by column.
+    """
+    c = Code(FILTER)
+    most = c.number(c.clamp)
+    taps = [c.broadcast(c.load(c.floats(c.taps, I64(k)))) for k in range(TAPS)]
+    lost = c.floats(c.beyond, c.mul(c.thread, c.channels))
+    outside = c.floats(c.outside)
+    pairs, strips = c.rounded_up(c.y_height, 2), c.rounded_up(c.y_width, STRIP)
+    with c.loop(*c.share(c.sum((c.pictures, pairs, strips)), c.thread, c.threads)) as (item, _):
+        picture, rest = c.divided(item, c.mul(pairs, strips))
+        pair, strip = c.divided(rest, strips)
+        start = c.mul(strip, I64(STRIP))
+        stop = c.least(c.sum(start, STRIP), c.y_width)
+        lines, results, noises = [], [], []
+        for i in range(TAPS + 1):
+            row = c.sum((pair, 2), c.top, i)
+            inside = c.within(row, c.t_height)
+            here = c.floats(c.t, c.sum((picture, c.t_picture), (row, c.t_row)))
+            lines.append((c.select(inside, here, outside), c.select(inside, c.channels, I64(0))))
+        for i in range(2):
+            row = c.sum((pair, 2), i)
+            inside = c.within(row, c.y_height)
+            here = c.floats(c.y, c.sum((picture, c.y_picture), (row, c.y_row)))
+            results.append((c.select(inside, here, lost), c.select(inside, c.channels, I64(0))))
+            row = c.select(inside, row, I64(0))
+            noises.append(c.floats(c.noise, c.sum((picture, c.a_noise), (row, c.noise_row))))
+        scales = c.floats(c.scale, c.mul(picture, c.a_scale))
+        with c.loop(0, c.channels, LANES) as (channel, _):
+            scale, bias = c.vector(scales, channel), c.vector(c.floats(c.bias), channel)
+
+            def columns(j: Value) -> list[Value]:
+                """Of both rows the sums over a column of t."""
+                j = c.add(j, c.left)
+                inside = c.within(j, c.t_width)
+                values = []
+                for line, step in lines:  # noqa: B023
+                    here = c.select(inside, c.gep(line, [c.mul(j, step)]), outside)
+                    values.append(c.vector(here, channel))  # noqa: B023
+                return [_weighed(c, taps, values[i:]) for i in range(2)]
+
+            before = [columns(c.sum(start, k)) for k in range(TAPS - 1)]
+            state = [value for pair_of_them in before for value in pair_of_them]
+            with c.loop(start, stop, state=state) as (j, now):
+                now += columns(c.sum(j, TAPS - 1))
+                for i, ((result, step), noise) in enumerate(zip(results, noises, strict=True)):
+                    x = _weighed(c, taps, now[i::2])
+                    plus = c.broadcast(c.load(c.gep(noise, [c.mul(j, c.noise_pixel)])))
+                    x = c.plus(c.times(x, scale), c.plus(plus, bias))
+                    x = c.clamped(c.leaky(x, slope), most)
+                    c.store_vector(x, c.gep(result, [c.mul(j, step)]), channel)
+                del now[:2]
+    return str(c), FILTER
+
+
+def _weighed(c: Code, factors: list[Value], values: list[Value]) -> Value:
+    total = c.times(values[0], factors[0])
+    for factor, value in zip(factors[1:], values[1:]):
+        total = c.times_plus(value, factor, total)
+    return total
+
+
+def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
+    """The gradient dy [N,C,H,W] of y, the result of a leaky ReLU and a clamp, to that before them.
+
+    With d the gradient behind the clamp, and e that behind both: out = e * factor, and of each row
+    of each picture the sums over d * y and, if all are asked for, e and e * noise: sums [N,H,3,C];
+    dnoise [N,H,W], e's sum over channels. What is not finite in y stays in its channel.
+    """
+    c = Code(SUMS)
+    most = c.number(c.clamp)
+    least = c.fsub(c.constant(0), most)
+    pixels = c.array(STRIP, VECTOR)
+    count = 3 if all_of_them else 1
+    with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
+        picture, row = c.divided(item, c.height)
+        dy, y, out = (
+            c.floats(start, c.sum((picture, a_picture), (row, a_row)))
+            for start, a_picture, a_row in (
+                (c.dy, c.dy_picture, c.dy_row),
+                (c.y, c.y_picture, c.y_row),
+                (c.out, c.out_picture, c.out_row),
+            )
+        )
+        factors = c.floats(c.factor, c.mul(picture, c.a_factor))
+        totals = c.floats(c.sums, c.sum((item, 3, c.channels)))
+        noise = c.floats(c.noise, c.sum((picture, c.a_noise), (row, c.noise_row)))
+        with c.loop(0, c.width, STRIP) as (start, _):
+            stop = c.least(c.sum(start, STRIP), c.width)
+            if all_of_them:
+                for k in range(STRIP):
+                    c.store(c.constant(0), pixels(k))
+            with c.loop(0, c.channels, LANES) as (channel, _):
+                factor = c.vector(factors, channel)
+                places = [c.sum((k, c.channels), channel) for k in range(count)]
+                so_far = [c.vector(totals, place) for place in places]
+                with c.loop(start, stop, state=so_far) as (j, now):
+                    here = c.sum((j, c.channels), channel)
+                    d, value = c.vector(dy, here), c.vector(y, here)
+                    for sign, limit in ((">=", most), ("<=", least)):
+                        d = c.select(c.fcmp_ordered(sign, value, limit), c.constant(0), d)
+                    now[0] = c.times_plus(d, value, now[0])
+                    d = c.leaky(d, slope, value)
+                    if all_of_them:
+                        at = c.gep(noise, [c.mul(j, c.noise_pixel)])
+                        now[1] = c.plus(now[1], d)
+                        now[2] = c.times_plus(d, c.broadcast(c.load(at)), now[2])
+                        pixel = pixels(c.sub(j, start))
+                        c.store(c.plus(c.load(pixel), d), pixel)
+                    c.store_vector(c.times(d, factor), out, here)
+                for place, total in zip(places, now, strict=True):
+                    c.store_vector(total, totals, place)
+            if all_of_them:
+                with c.loop(start, stop) as (j, _):
+                    at = c.sum((item, c.width), j)
+                    c.store(c.added(c.load(pixels(c.sub(j, start)))), c.floats(c.dnoise, at))
+    return str(c), SUMS
