@@ -201,9 +201,8 @@ def convolve(
     most = -(-n * tiles // chunks)
     together = _rows_together()
     full = -(-most // together) * together
-    # Were its size a power of two, the points of a tile would compete for places in the cache.
-    v_point, m_point = (full * channels + LANES for channels in (inputs, outputs))
-    room = points * points * (threads if alone else 1)
+    v_room, m_room = (points * points * full * channels for channels in (inputs, outputs))
+    users = threads if alone else 1
     own_styles, a_style = per_picture(styles, jit.filled(1, inputs))
     jit.compiled(_code, kind, slope, after.slope)(
         alone=int(alone),
@@ -223,11 +222,11 @@ def convolve(
         signs=signs,
         kernel=_tensor(kind.kernel),
         weights=weights,
-        v=jit.scratch("v", room * v_point),
-        v_point=v_point,
+        v=jit.scratch("v", users * v_room),
+        v_room=v_room,
         u=jit.scratch("u", threads * points * inputs * LANES),
-        m=jit.scratch("m", room * m_point),
-        m_point=m_point,
+        m=jit.scratch("m", users * m_room),
+        m_room=m_room,
         **jit.map_of("y", out),
         outputs=outputs,
         y_height=count,

@@ -3,8 +3,8 @@
 A thread takes its share of the tiles, some at a time, through three steps: apart, times the
 weights, and together. x and the result are touched but once. Channels are computed in vectors.
 
-What lies between the steps is kept in blocks of tiles, [points, blocks, channels / 16, ROWS, 16],
-in which a product of matrices finds all it needs in a line.
+What lies between the steps is kept in blocks of tiles, [blocks, channels / 16, points, ROWS, 16]:
+so what a step reads or writes is never far apart.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FEWER = ROWS // 3
 NAMES = (
     "alone pictures tiles across chunks most"
     " x x_picture x_row inputs height width top outside styles a_style signs"
-    " kernel weights v v_point u m m_point"
+    " kernel weights v v_room u m m_room"
     " y y_picture y_row outputs y_height y_width beyond scale a_scale bias"
     " noise a_noise noise_row noise_pixel clamp"
 ).split()
@@ -49,8 +49,8 @@ def convolution(kind: Kind, slope: float, slope_after: float) -> str:
     by, parts = c.select(alone, c.threads, one), c.select(alone, one, c.threads)
     points = len(kind.before)
     v, m = (
-        c.floats(start, c.sum((own, points * points, point)))
-        for start, point in ((c.v, c.v_point), (c.m, c.m_point))
+        c.floats(start, c.sum((own, room)))
+        for start, room in ((c.v, c.v_room), (c.m, c.m_room))
     )
     u = c.floats(c.u, c.sum((c.thread, points * LANES, c.inputs)))
     total = c.mul(c.pictures, c.tiles)
@@ -76,33 +76,33 @@ def _take_apart(
     tile = c.array(points * side, VECTOR)
     with _tiles(c, first, mine) as (picture, row, column, block, place):
         top, left = c.sum(c.top, (row, kind.step)), c.sum((column, kind.step), kind.first)
-        for i in range(side):
-            for j in range(side):
-                k = i * side + j
-                y, x = c.sum(top, i), c.sum(left, j)
-                inside = c.and_(c.within(y, c.height), c.within(x, c.width))
-                at = c.sum((picture, c.x_picture), (y, c.x_row), (x, c.inputs))
-                for places, start in ((pixels, c.x), (signs, c.signs))[: 1 + (slope != 1)]:
-                    there = c.select(inside, c.floats(start, at), c.floats(c.outside))
-                    c.store(there, places(k))
+        with c.loop(0, side) as (i, _), c.loop(0, side) as (j, _):
+            y, x = c.sum(top, i), c.sum(left, j)
+            inside = c.and_(c.within(y, c.height), c.within(x, c.width))
+            at = c.sum((picture, c.x_picture), (y, c.x_row), (x, c.inputs))
+            for places, start in ((pixels, c.x), (signs, c.signs))[: 1 + (slope != 1)]:
+                there = c.select(inside, c.floats(start, at), c.floats(c.outside))
+                c.store(there, places(c.sum((i, side), j)))
         styles = c.floats(c.styles, c.mul(picture, c.a_style))
-        target = c.gep(v, [c.sum((block, ROWS, c.inputs), place)])
+        target = c.gep(v, [c.sum((block, points * points * ROWS, c.inputs), place)])
         with c.loop(0, c.inputs, LANES) as (channel, _):
             style = c.vector(styles, channel)
-            for j in range(side):
+            with c.loop(0, side) as (j, _):
                 line = []
-                for k in range(j, side * side, side):
+                for i in range(side):
+                    k = c.sum(j, i * side)
                     x = c.vector(c.load(pixels(k)), channel)
                     if slope != 1:
                         x = c.leaky(x, slope, c.vector(c.load(signs(k)), channel))
                     line.append(c.times(x, style))
                 for i, factors in enumerate(kind.before):
-                    c.store(c.combined(factors, line), tile(i * side + j))
-            for i in range(points):
-                line = [c.load(tile(i * side + j)) for j in range(side)]
+                    c.store(c.combined(factors, line), tile(c.sum(j, i * side)))
+            here = c.gep(target, [c.sum((channel, points * points * ROWS))])
+            with c.loop(0, points) as (i, _):
+                line = [c.load(tile(c.sum((i, side), j))) for j in range(side)]
                 for j, factors in enumerate(kind.before):
-                    at = c.sum(((i * points + j), c.v_point), (channel, ROWS))
-                    c.store_vector(c.combined(factors, line), target, at)
+                    at = c.sum((c.sum((i, points), j), ROWS * LANES))
+                    c.store_vector(c.combined(factors, line), here, at)
 
 
 def _multiply(
@@ -113,25 +113,26 @@ def _multiply(
     panels = c.sdiv(c.outputs, I64(LANES))
     full, a_panel = c.sdiv(count, I64(ROWS)), c.mul(c.inputs, I64(LANES))
     with c.loop(*c.share(c.mul(I64(points), panels), part, parts)) as (item, _):
-        row, panel = c.sdiv(item, panels), c.srem(item, panels)
+        row, panel = c.divided(item, panels)
         _weights(c, kind, row, c.floats(c.weights, c.sum((panel, 9, a_panel))), u)
         with c.loop(0, points) as (column, _):
             point = c.sum((row, points), column)
-            left, right = c.gep(v, [c.mul(point, c.v_point)]), c.gep(u, [c.mul(column, a_panel)])
-            result = c.gep(m, [c.sum((point, c.m_point), (panel, ROWS * LANES))])
+            left = c.gep(v, [c.mul(point, I64(ROWS * LANES))])
+            right = c.gep(u, [c.mul(column, a_panel)])
+            result = c.gep(m, [c.sum((c.sum((panel, points * points), point), ROWS * LANES))])
             with c.loop(0, full) as (block, _):
                 a, y = (
-                    c.gep(start, [c.sum((block, ROWS, channels))])
+                    c.gep(start, [c.sum((block, points * points * ROWS, channels))])
                     for start, channels in ((left, c.inputs), (result, c.outputs))
                 )
-                _product(c, ROWS, a, right, y)
+                _product(c, kind, ROWS, a, right, y)
             with c.loop(c.mul(full, I64(ROWS)), count, FEWER) as (tile, _):
                 over = c.sum((c.srem(tile, I64(ROWS)), LANES))
                 a, y = (
-                    c.gep(start, [c.sum((full, ROWS, channels), over)])
+                    c.gep(start, [c.sum((full, points * points * ROWS, channels), over)])
                     for start, channels in ((left, c.inputs), (result, c.outputs))
                 )
-                _product(c, FEWER, a, right, y)
+                _product(c, kind, FEWER, a, right, y)
 
 
 def _weights(c: Code, kind: Kind, row: Value, weights: Value, u: Value) -> None:
@@ -152,7 +153,7 @@ def _weights(c: Code, kind: Kind, row: Value, weights: Value, u: Value) -> None:
             c.store_vector(c.combined(one, line), u, c.sum((j, a_point), (i, LANES)))
 
 
-def _product(c: Code, rows: int, a: Value, weights: Value, y: Value) -> None:
+def _product(c: Code, kind: Kind, rows: int, a: Value, weights: Value, y: Value) -> None:
     """a [I/16,ROWS,16], of which so many rows, times weights [I,16] -> y [ROWS,16]."""
     groups = c.sdiv(c.inputs, I64(LANES))
     state = [*[c.constant(0)] * rows, a, weights]
@@ -164,7 +165,7 @@ def _product(c: Code, rows: int, a: Value, weights: Value, y: Value) -> None:
                 x = c.broadcast(c.load(c.gep(here, [I64(r * LANES)])))
                 inner[r] = c.times_plus(x, weight, sums[r])
             inner[rows:] = [c.gep(here, [I64(1)]), c.gep(w, [I64(LANES)])]
-        now[:] = [*inner[:rows], c.gep(now[rows], [I64(ROWS * LANES)]), inner[-1]]
+        now[:] = [*inner[:rows], c.gep(now[rows], [I64(len(kind.before) ** 2 * ROWS * LANES)]), inner[-1]]
     for r in range(rows):
         c.store_vector(now[r], y, r * LANES)
 
@@ -178,30 +179,28 @@ def _put_together(
     beyond = c.floats(c.beyond, c.mul(c.thread, c.outputs))
     most = c.number(c.clamp)
     with _tiles(c, first, mine) as (picture, row, column, block, place):
-        for i in range(size):
-            for j in range(size):
-                y, x = c.sum((row, size), i), c.sum((column, size), j)
-                inside = c.and_(c.within(y, c.y_height), c.within(x, c.y_width))
-                at = c.sum((picture, c.y_picture), (y, c.y_row), (x, c.outputs))
-                c.store(c.select(inside, c.floats(c.y, at), beyond), pixels(i * size + j))
-                at = c.sum((picture, c.a_noise), (y, c.noise_row), (x, c.noise_pixel))
-                at = c.select(inside, at, I64(0))
-                c.store(c.load(c.floats(c.noise, at)), noises(i * size + j))
+        with c.loop(0, size) as (i, _), c.loop(0, size) as (j, _):
+            k, y, x = c.sum((i, size), j), c.sum((row, size), i), c.sum((column, size), j)
+            inside = c.and_(c.within(y, c.y_height), c.within(x, c.y_width))
+            at = c.sum((picture, c.y_picture), (y, c.y_row), (x, c.outputs))
+            c.store(c.select(inside, c.floats(c.y, at), beyond), pixels(k))
+            at = c.sum((picture, c.a_noise), (y, c.noise_row), (x, c.noise_pixel))
+            at = c.select(inside, at, I64(0))
+            c.store(c.load(c.floats(c.noise, at)), noises(k))
         scales = c.floats(c.scale, c.mul(picture, c.a_scale))
-        source = c.gep(m, [c.sum((block, ROWS, c.outputs), place)])
+        source = c.gep(m, [c.sum((block, points * points * ROWS, c.outputs), place)])
         with c.loop(0, c.outputs, LANES) as (channel, _):
-            for j in range(points):
-                line = [
-                    c.vector(source, c.sum((i * points + j, c.m_point), (channel, ROWS)))
-                    for i in range(points)
-                ]
+            here = c.gep(source, [c.sum((channel, points * points * ROWS))])
+            with c.loop(0, points) as (j, _):
+                places = (c.sum((c.sum(j, i * points), ROWS * LANES)) for i in range(points))
+                line = [c.vector(here, place) for place in places]
                 for i, factors in enumerate(kind.after):
-                    c.store(c.combined(factors, line), tile(i * points + j))
+                    c.store(c.combined(factors, line), tile(c.sum(j, i * points)))
             scale, bias = c.vector(scales, channel), c.vector(c.floats(c.bias), channel)
-            for i in range(size):
-                line = [c.load(tile(i * points + j)) for j in range(points)]
+            with c.loop(0, size) as (i, _):
+                line = [c.load(tile(c.sum((i, points), j))) for j in range(points)]
                 for j, factors in enumerate(kind.after):
-                    k = i * size + j
+                    k = c.sum((i, size), j)
                     plus = c.plus(c.broadcast(c.load(noises(k))), bias)
                     x = c.plus(c.times(c.combined(factors, line), scale), plus)
                     x = c.clamped(c.leaky(x, slope), most)
