@@ -13,7 +13,7 @@ from networks import relative
 from sg2cli.ops import conv2d, jit, winograd
 from sg2cli.ops.conv2d import conv3x3
 from sg2cli.ops.jit import LAST
-from sg2cli.ops.winograd import DOWN, PLAIN, UP, After, convolve
+from sg2cli.ops.winograd import DOWN, PLAIN, UPS, After, convolve
 
 # N, I, O, H, W: few pixels; few channels; an odd number of rows; one picture; batches; long rows.
 SHAPES = [
@@ -81,21 +81,21 @@ def test_any_layout(randn: Any, layout: torch.memory_format) -> None:
     assert relative(found, expected) < 2e-5
 
 
-@pytest.mark.parametrize("kind", [PLAIN, UP, DOWN], ids=["plain", "up", "down"])
+@pytest.mark.parametrize("kind", [PLAIN, *UPS, DOWN], ids=["plain", "up", "up-closed", "down"])
 @pytest.mark.parametrize("n", [1, 40])
 def test_rows_of_it(randn: Any, kind: Any, n: int) -> None:
     """Of each kind, where the threads share the tiles of few pictures, and where they need not."""
     x, weight = randn(n, 64, 25, 9), randn(48, 64, 3, 3)
     if kind is PLAIN:
         whole = F.conv2d(x, weight, padding=1)
-    elif kind is UP:
+    elif kind in UPS:
         whole = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     else:
         whole = F.conv2d(x, weight, stride=2)
-    packed, single = winograd.packed(weight.float()), x.float().contiguous(memory_format=LAST)
+    single = x.float().contiguous(memory_format=LAST)
     height, width = whole.shape[2:]
     for rows in (slice(0, 8), slice(4, 8), slice(2, 9), slice(6, height), slice(4, 5)):
-        found = convolve(kind, single, packed, rows, width)
+        found = convolve(kind, single, weight.float(), rows, width)
         assert relative(found, whole[:, :, rows]) < 2e-5
 
 
@@ -159,8 +159,8 @@ def test_what_is_not_finite_stays_so_and_in_its_picture(randn: Any, bad: float) 
     x, weight = randn(3, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
     x[1, 5, 7, 7] = bad
     after = After(bias=randn(32).float(), slope=0, clamp=2)
-    x, packed = x.to(memory_format=LAST), winograd.packed(weight)
-    found = convolve(PLAIN, x, packed, slice(0, 16), 16, after=after).isnan()
+    x = x.to(memory_format=LAST)
+    found = convolve(PLAIN, x, weight, slice(0, 16), 16, after=after).isnan()
     assert found[1, :, 6:9, 6:9].all() or bad == float("inf")  # which may be clamped
     assert not found[::2].any()
 

@@ -40,7 +40,7 @@ class _Conv3x3(torch.autograd.Function):
             bias = _padded(bias, 0)
         rows, after = slice(0, x.shape[2]), After(bias=bias, slope=slope)
         x = _padded(x, 1).contiguous(memory_format=LAST)
-        y = convolve(PLAIN, x, kept(weight, winograd.packed), rows, x.shape[3], after=after)
+        y = convolve(PLAIN, x, kept(weight, _all_padded), rows, x.shape[3], after=after)
         ctx.save_for_backward(weight, None if slope == 1 else y)  # of x nothing
         ctx.slope = slope
         return y[:, : len(weight)]
@@ -51,9 +51,13 @@ class _Conv3x3(torch.autograd.Function):
         weight, y = ctx.saved_tensors
         rows, width = slice(0, grad.shape[2]), grad.shape[3]
         grad = _padded(grad, 1).contiguous(memory_format=LAST)
-        weights = kept(weight, winograd.packed_back)
-        dx = convolve(PLAIN, grad, weights, rows, width, signs=y, slope=ctx.slope)
+        back = kept(weight, _all_padded).transpose(0, 1)
+        dx = convolve(PLAIN, grad, back, rows, width, signs=y, slope=ctx.slope, turned=True)
         return dx[:, : weight.shape[1]], None, None, None
+
+
+def _all_padded(weight: Tensor) -> Tensor:
+    return _padded(_padded(weight, 0), 1)
 
 
 def _padded(t: Tensor, dim: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from sg2cli.ops import jit, winograd
 from sg2cli.ops.conv2d import energy, kept
 from sg2cli.ops.gradients import first_order
-from sg2cli.ops.winograd import DOWN, LAST, NOTHING, PLAIN, UP, After, convolve, per_picture
+from sg2cli.ops.winograd import DOWN, LAST, NOTHING, PLAIN, After, convolve, per_picture
 from sg2cli.settings import ResampleFilter
 
 BAND = 1 << 21  # numbers, 8 MiB: a few such maps stay in a cache of 32 MiB
@@ -142,9 +142,8 @@ def _layer(
 ) -> Tensor:
     """Rows of the result, and what comes after them."""
     n, _, h, w = x.shape
-    weights = kept(weight, winograd.packed)
     if not taps:
-        return convolve(PLAIN, x, weights, rows, w, styles, after, out)
+        return convolve(PLAIN, x, weight, rows, w, styles, after, out)
     outputs, size = len(weight), 2 * w + 1
     if out is None:
         out = torch.empty((n, outputs, rows.stop - rows.start, 2 * w), memory_format=LAST)
@@ -153,7 +152,8 @@ def _layer(
         top, bottom = rows.start + band.start, rows.start + band.stop
         seen = slice(max(top - 1, 0) // 2 * 2, min(bottom + 2, 2 * h + 1))
         t = _room("upsampled", x[some], outputs, seen, size)
-        convolve(UP, x[some], weights, seen, size, styles[some], out=t)
+        kind = winograd.up(seen.stop - seen.start, size)
+        convolve(kind, x[some], weight, seen, size, styles[some], out=t)
         _filter(t, _kernel(taps), top - seen.start - 1, -1, after.of(some, band), out[some, :, band])
     return out
 
@@ -163,17 +163,17 @@ def _convolution_back(
 ) -> Tensor:
     """The gradient of styles * x: of that of the convolution's result times scale."""
     n, outputs, h, w = d.shape
+    weight = weight.transpose(0, 1)
     if not taps:
-        weights = kept(weight, winograd.packed_back)
-        return convolve(PLAIN, d, weights, slice(0, h), w, scale)
-    weights, kernel = kept(weight, winograd.packed_down), _kernel(taps).flip(0)
-    dx = torch.empty((n, weight.shape[1], h // 2, w // 2), memory_format=LAST)
+        return convolve(PLAIN, d, weight, slice(0, h), w, scale, turned=True)
+    kernel = _kernel(taps).flip(0)
+    dx = torch.empty((n, len(weight), h // 2, w // 2), memory_format=LAST)
     for some, band in _bands(n, h // 2, 2 * outputs * w):
         seen = slice(2 * band.start, 2 * band.stop + 1)
         t = _room("upsampled", d[some], outputs, seen, w + 1)
         _filter(d[some], kernel, seen.start - 2, -2, NOTHING, t)
         rows = slice(0, band.stop - band.start)
-        convolve(DOWN, t, weights, rows, w // 2, scale[some], out=dx[some, :, band])
+        convolve(DOWN, t, weight, rows, w // 2, scale[some], out=dx[some, :, band])
     return dx
 
 

@@ -16,7 +16,6 @@ from math import prod
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sg2cli.ops import jit
@@ -25,6 +24,8 @@ from sg2cli.ops.jit import LANES, LAST, Argument
 # Tiles that a thread multiplies together: as many as stay in the cache with all their channels, but
 # not so few that it takes longer to take the weights apart.
 NUMBERS, LEAST_TILES = 1 << 13, 72
+
+TILE = 4  # pixels a side, of the smaller of x and the result
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -40,6 +41,11 @@ class Kind(NamedTuple):
     after: Matrix  # [pixels of the result, points]
     step: int  # pixels of x from one tile to the next
     first: int  # pixel of x in a tile, from where the tile begins
+    made: int  # pixels of the result from one tile to the next; the last tile may have one more
+
+    def tiles(self, pixels: int) -> int:
+        """That so many pixels of the result take."""
+        return -(-max(pixels - (len(self.after) - self.made), 1) // self.made)
 
 
 class After(NamedTuple):
@@ -118,46 +124,55 @@ def _matrix(rows: Sequence[Sequence[Fraction | int]]) -> Matrix:
 
 def _plain() -> Kind:
     """F(4,3): y[j] = sum of w[k] x[j + k - 1]."""
-    return Kind(*_toom_cook((0, 1, -1, 2, -2), 3), step=4, first=-1)
+    return Kind(*_toom_cook((0, 1, -1, 2, -2), 3), step=TILE, first=-1, made=TILE)
 
 
-def _up() -> Kind:
-    """Zeros inserted: y[2j] = w[0] x[j] + w[2] x[j - 1], which is F(4,2), and y[2j+1] = w[1] x[j].
+def _up(points: Sequence[int]) -> Kind:
+    """Zeros inserted: y[2j] = w[0] x[j] + w[2] x[j - 1], which is F(.,2), y[2j + 1] = w[1] x[j].
 
     The result has a pixel more than twice those of x.
     """
-    before, kernel, after = _toom_cook((0, 1, -1, 2), 2)
-    size = len(before)
-    own = [tuple(float(k == j) for k in range(size)) for j in range(1, size)]
-    pairs = [
-        ((*row, *[0.0] * (size - 1)), (*[0.0] * size, *one[1:]))
-        for row, one in zip(after, own, strict=True)
-    ]
+    before, kernel, after = _toom_cook(points, 2)
+    even = [(*row, *_unit(None, TILE)) for row in after]
+    odd = [(*_unit(None, len(before)), *_unit(j, TILE)) for j in range(TILE)]
+    rows = [even[k // 2] if k % 2 == 0 else odd[k // 2] for k in range(len(even) + TILE)]
     return Kind(
-        before=(*before, *own),
-        kernel=(*((b, 0.0, a) for a, b in kernel), *[(0.0, 1.0, 0.0)] * (size - 1)),
-        after=tuple(row for pair in pairs for row in pair),
-        step=4,
+        before=(*before, *(_unit(j + 1, len(before)) for j in range(TILE))),
+        kernel=(*((b, 0.0, a) for a, b in kernel), *[_unit(1, 3)] * TILE),
+        after=tuple(rows),
+        step=TILE,
         first=-1,
+        made=2 * TILE,
     )
 
 
 def _down() -> Kind:
     """The gradient of x in `_up`: y[j] = w[0] x[2j] + w[2] x[2j + 2] + w[1] x[2j + 1]."""
     before, kernel, after = _toom_cook((0, 1, -1, 2), 2)
-    size = len(before)
-    even = [tuple(x for pair in zip(row, [0.0] * size) for x in pair)[:-1] for row in before]
-    odd = [tuple(float(k == 2 * j + 1) for k in range(2 * size - 1)) for j in range(size - 1)]
+    side = 2 * len(before) - 1
+    spread = [tuple(row[k // 2] if k % 2 == 0 else 0.0 for k in range(side)) for row in before]
     return Kind(
-        before=(*even, *odd),
-        kernel=(*((a, 0.0, b) for a, b in kernel), *[(0.0, 1.0, 0.0)] * (size - 1)),
-        after=tuple((*row, *(float(k == j) for k in range(size - 1))) for j, row in enumerate(after)),
-        step=8,
+        before=(*spread, *(_unit(2 * j + 1, side) for j in range(TILE))),
+        kernel=(*((a, 0.0, b) for a, b in kernel), *[_unit(1, 3)] * TILE),
+        after=tuple((*row, *_unit(j, TILE)) for j, row in enumerate(after)),
+        step=2 * TILE,
         first=0,
+        made=TILE,
     )
 
 
-PLAIN, UP, DOWN = _plain(), _up(), _down()
+def _unit(place: int | None, size: int) -> tuple[float, ...]:
+    return tuple(float(k == place) for k in range(size))
+
+
+PLAIN, DOWN = _plain(), _down()
+UPS = _up((0, 1, -1, 2)), _up((0, 1, -1, 2, -2))
+
+
+def up(rows: int, width: int) -> Kind:
+    """What makes so many pixels of them with the fewest products: the second has more in a tile,
+    but no tiles for the last row and column alone."""
+    return min(UPS, key=lambda kind: len(kind.before) ** 2 * kind.tiles(rows) * kind.tiles(width))
 
 
 def serves(inputs: int, outputs: int) -> bool:
@@ -168,7 +183,7 @@ def serves(inputs: int, outputs: int) -> bool:
 def convolve(
     kind: Kind,
     x: Tensor,
-    weights: Tensor,
+    weight: Tensor,
     rows: slice,
     width: int,
     styles: Tensor | None = None,
@@ -176,23 +191,24 @@ def convolve(
     out: Tensor | None = None,
     signs: Tensor | None = None,
     slope: float = 1.0,
+    turned: bool = False,
 ) -> Tensor:
     """Rows of the convolution of styles * x, and what comes after it.
 
-    x [N,I,H,W] in float32, of which each row is in channels_last; weights by `packed`; styles
-    [N,I]. Where signs, which lie as x does, are not above 0, the slope multiplies x. -> [N,O,rows,
-    width], in `out` if that is given, which is in channels_last likewise. A picture comes out the
-    same in any batch, on any number of threads.
+    x [N,I,H,W] in float32, of which each row is in channels_last; weight [O,I,3,3], which may be
+    turned by 180 degrees; styles [N,I]. Where signs, which lie as x does, are not above 0, the
+    slope multiplies x. -> [N,O,rows,width], in `out` if that is given, which is in channels_last
+    likewise. A picture comes out the same in any batch, on any number of threads.
     """
     n, inputs, height, _ = x.shape
-    outputs, count = len(weights) * LANES, rows.stop - rows.start
+    outputs, count = len(weight), rows.stop - rows.start
     if out is None:
         out = torch.empty((n, outputs, count, width), memory_format=LAST)
     assert signs is None or signs.stride() == x.stride()
-    points, made = len(kind.before), len(kind.after)
+    points, made = len(kind.before), kind.made
     assert rows.start * kind.step % made == 0
-    across = -(-width // made)
-    tiles = -(-count // made) * across
+    across = kind.tiles(width)
+    tiles = kind.tiles(count) * across
     # Each thread for itself, or, where there are few tiles, all of them at the same ones.
     threads = torch.get_num_threads()
     alone = n * tiles >= threads * LEAST_TILES
@@ -203,6 +219,7 @@ def convolve(
     full = -(-most // together) * together
     v_room, m_room = (points * points * full * channels for channels in (inputs, outputs))
     users = threads if alone else 1
+    taps = weight.stride()[2:]
     own_styles, a_style = per_picture(styles, jit.filled(1, inputs))
     jit.compiled(_code, kind, slope, after.slope)(
         alone=int(alone),
@@ -221,7 +238,12 @@ def convolve(
         a_style=a_style,
         signs=signs,
         kernel=_tensor(kind.kernel),
-        weights=weights,
+        weight=weight.data_ptr() + 4 * sum(2 * step for step in taps if turned),
+        w_output=weight.stride(0),
+        w_input=weight.stride(1),
+        w_row=-taps[0] if turned else taps[0],
+        w_column=-taps[1] if turned else taps[1],
+        w=jit.scratch("w", weight.numel()),
         v=jit.scratch("v", users * v_room),
         v_room=v_room,
         u=jit.scratch("u", threads * points * inputs * LANES),
@@ -254,20 +276,3 @@ def _rows_together() -> int:
 def _tensor(matrix: Matrix) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(matrix)
-
-
-def packed(weight: Tensor) -> Tensor:
-    """[O,I,3,3] -> [O/16,I,9,16], both numbers of channels rounded up to multiples of 16."""
-    o, i, _, _ = weight.shape
-    weight = F.pad(weight.flatten(2), (0, 0, 0, -i % LANES, 0, -o % LANES))
-    return weight.unflatten(0, (-1, LANES)).permute(0, 2, 3, 1).contiguous()
-
-
-def packed_back(weight: Tensor) -> Tensor:
-    """Of the weight of the gradient where nothing is upsampled, turned by 180 degrees."""
-    return packed(weight.transpose(0, 1).flip(2, 3))
-
-
-def packed_down(weight: Tensor) -> Tensor:
-    """Of the weight of the gradient of `UP`."""
-    return packed(weight.transpose(0, 1))

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import llvmlite.binding as llvm
+from llvmlite import ir
 
 from sg2cli.ops.jit import LANES
-from sg2cli.ops.jit_code import F32, I64, VECTOR, Code, Value
+from sg2cli.ops.jit_code import F32, I32, I64, VECTOR, Code, Value
 from sg2cli.ops.winograd import Kind
 
 # Tiles that are multiplied together: as many as the processor's registers hold sums for, or, of the
@@ -26,7 +27,7 @@ FEWER = ROWS // 3
 NAMES = (
     "alone pictures tiles across chunks most"
     " x x_picture x_row inputs height width top outside styles a_style signs"
-    " kernel weights v v_room u m m_room"
+    " kernel weight w_output w_input w_row w_column w v v_room u m m_room"
     " y y_picture y_row outputs y_height y_width beyond scale a_scale bias"
     " noise a_noise noise_row noise_pixel clamp"
 ).split()
@@ -54,6 +55,8 @@ def convolution(kind: Kind, slope: float, slope_after: float) -> str:
     )
     u = c.floats(c.u, c.sum((c.thread, points * LANES, c.inputs)))
     total = c.mul(c.pictures, c.tiles)
+    _pack(c)
+    c.barrier()
     with c.loop(own, c.chunks, by) as (chunk, _):
         first = c.mul(chunk, c.most)
         count = c.least(c.most, c.sub(total, first))
@@ -66,6 +69,21 @@ def convolution(kind: Kind, slope: float, slope_after: float) -> str:
             c.barrier()
         _put_together(c, kind, slope_after, m, first, mine)
     return str(c)
+
+
+def _pack(c: Code) -> None:
+    """The weights as they are read: [O/16,I,9,16]."""
+    total = c.mul(c.sdiv(c.outputs, I64(LANES)), c.inputs)
+    with c.loop(*c.share(total, c.thread, c.threads)) as (item, _):
+        panel, channel = c.divided(item, c.inputs)
+        here = c.floats(c.weight, c.sum((panel, LANES, c.w_output), (channel, c.w_input)))
+        there = c.floats(c.w, c.sum((item, 9 * LANES)))
+        with c.loop(0, 3) as (row, _), c.loop(0, 3) as (column, _):
+            tap = c.gep(here, [c.sum((row, c.w_row), (column, c.w_column))])
+            lanes = ir.Constant(VECTOR, ir.Undefined)
+            for k in range(LANES):
+                lanes = c.insert_element(lanes, c.load(c.gep(tap, [c.sum((c.w_output, k))])), I32(k))
+            c.store_vector(lanes, there, c.sum((row, 3 * LANES), (column, LANES)))
 
 
 def _take_apart(
@@ -114,7 +132,7 @@ def _multiply(
     full, a_panel = c.sdiv(count, I64(ROWS)), c.mul(c.inputs, I64(LANES))
     with c.loop(*c.share(c.mul(I64(points), panels), part, parts)) as (item, _):
         row, panel = c.divided(item, panels)
-        _weights(c, kind, row, c.floats(c.weights, c.sum((panel, 9, a_panel))), u)
+        _weights(c, kind, row, c.floats(c.w, c.sum((panel, 9, a_panel))), u)
         with c.loop(0, points) as (column, _):
             point = c.sum((row, points), column)
             left = c.gep(v, [c.mul(point, I64(ROWS * LANES))])
@@ -173,15 +191,15 @@ def _product(c: Code, kind: Kind, rows: int, a: Value, weights: Value, y: Value)
 def _put_together(
     c: Code, kind: Kind, slope: float, m: Value, first: Value, mine: tuple[Value, Value]
 ) -> None:
-    size, points = len(kind.after), len(kind.before)
+    size, points, made = len(kind.after), len(kind.before), kind.made
     pixels = c.array(size * size, F32.as_pointer())
     noises, tile = c.array(size * size, F32), c.array(size * points, VECTOR)
     beyond = c.floats(c.beyond, c.mul(c.thread, c.outputs))
     most = c.number(c.clamp)
     with _tiles(c, first, mine) as (picture, row, column, block, place):
         with c.loop(0, size) as (i, _), c.loop(0, size) as (j, _):
-            k, y, x = c.sum((i, size), j), c.sum((row, size), i), c.sum((column, size), j)
-            inside = c.and_(c.within(y, c.y_height), c.within(x, c.y_width))
+            k, y, x = c.sum((i, size), j), c.sum((row, made), i), c.sum((column, made), j)
+            inside = c.and_(_ours(c, y, i, made, c.y_height), _ours(c, x, j, made, c.y_width))
             at = c.sum((picture, c.y_picture), (y, c.y_row), (x, c.outputs))
             c.store(c.select(inside, c.floats(c.y, at), beyond), pixels(k))
             at = c.sum((picture, c.a_noise), (y, c.noise_row), (x, c.noise_pixel))
@@ -205,6 +223,12 @@ def _put_together(
                     x = c.plus(c.times(c.combined(factors, line), scale), plus)
                     x = c.clamped(c.leaky(x, slope), most)
                     c.store_vector(x, c.load(pixels(k)), channel)
+
+
+def _ours(c: Code, pixel: Value, place: Value, made: int, size: Value) -> Value:
+    """Whether a pixel is there, and no other tile's: one more than the tile makes is, if last."""
+    last = c.icmp_signed("==", pixel, c.sub(size, I64(1)))
+    return c.and_(c.within(pixel, size), c.or_(c.within(place, I64(made)), last))
 
 
 @contextmanager
