@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from networks import relative
 
-from sg2cli.ops import conv2d, jit, winograd
+from sg2cli.ops import conv2d, jit
 from sg2cli.ops.conv2d import conv3x3
 from sg2cli.ops.jit import LAST
 from sg2cli.ops.winograd import DOWN, PLAIN, UPS, After, convolve
@@ -30,9 +30,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("slope", [1, 0, 0.3])
-def test_values_and_gradient(
-    randn: Any, shape: Any, with_bias: bool, slope: float
-) -> None:
+def test_values_and_gradient(randn: Any, shape: Any, with_bias: bool, slope: float) -> None:
     n, i, o, h, w = shape
     x, weight, weigh = randn(n, i, h, w), randn(o, i, 3, 3), randn(n, o, h, w)
     bias = randn(o) if with_bias else None

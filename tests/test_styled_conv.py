@@ -147,9 +147,7 @@ def test_pixels_of_layers(
     assert all(relative(found, pixels[-1]) < 2e-5 for found in pixels)
 
 
-def test_without_a_compiler_all_is_torchs_own(
-    randn: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_all_is_torchs_own(randn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit, "openmp", lambda: None)
     given = [t.float() for t in operands(randn, (1, 16, 16, 6, 6), True, "own") if t is not None]
     expected = styled_conv_reference(*given, taps=BLUR)  # type: ignore[misc]

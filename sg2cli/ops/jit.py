@@ -75,8 +75,7 @@ def compiled(build: Callable[..., tuple[str, Sequence[str]]], *how: Any) -> Step
     def run(engine: Any = engine, **given: Argument) -> None:
         """The engine has the code: it stays as long."""
         told = array("q", called)
-        told.extend(_number(given.pop(name)) for name in names)
-        assert not given, given
+        told.extend(_number(given[name]) for name in names)
         library.GOMP_parallel(address, told.buffer_info()[0], torch.get_num_threads(), 0)
 
     return run

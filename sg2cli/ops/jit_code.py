@@ -1,4 +1,4 @@
-"""What the code of `sg2cli.ops.jit` is made of: LLVM's builder, with words for vectors and loops."""
+"""What the code of `sg2cli.ops.jit` is made of: LLVM's builder, with vectors and loops."""
 
 from __future__ import annotations
 
@@ -21,46 +21,57 @@ Value: TypeAlias = Any  # of LLVM's, which has no types for Python
 class Code(ir.IRBuilder):  # type: ignore[misc]
     """A function `step` that every thread calls with the address of its arguments, all int64.
 
-    They are attributes of this, by their names. Addresses are those of float32.
+    Attributes that a builder has not are arguments, by their names. Addresses are of float32.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self._module = ir.Module()
         step = ir.Function(self._module, ir.FunctionType(ir.VoidType(), [I64.as_pointer()]), "step")
         super().__init__(step.append_basic_block())
+        self._given = step.args[0]
         self._fma = ir.Function(
-            self._module, ir.FunctionType(VECTOR, [VECTOR] * 3), "llvm.fma.v16f32"
+            self._module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fma.v{LANES}f32"
         )
-        thread, threads, self._barrier, *given = (
-            self.load(self.gep(step.args[0], [I64(i)])) for i in range(len(CALLED) + len(names))
-        )
+        self.names: list[str] = []
         kind = ir.FunctionType(I32, []).as_pointer()
         self.thread, self.threads = (
-            self.sext(self.call(self.inttoptr(address, kind), []), I64)
-            for address in (thread, threads)
+            self.sext(self.call(self.inttoptr(self._argument(i), kind), []), I64) for i in range(2)
         )
-        for name, value in zip(names, given, strict=True):
-            setattr(self, name, value)
 
-    def __str__(self) -> str:
+    def __getattr__(self, name: str) -> Value:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self.names.append(name)
+        value = self._argument(len(CALLED) + len(self.names) - 1)
+        setattr(self, name, value)
+        return value
+
+    def _argument(self, place: int) -> Value:
+        with self.goto_entry_block():
+            return self.load(self.gep(self._given, [I64(place)]))
+
+    def done(self) -> tuple[str, list[str]]:
+        """The code, and the names of its arguments, in their order."""
         self.ret_void()
-        return str(self._module)
+        return str(self._module), self.names
 
     def barrier(self) -> None:
         """Wait for all threads to come here."""
         kind = ir.FunctionType(ir.VoidType(), []).as_pointer()
-        self.call(self.inttoptr(self._barrier, kind), [])
+        self.call(self.inttoptr(self._argument(CALLED.index("GOMP_barrier")), kind), [])
 
     def share(self, total: Value, part: Value, parts: Value) -> tuple[Value, Value]:
         """Of so many the first of a part's and the one after its last."""
-        start, stop = (
-            self.sdiv(self.mul(total, k), parts) for k in (part, self.add(part, I64(1)))
-        )
+        start, stop = (self.sdiv(self.mul(total, k), parts) for k in (part, self.add(part, I64(1))))
         return start, stop
 
     @contextmanager
     def loop(
-        self, start: Value | int, stop: Value | int, by: Value | int = 1, state: Sequence[Value] = ()
+        self,
+        start: Value | int,
+        stop: Value | int,
+        by: Value | int = 1,
+        state: Sequence[Value] = (),
     ) -> Iterator[tuple[Value, list[Value]]]:
         """The index, and values that each round may change, in that list.
 
@@ -157,12 +168,20 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         """a * b + c, rounded once."""
         return self.call(self._fma, [a, b, c])
 
+    def weighed(self, factors: Sequence[Value], values: Sequence[Value]) -> Value:
+        """The sum of products."""
+        total = self.times(values[0], factors[0])
+        for factor, value in zip(factors[1:], values[1:], strict=True):
+            total = self.times_plus(value, factor, total)
+        return total
+
     def combined(self, factors: Sequence[float], values: Sequence[Value]) -> Value:
         """Their sum, weighed. Terms of even and of odd places are added apart: the polynomials of
         two points that differ in sign have these sums in common, and LLVM computes them once."""
         found: list[tuple[bool, Value]] = []  # whether it is to be subtracted
         for parity in (0, 1):
-            terms = [(f, v) for f, v in zip(factors[parity::2], values[parity::2]) if f]
+            pairs = zip(factors[parity::2], values[parity::2], strict=True)
+            terms = [(f, v) for f, v in pairs if f]
             if terms:
                 terms.sort(key=lambda term: abs(term[0]) != 1)  # which saves a product
                 negative = terms[0][0] < 0

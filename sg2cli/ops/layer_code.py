@@ -5,20 +5,11 @@ Everything is in channels_last, and computed in vectors of channels.
 
 from __future__ import annotations
 
-from sg2cli.ops.jit_code import I64, LANES, VECTOR, Code, Value
+from sg2cli.ops.jit import LANES
+from sg2cli.ops.jit_code import I64, VECTOR, Code, Value
 
 STRIP = 64  # pixels of a row that are done together, for all channels: they stay in the cache
 TAPS = 4  # of a filter
-
-FILTER = (
-    "pictures channels taps t t_picture t_row t_height t_width top left outside"
-    " y y_picture y_row y_height y_width beyond scale a_scale bias"
-    " noise a_noise noise_row noise_pixel clamp"
-).split()
-SUMS = (
-    "pictures channels height width dy dy_picture dy_row y y_picture y_row out out_picture out_row"
-    " factor a_factor sums noise a_noise noise_row noise_pixel dnoise clamp"
-).split()
 
 
 def filtered(slope: float) -> tuple[str, list[str]]:
@@ -28,7 +19,7 @@ def filtered(slope: float) -> tuple[str, list[str]]:
     outside: zeros for what lies beyond t; beyond: numbers of each thread's to be lost. Two rows
     are made at once, column by column.
     """
-    c = Code(FILTER)
+    c = Code()
     most = c.number(c.clamp)
     taps = [c.broadcast(c.load(c.floats(c.taps, I64(k)))) for k in range(TAPS)]
     lost = c.floats(c.beyond, c.mul(c.thread, c.channels))
@@ -64,27 +55,20 @@ def filtered(slope: float) -> tuple[str, list[str]]:
                 for line, step in lines:  # noqa: B023
                     here = c.select(inside, c.gep(line, [c.mul(j, step)]), outside)
                     values.append(c.vector(here, channel))  # noqa: B023
-                return [_weighed(c, taps, values[i:]) for i in range(2)]
+                return [c.weighed(taps, values[i : i + TAPS]) for i in range(2)]
 
             before = [columns(c.sum(start, k)) for k in range(TAPS - 1)]
             state = [value for pair_of_them in before for value in pair_of_them]
             with c.loop(start, stop, state=state) as (j, now):
                 now += columns(c.sum(j, TAPS - 1))
                 for i, ((result, step), noise) in enumerate(zip(results, noises, strict=True)):
-                    x = _weighed(c, taps, now[i::2])
+                    x = c.weighed(taps, now[i::2])
                     plus = c.broadcast(c.load(c.gep(noise, [c.mul(j, c.noise_pixel)])))
                     x = c.plus(c.times(x, scale), c.plus(plus, bias))
                     x = c.clamped(c.leaky(x, slope), most)
                     c.store_vector(x, c.gep(result, [c.mul(j, step)]), channel)
                 del now[:2]
-    return str(c), FILTER
-
-
-def _weighed(c: Code, factors: list[Value], values: list[Value]) -> Value:
-    total = c.times(values[0], factors[0])
-    for factor, value in zip(factors[1:], values[1:]):
-        total = c.times_plus(value, factor, total)
-    return total
+    return c.done()
 
 
 def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
@@ -94,7 +78,7 @@ def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
     of each picture the sums over d * y and, if all are asked for, e and e * noise: sums [N,H,3,C];
     dnoise [N,H,W], e's sum over channels. What is not finite in y stays in its channel.
     """
-    c = Code(SUMS)
+    c = Code()
     most = c.number(c.clamp)
     least = c.fsub(c.constant(0), most)
     pixels = c.array(STRIP, VECTOR)
@@ -141,4 +125,4 @@ def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
                 with c.loop(start, stop) as (j, _):
                     at = c.sum((item, c.width), j)
                     c.store(c.added(c.load(pixels(c.sub(j, start)))), c.floats(c.dnoise, at))
-    return str(c), SUMS
+    return c.done()

@@ -60,7 +60,9 @@ def styled_conv_rgb(
     """
     tensors = [x, rgb_weight, rgb_styles]
     tensors += [t for layer in layers for t in layer[:4] if t is not None]
-    if all(styled_conv_cpu.serves(x, layer.weight, layer.taps) for layer in layers) and not _learns(*tensors):
+    if all(styled_conv_cpu.serves(x, layer.weight, layer.taps) for layer in layers) and not _learns(
+        *tensors
+    ):
         own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
         return styled_conv_cpu.styled_pixels(x, layers, own)
     for layer in layers:

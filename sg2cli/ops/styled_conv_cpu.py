@@ -10,7 +10,7 @@ The gradient is that of x, styles and noise, and of no weight, out of x and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from torch import Tensor
 from sg2cli.ops import jit, winograd
 from sg2cli.ops.conv2d import energy, kept
 from sg2cli.ops.gradients import first_order
-from sg2cli.ops.winograd import DOWN, LAST, NOTHING, PLAIN, After, convolve, per_picture
+from sg2cli.ops.jit import LAST
+from sg2cli.ops.winograd import DOWN, NOTHING, PLAIN, After, convolve, per_picture
 from sg2cli.settings import ResampleFilter
 
 BAND = 1 << 21  # numbers, 8 MiB: a few such maps stay in a cache of 32 MiB
@@ -69,22 +70,21 @@ def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Ten
     The last layer does not upsample; the one before it, if there is one, does.
     """
     x = x.contiguous(memory_format=LAST)
-    n, inputs, h, w = x.shape
-    size = 2 * h if len(layers) == 2 else h
-    outputs = len(layers[-1].weight)
+    n, _, h, w = x.shape
+    height, width = len(layers) * h, len(layers) * w  # one of two layers upsamples
     afters = [layer.after(n) for layer in layers]
-    y = x.new_empty(n, rgb_weight.shape[1], size, size // h * w)
-    # With those around it that it needs, a band is as many rows as the convolution's tiles make.
-    for some, rows in _bands(n, size, outputs * y.shape[3], less=8 if len(layers) == 2 else 0):
+    y = x.new_empty(n, rgb_weight.shape[1], height, width)
+    # With the rows around it that it needs, a band fills the tiles of the layer that upsamples.
+    less = 8 if len(layers) == 2 else 0
+    for some, rows in _bands(n, height, len(layers[-1].weight) * width, less):
         part, first = x[some], 0
-        for place, (layer, after) in enumerate(zip(layers, afters, strict=True)):
-            more = len(layers) - 1 - place
-            around = slice(max(rows.start - more, 0), min(rows.stop + more, size))
-            width = y.shape[3]
-            out = _room(f"layer {place}", part, len(layer.weight), around, width)
+        for more, layer, after in zip(range(len(layers))[::-1], layers, afters, strict=True):
+            weight, styles, *_ = layer
+            around = slice(max(rows.start - more, 0), min(rows.stop + more, height))
+            out = _room(f"layer {more}", part, len(weight), around, width)
+            own = styles[some], layer.taps, after.of(some, around)
             within = slice(around.start - first, around.stop - first)
-            part = _layer(part, layer.weight, layer.styles[some], layer.taps, after.of(some, around), within, out)
-            first = around.start
+            part, first = _layer(part, weight, *own, within, out), around.start
         y[some, :, rows] = _pixels(part, rgb_weight[some])
     return y
 
@@ -119,15 +119,15 @@ class _StyledConv(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
         taps, slope, clamp = ctx.how
-        d, (total, over_pixels, with_noise), dnoise = _derivative(
-            dy.contiguous(memory_format=LAST), y, After(None, None, noise, slope, clamp)
-        )
+        after = After(None, None, noise, slope, clamp)
+        d, sums, over_channels = _derivative(dy.contiguous(memory_format=LAST), y, after)
+        total, over_pixels, with_noise = sums
         # scale * dscale is the sum over the convolution's result times its gradient. That result is
         # y less slope, bias and noise; the slope cancels out.
         dscale = (total - bias * over_pixels - with_noise) / scale
         d = _convolution_back(d, weight, scale, taps)
         dx, (dstyles, *_), _ = _derivative(d, x, NOTHING, styles, out=d)
-        dnoise = None if noise is None else dnoise.sum_to_size(noise.shape)
+        dnoise = None if noise is None else over_channels.sum_to_size(noise.shape)
         return dx, None, dstyles, None, dscale, None, dnoise, None, None
 
 
@@ -154,7 +154,9 @@ def _layer(
         t = _room("upsampled", x[some], outputs, seen, size)
         kind = winograd.up(seen.stop - seen.start, size)
         convolve(kind, x[some], weight, seen, size, styles[some], out=t)
-        _filter(t, _kernel(taps), top - seen.start - 1, -1, after.of(some, band), out[some, :, band])
+        _filter(
+            t, _kernel(taps), top - seen.start - 1, -1, after.of(some, band), out[some, :, band]
+        )
     return out
 
 
@@ -177,9 +179,7 @@ def _convolution_back(
     return dx
 
 
-def _filter(
-    t: Tensor, kernel: Tensor, top: int, left: int, after: After, out: Tensor
-) -> None:
+def _filter(t: Tensor, kernel: Tensor, top: int, left: int, after: After, out: Tensor) -> None:
     """out[i,j] = sum of kernel[k] kernel[l] t[i + k + top, j + l + left], and what comes after."""
     n, channels, height, width = t.shape
     jit.compiled(_filter_code, after.slope)(
@@ -202,7 +202,7 @@ def _filter(
 
 def _derivative(
     dy: Tensor, y: Tensor, after: After, factor: Tensor | None = None, out: Tensor | None = None
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Of y the derivative before its activation and clamp, times factor [N,C].
 
     And the sums [N,C] over pixels: of dy * y, without what is clamped, and of the derivative, by

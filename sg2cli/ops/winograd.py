@@ -59,12 +59,10 @@ class After(NamedTuple):
 
     def of(self, some: slice, rows: slice) -> After:
         """What becomes of these rows of some of the pictures."""
-        scale, bias, noise, *how = self
-        if scale is not None:
-            scale = scale[some]
+        scale, noise = self.scale, self.noise
         if noise is not None:
             noise = noise[some if len(noise) > 1 else slice(None), :, rows]
-        return After(scale, bias, noise, *how)
+        return self._replace(scale=None if scale is None else scale[some], noise=noise)
 
     def arguments(self, channels: int) -> dict[str, Argument]:
         """Of the compiled code, where what is not there changes nothing."""
@@ -262,7 +260,7 @@ def convolve(
 def _code(*how: object) -> tuple[str, Sequence[str]]:
     from sg2cli.ops import winograd_code
 
-    return winograd_code.convolution(*how), winograd_code.NAMES  # type: ignore[arg-type]
+    return winograd_code.convolution(*how)  # type: ignore[arg-type]
 
 
 @lru_cache

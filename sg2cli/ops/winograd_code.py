@@ -24,16 +24,8 @@ from sg2cli.ops.winograd import Kind
 ROWS = 12 if llvm.get_host_cpu_features().get("avx512f") else 6
 FEWER = ROWS // 3
 
-NAMES = (
-    "alone pictures tiles across chunks most"
-    " x x_picture x_row inputs height width top outside styles a_style signs"
-    " kernel weight w_output w_input w_row w_column w v v_room u m m_room"
-    " y y_picture y_row outputs y_height y_width beyond scale a_scale bias"
-    " noise a_noise noise_row noise_pixel clamp"
-).split()
 
-
-def convolution(kind: Kind, slope: float, slope_after: float) -> str:
+def convolution(kind: Kind, slope: float, slope_after: float) -> tuple[str, list[str]]:
     """Arguments, beside those of `winograd.convolve`:
 
     alone: whether each thread takes chunks of tiles of its own, or all together take one by one;
@@ -43,15 +35,14 @@ def convolution(kind: Kind, slope: float, slope_after: float) -> str:
     beyond, numbers of each thread's to be lost beyond those of y; v, u, m: room for tiles, weights
     of 16 outputs and a row of points, and for products.
     """
-    c = Code(NAMES)
+    c = Code()
     alone = c.icmp_signed("!=", c.alone, I64(0))
     zero, one = I64(0), I64(1)
     own, part = c.select(alone, c.thread, zero), c.select(alone, zero, c.thread)
     by, parts = c.select(alone, c.threads, one), c.select(alone, one, c.threads)
     points = len(kind.before)
     v, m = (
-        c.floats(start, c.sum((own, room)))
-        for start, room in ((c.v, c.v_room), (c.m, c.m_room))
+        c.floats(start, c.sum((own, room))) for start, room in ((c.v, c.v_room), (c.m, c.m_room))
     )
     u = c.floats(c.u, c.sum((c.thread, points * LANES, c.inputs)))
     total = c.mul(c.pictures, c.tiles)
@@ -68,7 +59,7 @@ def convolution(kind: Kind, slope: float, slope_after: float) -> str:
         with c.if_then(c.not_(alone)):
             c.barrier()
         _put_together(c, kind, slope_after, m, first, mine)
-    return str(c)
+    return c.done()
 
 
 def _pack(c: Code) -> None:
@@ -82,7 +73,9 @@ def _pack(c: Code) -> None:
             tap = c.gep(here, [c.sum((row, c.w_row), (column, c.w_column))])
             lanes = ir.Constant(VECTOR, ir.Undefined)
             for k in range(LANES):
-                lanes = c.insert_element(lanes, c.load(c.gep(tap, [c.sum((c.w_output, k))])), I32(k))
+                lanes = c.insert_element(
+                    lanes, c.load(c.gep(tap, [c.sum((c.w_output, k))])), I32(k)
+                )
             c.store_vector(lanes, there, c.sum((row, 3 * LANES), (column, LANES)))
 
 
@@ -136,7 +129,7 @@ def _multiply(
         with c.loop(0, points) as (column, _):
             point = c.sum((row, points), column)
             left = c.gep(v, [c.mul(point, I64(ROWS * LANES))])
-            right = c.gep(u, [c.mul(column, a_panel)])
+            right = c.gep(u, [c.mul(column, I64(LANES))])
             result = c.gep(m, [c.sum((c.sum((panel, points * points), point), ROWS * LANES))])
             with c.loop(0, full) as (block, _):
                 a, y = (
@@ -154,25 +147,23 @@ def _multiply(
 
 
 def _weights(c: Code, kind: Kind, row: Value, weights: Value, u: Value) -> None:
-    """Of one row of points: [I,9,16] -> u [points,I,16]."""
-    a_point = c.mul(c.inputs, I64(LANES))
+    """Of one row of points: [I,9,16] -> u [I,points,16]."""
     start = c.floats(c.kernel, c.sum((row, 3)))
     factors = [c.broadcast(c.load(c.gep(start, [I64(k)]))) for k in range(3)]
     with c.loop(0, c.inputs) as (i, _):
         here = c.gep(weights, [c.sum((i, 9 * LANES))])
+        there = c.gep(u, [c.sum((i, len(kind.kernel) * LANES))])
         line = []
         for column in range(3):
             taps = [c.vector(here, (3 * k + column) * LANES) for k in range(3)]
-            total = c.times(taps[0], factors[0])
-            for tap, factor in zip(taps[1:], factors[1:], strict=True):
-                total = c.times_plus(tap, factor, total)
-            line.append(total)
+            line.append(c.weighed(factors, taps))
         for j, one in enumerate(kind.kernel):
-            c.store_vector(c.combined(one, line), u, c.sum((j, a_point), (i, LANES)))
+            c.store_vector(c.combined(one, line), there, j * LANES)
 
 
 def _product(c: Code, kind: Kind, rows: int, a: Value, weights: Value, y: Value) -> None:
-    """a [I/16,ROWS,16], of which so many rows, times weights [I,16] -> y [ROWS,16]."""
+    """At a point: a [I/16,ROWS,16], of which so many rows, times weights [I,16] -> y [ROWS,16]."""
+    points = len(kind.before)
     groups = c.sdiv(c.inputs, I64(LANES))
     state = [*[c.constant(0)] * rows, a, weights]
     with c.loop(0, groups, state=state) as (_, now):
@@ -182,8 +173,8 @@ def _product(c: Code, kind: Kind, rows: int, a: Value, weights: Value, y: Value)
             for r in range(rows):
                 x = c.broadcast(c.load(c.gep(here, [I64(r * LANES)])))
                 inner[r] = c.times_plus(x, weight, sums[r])
-            inner[rows:] = [c.gep(here, [I64(1)]), c.gep(w, [I64(LANES)])]
-        now[:] = [*inner[:rows], c.gep(now[rows], [I64(len(kind.before) ** 2 * ROWS * LANES)]), inner[-1]]
+            inner[rows:] = [c.gep(here, [I64(1)]), c.gep(w, [I64(points * LANES)])]
+        now[:] = [*inner[:rows], c.gep(now[rows], [I64(points**2 * ROWS * LANES)]), inner[-1]]
     for r in range(rows):
         c.store_vector(now[r], y, r * LANES)
 
