@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
+from sg2cli.ops.linear import linear
 from sg2cli.ops.styled_conv import add_rgb, styled_conv, styled_conv_rgb, to_rgb
 from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import upsample2d
@@ -53,7 +54,7 @@ class FullyConnected(nn.Module):
         self.slope, self.gain = ACTIVATION[activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight * self.weight_gain)
+        y = linear(x, self.weight) * self.weight_gain
         return bias_act(y, self.bias * self.bias_gain, self.slope, self.gain)
 
 

@@ -156,7 +156,7 @@ class _Difference(torch.autograd.Function):
         weighed = difference * weight
         ctx.save_for_backward(weighed)
         ctx.shapes = a.shape, b.shape
-        return difference.mul_(weighed).sum(dim=(1, 2, 3)) / a[0, 0].numel()
+        return _mean(difference.mul_(weighed)) * a.shape[1]
 
     @staticmethod
     @first_order
@@ -168,6 +168,11 @@ class _Difference(torch.autograd.Function):
         return da.sum_to_size(of_a), db, None
 
 
+def _mean(maps: Tensor) -> Tensor:
+    """Of each of [N,C,H,W], row by row: so it is rounded alike in any batch, on any threads."""
+    return maps.mean(dim=3).mean(dim=(1, 2))
+
+
 def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:
     """How far noise maps [N,1,H,W] are from white: -> [N] (StyleGAN2 appendix D, eq. of L_ij).
 
@@ -177,7 +182,7 @@ def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:
     for x in noise_maps:
         while True:
             for dim in (3, 2):
-                total = total + (x * x.roll(1, dims=dim)).mean(dim=(1, 2, 3)).square()
+                total = total + _mean(x * x.roll(1, dims=dim)).square()
             if x.shape[-1] <= 8:
                 break
             x = F.avg_pool2d(x, 2)
@@ -187,8 +192,8 @@ def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:
 
 def whiten(noise_map: Tensor) -> Tensor:
     """Mean 0 and mean square 1 for each map of [N,1,H,W]."""
-    x = noise_map - noise_map.mean(dim=(1, 2, 3), keepdim=True)
-    return x * x.square().mean(dim=(1, 2, 3), keepdim=True).rsqrt()
+    x = noise_map - _mean(noise_map)[:, None, None, None]
+    return x * _mean(x.square()).rsqrt()[:, None, None, None]
 
 
 def row_spread(ws: Tensor, w_std: float) -> Tensor:
@@ -198,4 +203,4 @@ def row_spread(ws: Tensor, w_std: float) -> Tensor:
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
     """The mean square difference of pictures [N,C,H,W] of -1..1: -> [N]."""
-    return (a - b).square().mean(dim=(1, 2, 3))
+    return _mean((a - b).square())

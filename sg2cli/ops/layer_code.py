@@ -5,6 +5,8 @@ Everything is in channels_last, and computed in vectors of channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sg2cli.ops.jit import LANES
 from sg2cli.ops.jit_code import I64, VECTOR, Code, Value
 
@@ -126,3 +128,59 @@ def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
                     at = c.sum((item, c.width), j)
                     c.store(c.added(c.load(pixels(c.sub(j, start)))), c.floats(c.dnoise, at))
     return c.done()
+
+
+ROWS = 4  # of a product that are computed together
+
+
+def linear() -> tuple[str, list[str]]:
+    """x [N,I] times weight [O,I] -> y [N,O]: a sum of vectors each, then over their lanes."""
+    c = Code()
+    with c.loop(*c.share(c.outputs, c.thread, c.threads)) as (output, _):
+        weight = c.floats(c.weight, c.mul(output, c.inputs))
+
+        def some(first: Value, count: int) -> None:
+            rows = [c.floats(c.x, c.mul(c.sum(first, r), c.inputs)) for r in range(count)]
+            with c.loop(0, c.inputs, LANES, [c.constant(0)] * count) as (i, now):
+                w = c.vector(weight, i)  # noqa: B023
+                now[:] = [
+                    c.times_plus(c.vector(row, i), w, total)
+                    for row, total in zip(rows, now, strict=True)
+                ]
+            for r, total in enumerate(now):
+                at = c.sum((c.sum(first, r), c.outputs), output)  # noqa: B023
+                c.store(c.added(total), c.floats(c.y, at))
+
+        _by_rows(c, c.n, some)
+    return c.done()
+
+
+def linear_back() -> tuple[str, list[str]]:
+    """x [N,O] times weight [O,I] -> y [N,I], in vectors of it."""
+    c = Code()
+    panels = c.sdiv(c.inputs, I64(LANES))
+    with c.loop(*c.share(panels, c.thread, c.threads)) as (panel, _):
+        weight = c.floats(c.weight, c.mul(panel, I64(LANES)))
+
+        def some(first: Value, count: int) -> None:
+            rows = [c.floats(c.x, c.mul(c.sum(first, r), c.outputs)) for r in range(count)]
+            with c.loop(0, c.outputs, 1, [c.constant(0)] * count) as (o, now):
+                w = c.vector(weight, c.mul(o, c.inputs))  # noqa: B023
+                now[:] = [
+                    c.times_plus(c.broadcast(c.load(c.gep(row, [o]))), w, total)
+                    for row, total in zip(rows, now, strict=True)
+                ]
+            for r, total in enumerate(now):
+                at = c.sum((c.sum(first, r), c.inputs), (panel, LANES))  # noqa: B023
+                c.store_vector(total, c.floats(c.y, at))
+
+        _by_rows(c, c.n, some)
+    return c.done()
+
+
+def _by_rows(c: Code, n: Value, some: Callable[[Value, int], None]) -> None:
+    """Some rows at once, then each of those that are left."""
+    whole = c.mul(c.sdiv(n, I64(ROWS)), I64(ROWS))
+    for start, stop, count in ((I64(0), whole, ROWS), (whole, n, 1)):
+        with c.loop(start, stop, count) as (first, _):
+            some(first, count)

@@ -21,6 +21,7 @@ from sg2cli.ops import jit, winograd
 from sg2cli.ops.conv2d import energy, kept
 from sg2cli.ops.gradients import first_order
 from sg2cli.ops.jit import LAST
+from sg2cli.ops.linear import linear
 from sg2cli.ops.winograd import DOWN, NOTHING, PLAIN, After, convolve, per_picture
 from sg2cli.settings import ResampleFilter
 
@@ -49,7 +50,8 @@ class Layer(NamedTuple):
 
     def after(self, pictures: int) -> After:
         """What comes after its convolution. A gain above 0 may as well go before the leaky ReLU."""
-        scale = (self.styles.square() @ kept(self.weight, energy).T + 1e-8).rsqrt()  # eq. 2
+        squares = linear(self.styles.square(), kept(self.weight, energy))
+        scale = (squares + 1e-8).rsqrt()  # eq. 2
         noise = self.noise
         if noise is not None:
             noise = noise.reshape(-1, 1, *noise.shape[-2:]) * self.gain

@@ -1,0 +1,52 @@
+"""Products of a few rows, one a picture, with a frozen matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sg2cli.ops import jit
+from sg2cli.ops.gradients import first_order
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """`F.linear`: x [N,I], weight [O,I] -> [N,O]. On a CPU, without a gradient in weight, a row
+    comes out the same in any batch: libraries of linear algebra round it by how many there are."""
+    learns = weight.requires_grad and torch.is_grad_enabled()
+    single = x.dtype == weight.dtype == torch.float32
+    whole = weight.shape[1] % jit.LANES == 0
+    if x.device.type == "cpu" and single and whole and not learns and jit.openmp():
+        return _Linear.apply(x, weight)
+    return F.linear(x, weight)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(x, weight, len(weight), back=False)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return _product(dy, weight, weight.shape[1], back=True), None
+
+
+def _product(x: Tensor, weight: Tensor, size: int, back: bool) -> Tensor:
+    x, weight = x.contiguous(), weight.contiguous()
+    y = x.new_empty(len(x), size)
+    jit.compiled(_code, back)(
+        n=len(x), inputs=weight.shape[1], outputs=len(weight), x=x, weight=weight, y=y
+    )
+    return y
+
+
+def _code(back: bool) -> tuple[str, Sequence[str]]:
+    from sg2cli.ops import layer_code
+
+    return layer_code.linear_back() if back else layer_code.linear()
