@@ -1,8 +1,9 @@
 """Pictures and projection steps a second, against a textbook generator. Run by `make bench`.
 
 Each candidate runs in a process of its own, with memory and threads as its users have them; the
-two take turns, one round at a time, so that both meet the machine in the same mood. The median
-of some rounds is quoted. With `--cpu`, for a machine that others use as well, it is the processor's
+two take turns, so that both meet the machine in the same mood: as many runs as fill a part of a
+second, one after the other, as of somebody who draws many pictures. The median of some turns is
+quoted. With `--cpu`, for a machine that others use as well, it is the processor's
 time of one thread. Other arguments choose rows by a part of 'NAME/BATCH'.
 """
 
@@ -40,6 +41,7 @@ ROWS: list[tuple[str, int, bool, int, str]] = [
     ("256x256", 1, True, 5, "2.2, aim 3"),
     ("1024x1024", 1, True, 3, "3, aim 4"),
 ]
+TURN = 0.3  # seconds
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lpips-vgg.safetensors"
 # The convolutions of VGG16 that LPIPS reads, features.N.
 VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -132,14 +134,16 @@ def resident() -> int:
 
 
 def worker(who: str, name: str, batch: str, projects: str, cpu: str) -> None:
-    """For each line read: does the work once, and prints seconds, MiB before, and peak MiB."""
+    """For each line read: works for a while, and prints seconds a run, MiB before, and peak MiB."""
     clock = time.process_time if cpu == "True" else time.perf_counter
     do = work(who, name, int(batch), projects == "True")
     before = resident()
     for _ in sys.stdin:
-        start = clock()
-        do()
-        seconds = clock() - start
+        start, runs = clock(), 0
+        while runs == 0 or clock() - start < TURN:
+            do()
+            runs += 1
+        seconds = (clock() - start) / runs
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         print(seconds, before, peak, flush=True)
 

@@ -6,7 +6,7 @@ All are sums over what belongs to one picture of the batch, never over the batch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
 from sg2cli.ops.conv2d import conv3x3
-from sg2cli.ops.gradients import first_order
+from sg2cli.ops.unit_distance import unit_distance
 from sg2cli.settings import LpipsNet
 
-Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w], unit vectors over C
+Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w]
 
 
 class Stage(NamedTuple):
@@ -88,7 +88,7 @@ class LPIPS(nn.Module):
                 x = F.max_pool2d(x, stage.pool, 2)
             for index in stage.convs:
                 x = self._conv(x, index)
-            found.append(_Unit.apply(x))
+            found.append(x)
         return tuple(found)
 
     def _conv(self, x: Tensor, index: int) -> Tensor:
@@ -104,7 +104,7 @@ class LPIPS(nn.Module):
         """Of two pictures' features, [N] each, or [1] for all: -> [N]."""
         total = torch.zeros((), dtype=found[0].dtype, device=found[0].device)
         for k, (a, b) in enumerate(zip(found, target, strict=True)):
-            total = total + _Difference.apply(a, b, self.get_buffer(f"lin_{k}_weight"))
+            total = total + unit_distance(a, b, self.get_buffer(f"lin_{k}_weight"))
         return total
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -120,52 +120,6 @@ def _fit(pictures: Tensor, net: LpipsNet) -> Tensor:
     elif size < SMALLEST[net]:
         pictures = F.interpolate(pictures, size=(SMALLEST[net],) * 2, mode="nearest")
     return pictures.expand(-1, 3, -1, -1)
-
-
-class _Unit(torch.autograd.Function):
-    """Unit vectors over the channels of x [N,C,H,W]. Of zeros: zeros, with a finite gradient.
-
-    By hand, as all else here but the convolutions is passes over memory: a third of autograd's.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        root = (torch.linalg.vector_norm(x, dim=1, keepdim=True).square() + 1e-20).sqrt()
-        length = root + 1e-10
-        y = x / length
-        ctx.save_for_backward(y, root, length)
-        return y
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        y, root, length = ctx.saved_tensors
-        along = (dy * y).sum(dim=1, keepdim=True) * (length / root)
-        return torch.addcmul(dy, y, along, value=-1).div_(length)
-
-
-class _Difference(torch.autograd.Function):
-    """The mean over pixels of the weighed square of a - b, [N]: a and b [N|1,C,H,W].
-
-    weight [1,C,1,1], which takes no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-        difference = a - b
-        weighed = difference * weight
-        ctx.save_for_backward(weighed)
-        ctx.shapes = a.shape, b.shape
-        return _mean(difference.mul_(weighed)) * a.shape[1]
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        (weighed,) = ctx.saved_tensors
-        of_a, of_b = ctx.shapes
-        da = weighed * (2 / weighed[0, 0].numel() * d)[:, None, None, None]
-        db = -da.sum_to_size(of_b) if ctx.needs_input_grad[1] else None
-        return da.sum_to_size(of_a), db, None
 
 
 def _mean(maps: Tensor) -> Tensor:

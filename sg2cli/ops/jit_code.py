@@ -29,9 +29,6 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         step = ir.Function(self._module, ir.FunctionType(ir.VoidType(), [I64.as_pointer()]), "step")
         super().__init__(step.append_basic_block())
         self._given = step.args[0]
-        self._fma = ir.Function(
-            self._module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fma.v{LANES}f32"
-        )
         self.names: list[str] = []
         kind = ir.FunctionType(I32, []).as_pointer()
         self.thread, self.threads = (
@@ -143,6 +140,13 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
     def constant(self, x: float) -> Value:
         return ir.Constant(VECTOR, [x] * LANES)
 
+    def single(self, x: float) -> Value:
+        return ir.Constant(F32, x)
+
+    def root(self, x: Value) -> Value:
+        """Of one float32."""
+        return self.call(self._intrinsic("llvm.sqrt.f32", F32, F32), [x])
+
     def number(self, x: Value) -> Value:
         """An argument that is a float32, in all lanes."""
         return self.broadcast(self.bitcast(self.trunc(x, I32), F32))
@@ -153,10 +157,12 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
 
     def added(self, x: Value) -> Value:
         """The sum over the lanes."""
-        kind = ir.FunctionType(F32, [F32, VECTOR])
-        name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-        add = self._module.globals.get(name) or ir.Function(self._module, kind, name)
-        return self.call(add, [ir.Constant(F32, 0.0), x], fastmath=("reassoc",))
+        add = self._intrinsic(f"llvm.vector.reduce.fadd.v{LANES}f32", F32, F32, VECTOR)
+        return self.call(add, [self.single(0), x], fastmath=("reassoc",))
+
+    def _intrinsic(self, name: str, result: ir.Type, *given: ir.Type) -> Value:
+        known = self._module.globals.get(name)
+        return known or ir.Function(self._module, ir.FunctionType(result, given), name)
 
     def times(self, a: Value, b: Value) -> Value:
         return self.fmul(a, b, flags=FLAGS)
@@ -166,7 +172,8 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
 
     def times_plus(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, rounded once."""
-        return self.call(self._fma, [a, b, c])
+        fma = self._intrinsic(f"llvm.fma.v{LANES}f32", VECTOR, *[VECTOR] * 3)
+        return self.call(fma, [a, b, c])
 
     def weighed(self, factors: Sequence[Value], values: Sequence[Value]) -> Value:
         """The sum of products."""

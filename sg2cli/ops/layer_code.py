@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sg2cli.ops.jit import LANES
-from sg2cli.ops.jit_code import I64, VECTOR, Code, Value
+from sg2cli.ops.jit_code import FLAGS, I64, VECTOR, Code, Value
+from sg2cli.ops.unit_distance import LEAST_LENGTH, LEAST_SQUARE
 
 STRIP = 64  # pixels of a row that are done together, for all channels: they stay in the cache
 TAPS = 4  # of a filter
@@ -128,6 +129,146 @@ def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
                     at = c.sum((item, c.width), j)
                     c.store(c.added(c.load(pixels(c.sub(j, start)))), c.floats(c.dnoise, at))
     return c.done()
+
+
+def pixels(count: int) -> tuple[str, list[str]]:
+    """x [N,I,H,W] times weight [N,count,I] -> y [N,count,H,W], of which W lies together."""
+    c = Code()
+    with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
+        picture, row = c.divided(item, c.height)
+        x = c.floats(c.x, c.sum((picture, c.x_picture), (row, c.x_row)))
+        y = c.floats(c.y, c.sum((picture, c.y_picture), (row, c.width)))
+        weights = c.floats(c.weight, c.sum((picture, count, c.channels)))
+        with c.loop(0, c.width) as (j, _):
+            here = c.gep(x, [c.mul(j, c.channels)])
+            with c.loop(0, c.channels, LANES, [c.constant(0)] * count) as (channel, now):
+                value = c.vector(here, channel)
+                for k in range(count):
+                    weight = c.vector(weights, c.sum((c.channels, k), channel))
+                    now[k] = c.times_plus(value, weight, now[k])
+            for k, total in enumerate(now):
+                c.store(c.added(total), c.gep(y, [c.sum((c.y_channel, k), j)]))
+    return c.done()
+
+
+def pixels_back(count: int) -> tuple[str, list[str]]:
+    """The gradient dy [N,count,H,W] of the same to dx [N,I,H,W] and, of each row, to the weights:
+    sums [N,H,count,I]."""
+    c = Code()
+    with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
+        picture, row = c.divided(item, c.height)
+        x, dx = (
+            c.floats(start, c.sum((picture, a_picture), (row, a_row)))
+            for start, a_picture, a_row in (
+                (c.x, c.x_picture, c.x_row),
+                (c.dx, c.dx_picture, c.dx_row),
+            )
+        )
+        dy = c.floats(c.dy, c.sum((picture, c.dy_picture), (row, c.width)))
+        weights = c.floats(c.weight, c.sum((picture, count, c.channels)))
+        totals = c.floats(c.sums, c.sum((item, count, c.channels)))
+        with c.loop(0, c.channels, LANES) as (channel, _):
+            own = [c.vector(weights, c.sum((c.channels, k), channel)) for k in range(count)]
+            with c.loop(0, c.width, 1, [c.constant(0)] * count) as (j, now):
+                here = c.sum((j, c.channels), channel)
+                value = c.vector(x, here)
+                places = (c.sum((c.dy_channel, k), j) for k in range(count))
+                d = [c.broadcast(c.load(c.gep(dy, [place]))) for place in places]
+                c.store_vector(c.weighed(d, own), dx, here)
+                now[:] = [
+                    c.times_plus(one, value, total) for one, total in zip(d, now, strict=True)
+                ]
+            for k, total in enumerate(now):
+                c.store_vector(total, totals, c.sum((c.channels, k), channel))
+    return c.done()
+
+
+def distance() -> tuple[str, list[str]]:
+    """Of each row the sum over weight times (a / |a| - b / |b|) squared, by pixels, whose lengths
+    are over channels: a and b [N,C,H,W] -> sums [N,H], and lengths [N,H,W,2]."""
+    c = Code()
+    with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
+        lines = _two_lines(c, item)
+        with c.loop(0, c.width, 1, [c.constant(0)]) as (j, total):
+            here = [c.gep(line, [c.mul(j, c.channels)]) for line in lines]
+            with c.loop(0, c.channels, LANES, [c.constant(0)] * 2) as (channel, squares):
+                for k in range(2):
+                    value = c.vector(here[k], channel)
+                    squares[k] = c.times_plus(value, value, squares[k])
+            factors = []
+            for k in range(2):
+                root = c.root(c.fadd(c.added(squares[k]), c.single(LEAST_SQUARE)))
+                at = c.sum((item, c.width, 2), (j, 2), k)
+                c.store(root, c.floats(c.lengths, at))
+                factors.append(_inverse(c, root))
+            with c.loop(0, c.channels, LANES, total) as (channel, now):
+                apart = _apart(c, here, factors, channel)
+                weighed = c.times(apart, c.vector(c.floats(c.weight), channel))
+                now[0] = c.times_plus(apart, weighed, now[0])
+            total[:] = now
+        c.store(c.added(total[0]), c.floats(c.sums, item))
+    return c.done()
+
+
+def distance_back() -> tuple[str, list[str]]:
+    """The gradient of the same, times factor [N], to a: da [N,C,H,W]."""
+    c = Code()
+    with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
+        lines = _two_lines(c, item)
+        picture, row = c.divided(item, c.height)
+        da = c.floats(c.da, c.sum((picture, c.da_picture), (row, c.da_row)))
+        twice = c.times(c.broadcast(c.load(c.floats(c.factor, picture))), c.constant(2))
+        with c.loop(0, c.width) as (j, _):
+            at = c.mul(j, c.channels)
+            here = [c.gep(line, [at]) for line in lines]
+            roots = [
+                c.load(c.floats(c.lengths, c.sum((item, c.width, 2), (j, 2), k))) for k in range(2)
+            ]
+            factors = [_inverse(c, root) for root in roots]
+
+            def gradient(channel: Value) -> tuple[Value, Value]:
+                """To the unit vector, and that itself."""
+                apart = _apart(c, here, factors, channel)  # noqa: B023
+                weighed = c.times(apart, c.vector(c.floats(c.weight), channel))
+                unit = c.times(c.vector(here[0], channel), factors[0])  # noqa: B023
+                return c.times(weighed, twice), unit  # noqa: B023
+
+            with c.loop(0, c.channels, LANES, [c.constant(0)]) as (channel, along):
+                d, unit = gradient(channel)
+                along[0] = c.times_plus(d, unit, along[0])
+            # What is along the vector itself goes; of the length the root is a part.
+            part = c.fdiv(c.fmul(c.added(along[0]), _length(c, roots[0])), roots[0])
+            out = c.gep(da, [at])
+            with c.loop(0, c.channels, LANES) as (channel, _):
+                d, unit = gradient(channel)
+                across = c.fsub(d, c.times(unit, c.broadcast(part)), flags=FLAGS)
+                c.store_vector(c.times(across, factors[0]), out, channel)
+    return c.done()
+
+
+def _two_lines(c: Code, item: Value) -> list[Value]:
+    """A row of a, and that of b, which may be one picture's for all."""
+    picture, row = c.divided(item, c.height)
+    return [
+        c.floats(start, c.sum((picture, a_picture), (row, a_row)))
+        for start, a_picture, a_row in ((c.a, c.a_picture, c.a_row), (c.b, c.b_picture, c.b_row))
+    ]
+
+
+def _length(c: Code, root: Value) -> Value:
+    return c.fadd(root, c.single(LEAST_LENGTH))
+
+
+def _inverse(c: Code, root: Value) -> Value:
+    return c.broadcast(c.fdiv(c.single(1), _length(c, root)))
+
+
+def _apart(c: Code, here: list[Value], factors: list[Value], channel: Value) -> Value:
+    a, b = (
+        c.times(c.vector(start, channel), factor)
+        for start, factor in zip(here, factors, strict=True)
+    )
+    return c.fsub(a, b)
 
 
 ROWS = 4  # of a product that are computed together

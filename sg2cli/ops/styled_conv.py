@@ -129,7 +129,7 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
         return modulated_conv2d(x, weight, styles, demodulate=False)
     # So few weights that each picture may have its own, which reads x but once.
     own = weight.flatten(1) * styles[:, None]  # [N,C,I]
-    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
+    if styled_conv_cpu.serves_pixels(x, own):
         return styled_conv_cpu.Pixels.apply(x, own)
     return torch.bmm(own, x.flatten(2)).view(len(x), -1, *x.shape[2:])
 

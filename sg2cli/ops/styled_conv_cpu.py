@@ -20,7 +20,7 @@ from torch import Tensor
 from sg2cli.ops import jit, winograd
 from sg2cli.ops.conv2d import energy, kept
 from sg2cli.ops.gradients import first_order
-from sg2cli.ops.jit import LAST
+from sg2cli.ops.jit import LANES, LAST
 from sg2cli.ops.linear import linear
 from sg2cli.ops.winograd import DOWN, NOTHING, PLAIN, After, convolve, per_picture
 from sg2cli.settings import ResampleFilter
@@ -34,6 +34,12 @@ def serves(x: Tensor, weight: Tensor, taps: ResampleFilter | None = None) -> boo
     single = x.dtype == weight.dtype == torch.float32
     filters = taps is None or (len(taps) <= TAPS and not isinstance(taps[0], tuple))
     return x.device.type == "cpu" and single and filters and winograd.serves(*weight.shape[:2])
+
+
+def serves_pixels(x: Tensor, weight: Tensor) -> bool:
+    """Whether `Pixels` is the way, for pictures of 1 to 4 channels."""
+    single = x.dtype == weight.dtype == torch.float32
+    return x.device.type == "cpu" and single and winograd.serves(x.shape[1], LANES)
 
 
 class Layer(NamedTuple):
@@ -87,7 +93,7 @@ def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Ten
             own = styles[some], layer.taps, after.of(some, around)
             within = slice(around.start - first, around.stop - first)
             part, first = _layer(part, weight, *own, within, out), around.start
-        y[some, :, rows] = _pixels(part, rgb_weight[some])
+        _pixels(part, rgb_weight[some], y[some, :, rows])
     return y
 
 
@@ -184,7 +190,7 @@ def _convolution_back(
 def _filter(t: Tensor, kernel: Tensor, top: int, left: int, after: After, out: Tensor) -> None:
     """out[i,j] = sum of kernel[k] kernel[l] t[i + k + top, j + l + left], and what comes after."""
     n, channels, height, width = t.shape
-    jit.compiled(_filter_code, after.slope)(
+    jit.compiled(_code, "filtered", after.slope)(
         pictures=n,
         channels=channels,
         taps=kernel,
@@ -219,7 +225,7 @@ def _derivative(
     given = after.arguments(channels)
     for name in ("scale", "a_scale", "bias"):
         del given[name]
-    jit.compiled(_sums_code, after.slope, factor is None)(
+    jit.compiled(_code, "sums", after.slope, factor is None)(
         pictures=n,
         channels=channels,
         height=height,
@@ -236,16 +242,10 @@ def _derivative(
     return out, over_pixels.sum(dim=1).unbind(dim=1), over_channels
 
 
-def _filter_code(slope: float) -> tuple[str, Sequence[str]]:
+def _code(name: str, *how: Any) -> tuple[str, Sequence[str]]:
     from sg2cli.ops import layer_code
 
-    return layer_code.filtered(slope)
-
-
-def _sums_code(slope: float, all_of_them: bool) -> tuple[str, Sequence[str]]:
-    from sg2cli.ops import layer_code
-
-    return layer_code.sums(slope, all_of_them)
+    return getattr(layer_code, name)(*how)
 
 
 @lru_cache(maxsize=64)
@@ -283,23 +283,51 @@ def _room(name: str, pictures: Tensor, channels: int, rows: slice, width: int) -
 class Pixels(torch.autograd.Function):
     """A 1x1 convolution with weights of each picture's own: x [N,I,H,W], weight [N,C,I].
 
-    -> [N,C,H,W]. By hand, as autograd's product for the gradient of so few weights takes ten times
-    as long as this one.
+    -> [N,C,H,W]. Of few C, so that all of them are made of x at once.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, weight = x.contiguous(memory_format=LAST), weight.contiguous()
         ctx.save_for_backward(x, weight)
-        return _pixels(x, weight).contiguous()
+        return _pixels(x, weight, x.new_empty(len(x), weight.shape[1], *x.shape[2:]))
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        dy = dy.flatten(2).contiguous()
-        return (dy.mT @ weight).mT.view_as(x), dy @ x.flatten(2).mT
+        n, channels, height, width = x.shape
+        count, dy, dx = weight.shape[1], dy.contiguous(), torch.empty_like(x)
+        sums = x.new_empty(n, height, count, channels)
+        jit.compiled(_code, "pixels_back", count)(
+            pictures=n,
+            channels=channels,
+            height=height,
+            width=width,
+            **jit.map_of("x", x),
+            weight=weight,
+            dy=dy,
+            dy_picture=dy.stride(0),
+            dy_channel=dy.stride(1),
+            **jit.map_of("dx", dx),
+            sums=sums,
+        )
+        return dx, sums.sum(dim=1)
 
 
-def _pixels(x: Tensor, weight: Tensor) -> Tensor:
-    pixels = x.flatten(2).mT @ weight.mT  # [N,HW,C], the order that is faster
-    return pixels.mT.view(len(x), -1, *x.shape[2:])
+def _pixels(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """In y, of which a row lies together and the next one follows."""
+    n, channels, height, width = x.shape
+    weight = weight.contiguous()
+    jit.compiled(_code, "pixels", weight.shape[1])(
+        pictures=n,
+        channels=channels,
+        height=height,
+        width=width,
+        **jit.map_of("x", x),
+        weight=weight,
+        y=y,
+        y_picture=y.stride(0),
+        y_channel=y.stride(1),
+    )
+    return y

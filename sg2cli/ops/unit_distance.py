@@ -1,0 +1,79 @@
+"""The distance of LPIPS between two feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sg2cli.ops import jit
+from sg2cli.ops.gradients import first_order
+
+# So that vectors of zeros have a gradient: added to the square of a length, and to the length.
+LEAST_SQUARE, LEAST_LENGTH = 1e-20, 1e-10
+
+
+def unit_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """The mean over pixels of the weighed square of a / |a| - b / |b| (Zhang et al. 2018, eq. 1).
+
+    a [N,C,H,W], b [N|1,C,H,W], lengths over channels, weight [1,C,1,1] -> [N]. Without gradients
+    in b and weight, on a CPU, in two passes over memory and three for the gradient: torch's own
+    operations take some twenty.
+    """
+    learns = torch.is_grad_enabled() and (b.requires_grad or weight.requires_grad)
+    single = a.dtype == b.dtype == weight.dtype == torch.float32
+    whole = a.shape[1] % jit.LANES == 0 and len(b) in (1, len(a))
+    if a.device.type == "cpu" and single and whole and not learns and jit.openmp():
+        return _UnitDistance.apply(a, b, weight)
+    difference = _unit(a) - _unit(b)
+    return (difference * difference * weight).sum(dim=(1, 2, 3)) / a[0, 0].numel()
+
+
+def _unit(x: Tensor) -> Tensor:
+    squares = x.square().sum(dim=1, keepdim=True)
+    return x / ((squares + LEAST_SQUARE).sqrt() + LEAST_LENGTH)
+
+
+class _UnitDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        a, b = (t.contiguous(memory_format=jit.LAST) for t in (a, b))
+        weight = weight.flatten().contiguous()
+        n, channels, height, width = a.shape
+        sums, lengths = a.new_empty(n, height), a.new_empty(n, height, width, 2)
+        ctx.save_for_backward(a, b, weight, lengths)
+        jit.compiled(_code, "distance")(**_given(a, b, weight, lengths), sums=sums)
+        return sums.sum(dim=1) / (height * width)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None]:
+        a, b, weight, lengths = ctx.saved_tensors
+        da, factor = torch.empty_like(a), (d / a[0, 0].numel()).contiguous()
+        jit.compiled(_code, "distance_back")(
+            **_given(a, b, weight, lengths), **jit.map_of("da", da), factor=factor
+        )
+        return da, None, None
+
+
+def _given(a: Tensor, b: Tensor, weight: Tensor, lengths: Tensor) -> dict[str, jit.Argument]:
+    n, channels, height, width = a.shape
+    given = {
+        "pictures": n,
+        "channels": channels,
+        "height": height,
+        "width": width,
+        **jit.map_of("a", a),
+        **jit.map_of("b", b),
+        "weight": weight,
+        "lengths": lengths,
+    }
+    return given | ({} if len(b) == n else {"b_picture": 0})
+
+
+def _code(name: str) -> tuple[str, Sequence[str]]:
+    from sg2cli.ops import layer_code
+
+    return getattr(layer_code, name)()
