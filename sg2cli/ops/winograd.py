@@ -25,6 +25,7 @@ from sg2cli.ops.jit import LANES, LAST, Argument
 # not so few that it takes longer to take the weights apart.
 NUMBERS, LEAST_TILES = 1 << 13, 72
 
+BLOCK = 12  # tiles: room is for a multiple of them
 TILE = 4  # pixels a side, of the smaller of x and the result
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -213,8 +214,7 @@ def convolve(
     chunks = -(-n * tiles // max(NUMBERS // (inputs + outputs), LEAST_TILES))
     chunks = -(-chunks // threads) * threads if alone else chunks
     most = -(-n * tiles // chunks)
-    together = _rows_together()
-    full = -(-most // together) * together
+    full = -(-most // BLOCK) * BLOCK
     v_room, m_room = (points * points * full * channels for channels in (inputs, outputs))
     users = threads if alone else 1
     taps = weight.stride()[2:]
@@ -261,13 +261,6 @@ def _code(*how: object) -> tuple[str, Sequence[str]]:
     from sg2cli.ops import winograd_code
 
     return winograd_code.convolution(*how)  # type: ignore[arg-type]
-
-
-@lru_cache
-def _rows_together() -> int:
-    from sg2cli.ops import winograd_code
-
-    return winograd_code.ROWS
 
 
 @lru_cache
