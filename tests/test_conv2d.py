@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 from typing import Any
 
 import pytest
@@ -161,6 +162,38 @@ def test_what_is_not_finite_stays_so_and_in_its_picture(randn: Any, bad: float) 
     found = convolve(PLAIN, x, weight, slice(0, 16), 16, after=after).isnan()
     assert found[1, :, 6:9, 6:9].all() or bad == float("inf")  # which may be clamped
     assert not found[::2].any()
+
+
+@pytest.mark.skipif(not jit.openmp() or platform.machine() != "x86_64", reason="no such code")
+@pytest.mark.parametrize("kind", [PLAIN, *UPS, DOWN], ids=["plain", "up", "up-closed", "down"])
+def test_processors_without_avx512(randn: Any, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    """Have half of the registers: code for them runs on later ones, too."""
+    from sg2cli.ops import winograd_code
+
+    name, features = jit.processor()
+    older = {key: value and "avx512" not in key for key, value in features.items()}
+    monkeypatch.setattr(jit, "processor", lambda: ("haswell", older))
+    monkeypatch.setattr(winograd_code, "ROWS", 6)
+    monkeypatch.setattr(winograd_code, "FEWER", 2)
+    x, weight = randn(2, 64, 23, 23).float().to(memory_format=LAST), randn(48, 64, 3, 3).float()
+    rows, width = slice(0, 10), 10
+    jit.compiled.cache_clear()
+    try:
+        found = convolve(kind, x, weight, rows, width)
+    finally:
+        jit.compiled.cache_clear()
+    monkeypatch.undo()
+    assert relative(found, convolve(kind, x, weight, rows, width).double()) < 2e-5
+
+
+def test_a_processor_that_is_too_old_takes_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "processor", lambda: ("nehalem", {"fma": False}))
+    jit.openmp.cache_clear()
+    try:
+        assert jit.openmp() is None
+    finally:
+        monkeypatch.undo()
+        jit.openmp.cache_clear()
 
 
 def test_a_kernel_of_another_machine_is_not_needed(

@@ -28,9 +28,11 @@ CALLED = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
 
 @lru_cache
 def openmp() -> ctypes.CDLL | None:
-    """That of torch's threads, if it can be called, and there is LLVM to make use of it."""
+    """That of torch's threads, if it can be called, and there is LLVM to make use of it, and a
+    processor that multiplies and adds at once."""
     try:
-        import llvmlite.binding  # noqa: F401
+        if processor()[1].get("fma") is False:  # ARM's all do
+            return None
     except (ImportError, OSError):
         return None
     library = ctypes.CDLL(torch._C.__file__)
@@ -44,6 +46,13 @@ def openmp() -> ctypes.CDLL | None:
     ]
     library.GOMP_parallel.restype = None
     return library
+
+
+def processor() -> tuple[str, dict[str, bool]]:
+    """LLVM's name for it, and what it has and has not."""
+    import llvmlite.binding as llvm
+
+    return llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
 
 
 _COMPILING = Lock()
@@ -64,9 +73,9 @@ def compiled(build: Callable[..., tuple[str, Sequence[str]]], *how: Any) -> Step
     with _COMPILING:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        features = llvm.get_host_cpu_features().flatten()
+        name, features = processor()
         target = llvm.Target.from_default_triple()
-        machine = target.create_target_machine(llvm.get_host_cpu_name(), features, opt=2)
+        machine = target.create_target_machine(name, llvm.FeatureMap(features).flatten(), opt=2)
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(code), machine)
         engine.finalize_object()
     address = engine.get_function_address("step")

@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 
+from sg2cli.ops import jit
 from sg2cli.ops.jit import LANES
 from sg2cli.ops.jit_code import F32, I32, I64, VECTOR, Code, Value
 from sg2cli.ops.winograd import BLOCK, Kind
 
 # Tiles that are multiplied together: as many as the processor's registers hold sums for, or, of the
 # last ones, fewer.
-ROWS = BLOCK if llvm.get_host_cpu_features().get("avx512f") else BLOCK // 2
+ROWS = BLOCK if jit.processor()[1].get("avx512f") else BLOCK // 2
 FEWER = ROWS // 3
 
 
