@@ -87,8 +87,9 @@ def traffic() -> None:
         for name, v, filters in (("conv0", tall, True), ("conv1", size, False)):
             # The filter reads what the convolution wrote, as a padded copy, which torch makes.
             plain = 7 * 2 * size + (3 * tall + size if filters else 0)
-            # The next layer's styles are still a step of torch; the kernel could take them along.
-            row = [plain, v + 3 * size, v + size]
+            # The second layer's styles come with the end of the first; what follows it is read by
+            # ToRGB, too, so that the next block's styles are a step of torch.
+            row = [plain, v + (1 if filters else 3) * size, v + size]
             totals = [a + b for a, b in zip(totals, row, strict=True)]
             print(f"| b{resolution}.{name} | " + " | ".join(f"{x:.1f} MiB" for x in row) + " |")
     print("| all | " + " | ".join(f"{x:.0f} MiB" for x in totals) + " |")

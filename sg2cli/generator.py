@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sg2cli.ops.bias_act import bias_act
 from sg2cli.ops.linear import linear
-from sg2cli.ops.styled_conv import add_rgb, styled_conv, styled_conv_rgb, to_rgb
+from sg2cli.ops.styled_conv import add_rgb, styled_conv_rgb, styled_convs, to_rgb
 from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import upsample2d
 from sg2cli.settings import Activation, GeneratorConfig, Precision
@@ -86,9 +86,9 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, activation (StyleGAN2 fig. 2c).
+    """Modulated 3x3 convolution, noise, bias, activation (StyleGAN2 fig. 2c), of a w [N,w_dim].
 
-    x [N,I,H,W], w [N,w_dim] -> [N,O,H,W], or [N,O,2H,2W] where it upsamples.
+    The block computes them: x [N,I,H,W] -> [N,O,H,W], or [N,O,2H,2W] where it upsamples.
     """
 
     noise_const: Tensor  # [H,W] of the result
@@ -109,12 +109,9 @@ class SynthesisLayer(nn.Module):
         self.slope, self.gain = ACTIVATION[config.activation]
         self.clamp = config.conv_clamp
 
-    def forward(self, x: Tensor, w: Tensor, noise: Noise, gain: float = 1) -> Tensor:
-        """`gain` comes on top of the activation's own, and moves the clamp with it."""
-        return styled_conv(x, *self.layer(w, noise, gain))
-
-    def layer(self, w: Tensor, noise: Noise, gain: float = 1) -> Layer:
-        """What it computes of a w, for `styled_conv`."""
+    def forward(self, w: Tensor, noise: Noise, gain: float = 1) -> Layer:
+        """What `styled_conv` needs beside x. `gain` comes on top of the activation's own, and moves
+        the clamp with it."""
         clamp = None if self.clamp is None else self.clamp * gain
         return Layer(
             self.weight,
@@ -211,18 +208,16 @@ class SynthesisBlock(nn.Module):
         x = self.const.expand(ws.shape[0], -1, -1, -1) if x is None else x
         x = x.to(dtype)
         rgb: Tensor | None = None
+        gains = [1, SQRT_HALF if self.is_resnet else 1][-len(convs) :]
+        layers = [conv(w, noise, gain) for conv, w, gain in zip(convs, ws_conv, gains, strict=True)]
         if self.is_last and not self.is_resnet:  # where the picture is all that is needed
-            layers = [conv.layer(w, noise) for conv, w in zip(convs, ws_conv, strict=True)]
             styles = self.torgb.styles(w_torgb)
             rgb, x = styled_conv_rgb(x, layers, self.torgb.weight, styles), None
         else:
             residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
-            for conv, w in zip(convs[:-1], ws_conv, strict=False):
-                x = conv(x, w, noise)
-            if residual is None:
-                x = self.conv1(x, ws_conv[-1], noise)
-            else:  # two paths' sum keeps the variance
-                x = residual + self.conv1(x, ws_conv[-1], noise, SQRT_HALF)
+            x = styled_convs(x, layers)
+            if residual is not None:  # two paths' sum keeps the variance
+                x = residual + x
             if self.has_torgb:
                 rgb = self.torgb(x, w_torgb)
         if rgb is not None:

@@ -21,6 +21,7 @@ pytest.importorskip("triton")
 from sg2cli.ops import styled_conv_triton as fused  # noqa: E402
 from sg2cli.ops.bias_act import bias_act  # noqa: E402
 from sg2cli.ops.styled_conv import styled_conv_reference  # noqa: E402
+from sg2cli.ops.styled_conv_cpu import Layer  # noqa: E402
 from sg2cli.ops.upfirdn2d import filter_kernel, upfirdn2d, upsample2d  # noqa: E402
 
 BLUR = (1, 3, 3, 1)
@@ -62,24 +63,22 @@ def test_a_layer(
     u = 2 if "taps" in how else 1
     maps = {"none": None, "shared": randn(u * h, u * w), "own": randn(n, 1, u * h, u * w)}[noise]
     x, weight, bias = randn(n, i, h, w), randn(o, i, 3, 3), randn(o)
-    styles, then = randn(n, i) + 1, randn(n, o)
+    styles = randn(n, i) + 1
 
     def run(layer: Any, full: torch.dtype, half: torch.dtype) -> list[Tensor]:
         leaves = [x.to(device, half, copy=True)]
-        leaves += [t.to(device, full, copy=True) for t in (styles, then, maps) if t is not None]
+        leaves += [t.to(device, full, copy=True) for t in (styles, maps) if t is not None]
         leaves = [t.requires_grad_() for t in leaves]
-        map_ = leaves[3] if maps is not None else None
-        y = layer(
-            leaves[0], weight.to(device, full), leaves[1], bias.to(device, full), map_, leaves[2]
-        )
+        map_ = leaves[2] if maps is not None else None
+        y = layer(leaves[0], weight.to(device, full), leaves[1], bias.to(device, full), map_)
         assert y.dtype == half
         return gradients(y, leaves)
 
-    def reference(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, map_: Any, then: Tensor):  # type: ignore[no-untyped-def]
-        return styled_conv_reference(x, weight, styles, bias, map_, **how) * then[:, :, None, None]
+    def reference(*given: Any) -> Tensor:
+        return styled_conv_reference(*given, **how)
 
-    def ours(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, map_: Any, then: Tensor):  # type: ignore[no-untyped-def]
-        y = fused.styled_conv(x, weight, styles, bias, map_, then=then, **how)
+    def ours(*given: Any) -> Tensor:
+        y = fused.styled_convs(given[0], [Layer(*given[1:], **how)])
         assert y.is_contiguous(memory_format=torch.channels_last)
         return y
 
@@ -130,14 +129,33 @@ def test_what_follows_the_convolution(
         assert relative(found.cpu(), right.cpu()) < bar
 
 
-@pytest.mark.parametrize("then", [True, False])
-def test_a_layer_without_what_follows(randn: Any, device: str, then: bool) -> None:
-    x, weight, styles, bias = (t.float().to(device) for t in operands(randn))
-    after = randn(2, 5).float().to(device) if then else None
-    expected = styled_conv_reference(x, weight, styles, bias, None, BLUR, 0.2)
-    expected = expected if after is None else expected * after[:, :, None, None]
-    found = fused.styled_conv(x, weight, styles, bias, None, BLUR, 0.2, then=after)
-    assert relative(found.cpu(), expected.cpu()) < 1e-5
+@pytest.mark.parametrize("dtype", BARS)
+def test_layers_in_turn(randn: Any, device: str, dtype: torch.dtype) -> None:
+    """What ends the first multiplies by the styles of the second, and takes their gradient."""
+    x, styles, more = randn(2, 3, 4, 6), randn(2, 3) + 1, randn(2, 5) + 1
+    weights, biases = [randn(5, 3, 3, 3), randn(7, 5, 3, 3)], [randn(5), randn(7)]
+
+    def run(full: torch.dtype, half: torch.dtype) -> list[Tensor]:
+        leaves = [x.to(device, half, copy=True), *(t.to(device, full) for t in (styles, more))]
+        leaves = [t.clone().requires_grad_() for t in leaves]
+        given = zip(weights, leaves[1:], biases, strict=True)
+        layers = [Layer(w.to(device, full), s, b.to(device, full)) for w, s, b in given]
+        layers = [
+            layers[0]._replace(taps=BLUR, slope=0.2, gain=1.4, clamp=2.0),
+            layers[1]._replace(slope=0.5, gain=0.8),
+        ]
+        if full == torch.float64:
+            y = styled_conv_reference(styled_conv_reference(leaves[0], *layers[0]), *layers[1])
+        else:
+            y = fused.styled_convs(leaves[0], layers)
+        assert y.dtype == half
+        return gradients(y, leaves)
+
+    found, expected = run(torch.float32, dtype), run(torch.float64, torch.float64)
+    bars = [BARS[dtype]] + [BARS[dtype] * (1 if dtype == torch.float32 else 10)] * 3
+    for ours, right, bar in zip(found, expected, bars, strict=True):
+        assert ours.shape == right.shape
+        assert relative(ours.cpu(), right.cpu()) < 3 * bar
 
 
 def operands(randn: Any) -> tuple[Tensor, ...]:

@@ -36,17 +36,22 @@ def styled_conv(
     x [N,I,H,W], weight [O,I,3,3], styles [N,I], bias [O] -> [N,O,H,W]; with a filter's taps it
     upsamples, to [N,O,2H,2W]. Noise [H,W], [1,1,H,W] or [N,1,H,W] of the result, strength and all.
     """
-    if _by_triton(x, weight, bias):
+    return styled_convs(x, [Layer(weight, styles, bias, noise, taps, slope, gain, clamp)])
+
+
+def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """`styled_conv` by each of the layers, where nothing else needs what is between them."""
+    if all(_by_triton(x, layer.weight, layer.bias) for layer in layers):
         from sg2cli.ops import styled_conv_triton
 
-        return styled_conv_triton.styled_conv(
-            x, weight, styles, bias, noise, taps, slope, gain, clamp
-        )
-    if styled_conv_cpu.serves(x, weight, taps) and not _learns(weight, bias):
-        return styled_conv_cpu.styled_conv(
-            x, Layer(weight, styles, bias, noise, taps, slope, gain, clamp)
-        )
-    return styled_conv_reference(x, weight, styles, bias, noise, taps, slope, gain, clamp)
+        return styled_conv_triton.styled_convs(x, layers)
+    for layer in layers:
+        compiled = styled_conv_cpu.serves(x, layer.weight, layer.taps)
+        if compiled and not _learns(layer.weight, layer.bias):
+            x = styled_conv_cpu.styled_conv(x, layer)
+        else:
+            x = styled_conv_reference(x, *layer)
+    return x
 
 
 def styled_conv_rgb(
@@ -65,9 +70,7 @@ def styled_conv_rgb(
     ):
         own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
         return styled_conv_cpu.styled_pixels(x, layers, own)
-    for layer in layers:
-        x = styled_conv(x, *layer)
-    return to_rgb(x, rgb_weight, rgb_styles)
+    return to_rgb(styled_convs(x, layers), rgb_weight, rgb_styles)
 
 
 def add_rgb(

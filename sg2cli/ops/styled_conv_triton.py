@@ -6,6 +6,7 @@ the same call gives the same result. Nothing is compiled before it is first need
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from sg2cli.ops.gradients import first_order
 from sg2cli.ops.modulated_conv2d import modulation
+from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 
@@ -178,27 +180,20 @@ def _correlated(taps: ResampleFilter, device: torch.device, transposed: bool) ->
         return (f if transposed else f.flip(0, 1)).to(device, torch.float32).contiguous()
 
 
-def styled_conv(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    bias: Tensor,
-    noise: Tensor | None = None,
-    taps: ResampleFilter | None = None,
-    slope: float = 1.0,
-    gain: float = 1.0,
-    clamp: float | None = None,
-    then: Tensor | None = None,
-) -> Tensor:
-    """See `sg2cli.ops.styled_conv`; `then` [N,O] multiplies the result, for the next layer."""
-    styles, weight, scale = modulation(x.dtype, weight, styles)
-    x = (x * styles.to(x.dtype)[:, :, None, None]).contiguous(memory_format=torch.channels_last)
-    weight = weight.to(x.dtype)
-    if taps:
-        v = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    else:
-        v = F.conv2d(x, weight, padding=1)
-    return finish(v, scale, bias, noise, taps, slope, gain, clamp, then)
+def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """See `sg2cli.ops.styled_conv`: what ends a layer multiplies by the next one's styles."""
+    ready = [modulation(x.dtype, layer.weight, layer.styles) for layer in layers]
+    x = x * ready[0][0].to(x.dtype)[:, :, None, None]
+    for layer, (_, weight, scale), then in zip(
+        layers, ready, [*(styles for styles, *_ in ready[1:]), None], strict=True
+    ):
+        x, weight = x.contiguous(memory_format=torch.channels_last), weight.to(x.dtype)
+        if layer.taps:
+            v = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        else:
+            v = F.conv2d(x, weight, padding=1)
+        x = finish(v, scale, *layer[2:], then)
+    return x
 
 
 def finish(
