@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sg2cli.checkpoints.arrays import read_torch
 from sg2cli.checkpoints.unpickle import Budget, mapped
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import check_header, kind, new_file, sha256, unique, user_path
+from sg2cli.files import check_header, kind, new_file, sg2_metadata, sha256, user_path
 from sg2cli.latent_files import BAD_ARRAYS, UNNAMED, read_arrays
 from sg2cli.latents import class_vectors
 from sg2cli.settings import GeneratorConfig
@@ -230,8 +230,7 @@ def _read_directions(path: Path, method: str) -> tuple[Tensor, Tensor | None, st
                     raise ValueError(f"it has no directions {method or 'sefa or pca'}")
                 key = method or known[0]
                 vectors, deviations = file.get_tensor(key), file.get_tensor(f"{key}_std")
-                told = (file.metadata() or {}).get("sg2", "{}")
-                made_by = json.loads(told, object_pairs_hook=unique)
+                made_by = sg2_metadata(file.metadata())
                 checkpoint = str(made_by["checkpoint"]) if "checkpoint" in made_by else None
                 if len(deviations) != len(vectors):
                     raise ValueError("it has not one deviation for each direction")

@@ -195,6 +195,14 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def sg2_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """What sg2 wrote into a .safetensors of its own; ValueError, or RecursionError, for another."""
+    found = json.loads((metadata or {}).get("sg2", "{}"), object_pairs_hook=unique)
+    if not isinstance(found, dict):
+        raise ValueError("its sg2 metadata is no JSON object")
+    return found
+
+
 def check_header(path: Path) -> None:
     """ValueError for a .safetensors header that has a name twice, or is longer than any of ours.
 

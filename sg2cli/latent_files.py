@@ -7,7 +7,6 @@ against the network before anything is made of them.
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import struct
@@ -24,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import check_header, new_file, safetensors_header, unique
+from sg2cli.files import check_header, new_file, safetensors_header, sg2_metadata
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -137,12 +136,9 @@ def _read_safetensors(file: Path | io.BytesIO) -> tuple[dict[str, StoredArray], 
     slices = {name: stored.get_slice(name) for name in stored.keys() if _is_ours(name)}  # noqa: SIM118
     for name, tensor in slices.items():
         _check_dtype(name, tensor.get_dtype())
-    metadata = json.loads((stored.metadata() or {}).get("sg2", "{}"), object_pairs_hook=unique)
+    metadata = sg2_metadata(stored.metadata())
     arrays = {name: StoredArray(tuple(s.get_shape()), s.__getitem__) for name, s in slices.items()}
-    odd = not isinstance(metadata, dict) or any(
-        not isinstance(metadata.get(key, ""), str) for key in ("checkpoint", "tuned")
-    )
-    if odd:
+    if not all(isinstance(metadata.get(key, ""), str) for key in ("checkpoint", "tuned")):
         raise ValueError("its sg2 metadata is not what sg2 writes")
     return arrays, metadata
 

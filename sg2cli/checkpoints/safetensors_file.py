@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from sg2cli.checkpoints.base import (
     taps_of,
 )
 from sg2cli.errors import CheckpointError, reason
-from sg2cli.files import check_header, new_file, safetensors_header, sha256, unique
+from sg2cli.files import check_header, new_file, safetensors_header, sg2_metadata, sha256
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -183,12 +182,9 @@ def _refuse_foreign(start: bytes, path: Path) -> None:
 
 def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        fields = json.loads(metadata.get("sg2", "{}"), object_pairs_hook=unique)
+        return sg2_metadata(metadata)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its sg2 metadata cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise CheckpointError("its sg2 metadata is no JSON object")
-    return fields
 
 
 def _check_filter(config: GeneratorConfig, key: str, f: Tensor) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from sg2cli.checkpoints.safetensors_file import TUNED, Network
 from sg2cli.errors import CheckpointError, UsageError
-from sg2cli.files import check_header, kind, new_file, sha256, unique
+from sg2cli.files import check_header, kind, new_file, sg2_metadata, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,10 +49,10 @@ def inspect(path: Path) -> dict[str, Any] | None:
     try:
         check_header(path)
         with safe_open(path, framework="np") as file:
-            fields = json.loads((file.metadata() or {}).get("sg2", "{}"), object_pairs_hook=unique)
+            fields = sg2_metadata(file.metadata())
     except (OSError, SafetensorError, ValueError, RecursionError):
         return None
-    return fields if isinstance(fields, dict) and fields.get("kind") == TUNED else None
+    return fields if fields.get("kind") == TUNED else None
 
 
 def open_tuned(path: Path, network: Network) -> Tuned:

@@ -67,9 +67,10 @@ def draw_cells(
             at = (layout.columns, layout.rows)
             sheet = Sheet(file, pictures.format, *at, shape, layout.made_by, layout.header)
         if not _draw(pictures, cells, count, shape, sheet, render) and sheet:
-            pictures.console.note("no sheet is written, as it would have holes")
+            holes = "no sheet is written, as it would have holes"
+            pictures.console.note(holes)
             pictures.sum_up(count)
-            raise Sg2Error("no sheet is written, as it would have holes")
+            raise Sg2Error(holes)
         if sheet:
             sheet.finish()
     pictures.sum_up(count)
