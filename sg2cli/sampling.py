@@ -137,6 +137,8 @@ def try_render(
     """As `render`, but an error takes the place of a picture that is not finite."""
     import torch
 
+    from sg2cli.ops import jit
+
     def synthesize(filled: Sequence[Point]) -> Tensor:
         with torch.inference_mode():
             ws = torch.stack([point.ws for point in filled])
@@ -154,6 +156,7 @@ def try_render(
                 raise
         if not images:  # here, where nothing holds the memory of the attempt any more
             size = (size + 1) // 2
+            jit.release()
             devices.release_memory()
             attempt = devices.in_new_thread(synthesize)
             say(f"out of memory: {size} pictures at once from here on")

@@ -142,6 +142,34 @@ def test_weights_that_learn_get_their_gradient(randn: Any, learns: str) -> None:
     assert relative(found, expected) < 1e-5
 
 
+@pytest.mark.parametrize("inputs", [48, 40])
+def test_weights_for_other_channels_are_refused(randn: Any, inputs: int) -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        conv3x3(randn(1, inputs, 8, 8).float(), randn(32, 32, 3, 3).float())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_single_pixel(randn: Any, n: int) -> None:
+    x, weight = randn(n, 32, 1, 1), randn(32, 32, 3, 3)
+    gradients = []
+    for kind in (torch.float32, torch.float64):
+        leaf = x.to(kind).requires_grad_()
+        y = conv3x3(leaf, weight.to(kind), None, 0.5)
+        gradients += torch.autograd.grad(y, leaf, torch.ones(2 * n, 32, 1, 1, dtype=kind)[::2])
+    assert relative(*gradients) < 1e-5
+
+
+def test_other_defaults_of_torch_change_nothing(randn: Any) -> None:
+    x, weight = randn(1, 32, 8, 8).float(), randn(32, 32, 3, 3).float()
+    expected = conv3x3(x, weight)
+    jit.filled.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(conv3x3(x, weight), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_float64_is_torchs_own(randn: Any) -> None:
     x, weight = randn(1, 32, 48, 48), randn(32, 32, 3, 3)
     assert torch.equal(conv3x3(x, weight), F.conv2d(x, weight, padding=1))

@@ -188,6 +188,32 @@ def test_noise_of_another_batch_is_refused(randn: Any) -> None:
             styled_conv(*given[:4], noise)
 
 
+def test_noise_of_another_size_is_refused_and_of_another_type_taken(randn: Any) -> None:
+    given = [t.float() for t in operands(randn, (2, 16, 16, 8, 8), False, "own") if t is not None]
+    expected = styled_conv(*given)
+    found = styled_conv(*given[:4], given[4].double())
+    assert torch.equal(found, expected) and found.dtype == torch.float32
+    for size in ((4, 4), (16, 16)):
+        with pytest.raises(RuntimeError, match="size"):
+            styled_conv(*given[:4], randn(2, 1, *size).float())
+
+
+def test_one_style_for_all_pictures(randn: Any) -> None:
+    x, weight, styles, bias, _ = operands(randn, (3, 16, 32, 8, 8), False, "none")
+    assert x is not None and weight is not None and styles is not None and bias is not None
+    x, weight, styles, bias = (t.float() for t in (x, weight, styles[:1], bias))
+    same = styles.expand(3, -1)
+    assert torch.equal(styled_conv(x, weight, styles, bias), styled_conv(x, weight, same, bias))
+    rgb = randn(3, 16, 1, 1).float()
+    assert torch.equal(to_rgb(x, rgb, styles), to_rgb(x, rgb, same))
+
+
+def test_no_pictures(randn: Any) -> None:
+    given = [t.float() for t in operands(randn, (1, 16, 32, 8, 8), True, "shared") if t is not None]
+    x, weight, styles, *rest = given
+    assert styled_conv(x[:0], weight, styles[:0], *rest, BLUR).shape == (0, 32, 16, 16)
+
+
 def test_a_picture_is_the_same_at_any_place_in_a_batch(randn: Any) -> None:
     given = operands(randn, (1, 256, 256, 16, 16), False, "shared")
     x, weight, styles, bias, noise = (t.float() for t in given if t is not None)

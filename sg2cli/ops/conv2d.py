@@ -25,7 +25,12 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float 
     """
     learns = weight.requires_grad or (bias is not None and bias.requires_grad)
     usable = x.device.type == "cpu" and x.dtype == torch.float32 and winograd.serves(LANES, LANES)
-    if usable and not (learns and torch.is_grad_enabled()):
+    fits = x.ndim == 4 and weight.shape[1:] == (
+        x.shape[1],
+        3,
+        3,
+    )  # otherwise torch says what is wrong
+    if usable and fits and not (learns and torch.is_grad_enabled()):
         return _Conv3x3.apply(x, weight, bias, slope)
     y = F.conv2d(x, weight, bias, padding=1)
     return y if slope == 1 else F.leaky_relu_(y, slope)

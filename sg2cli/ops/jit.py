@@ -56,6 +56,7 @@ def processor() -> tuple[str, dict[str, bool]]:
 
 
 _COMPILING = Lock()
+SPARE = 1 << 24  # numbers, 64 MiB: more than LLVM takes
 
 
 @lru_cache
@@ -70,6 +71,7 @@ def compiled(build: Callable[..., tuple[str, Sequence[str]]], *how: Any) -> Step
     library = openmp()
     assert library
     code, names = build(*how)
+    torch.empty(SPARE)  # LLVM ends the process where there is no memory, torch says so
     with _COMPILING:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -92,6 +94,10 @@ def compiled(build: Callable[..., tuple[str, Sequence[str]]], *how: Any) -> Step
 
 def _number(argument: Argument) -> int:
     if isinstance(argument, Tensor):
+        if argument.dtype != torch.float32 or argument.device.type != "cpu":
+            raise TypeError(
+                f"float32 on the CPU is needed, not {argument.dtype} on {argument.device}"
+            )
         return argument.data_ptr()
     if isinstance(argument, float):
         return int(struct.unpack("i", struct.pack("f", argument))[0])
@@ -105,17 +111,30 @@ def scratch(name: str, numbers: int) -> Tensor:
     """Memory of this thread's: the same each time, so that it stays in the cache."""
     known: Tensor | None = getattr(_SCRATCH, name, None)
     if known is None or known.numel() < numbers:
+        known = None
+        _SCRATCH.__dict__.pop(name, None)
         with torch.inference_mode(False):  # to do for gradients, too
-            known = torch.zeros(numbers)
+            known = torch.zeros(numbers, dtype=torch.float32, device="cpu")
         setattr(_SCRATCH, name, known)
     return known
+
+
+def release() -> None:
+    """Give back this thread's."""
+    _SCRATCH.__dict__.clear()
+
+
+def new_map(n: int, channels: int, height: int, width: int) -> Tensor:
+    """[N,C,H,W], not filled."""
+    shape = (n, channels, height, width)
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=LAST)
 
 
 @lru_cache(maxsize=64)
 def filled(value: float, numbers: int) -> Tensor:
     """For arguments that are not there."""
     with torch.inference_mode(False):
-        return torch.full((numbers,), float(value))
+        return torch.full((numbers,), float(value), dtype=torch.float32, device="cpu")
 
 
 def map_of(name: str, t: Tensor) -> dict[str, Argument]:

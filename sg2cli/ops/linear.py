@@ -18,7 +18,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     comes out the same in any batch: libraries of linear algebra round it by how many there are."""
     learns = weight.requires_grad and torch.is_grad_enabled()
     single = x.dtype == weight.dtype == torch.float32
-    whole = weight.shape[1] % jit.LANES == 0
+    whole = x.ndim == 2 and x.shape[1] == weight.shape[1] and x.shape[1] % jit.LANES == 0
     if x.device.type == "cpu" and single and whole and not learns and jit.openmp():
         return _Linear.apply(x, weight)
     return F.linear(x, weight)

@@ -68,7 +68,7 @@ def styled_conv_rgb(
     if all(styled_conv_cpu.serves(x, layer.weight, layer.taps) for layer in layers) and not _learns(
         *tensors
     ):
-        own = rgb_weight.flatten(1) * rgb_styles[:, None]  # [N,C,O]
+        own = (rgb_weight.flatten(1) * rgb_styles[:, None]).expand(len(x), -1, -1)  # [N,C,O]
         return styled_conv_cpu.styled_pixels(x, layers, own)
     return to_rgb(styled_convs(x, layers), rgb_weight, rgb_styles)
 
@@ -131,7 +131,7 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     if x.dtype in HALF:
         return modulated_conv2d(x, weight, styles, demodulate=False)
     # So few weights that each picture may have its own, which reads x but once.
-    own = weight.flatten(1) * styles[:, None]  # [N,C,I]
+    own = (weight.flatten(1) * styles[:, None]).expand(len(x), -1, -1)  # [N,C,I]
     if styled_conv_cpu.serves_pixels(x, own):
         return styled_conv_cpu.Pixels.apply(x, own)
     return torch.bmm(own, x.flatten(2)).view(len(x), -1, *x.shape[2:])

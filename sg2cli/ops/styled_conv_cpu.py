@@ -54,22 +54,28 @@ class Layer(NamedTuple):
     gain: float = 1.0
     clamp: float | None = None
 
-    def after(self, pictures: int) -> After:
-        """What comes after its convolution. A gain above 0 may as well go before the leaky ReLU."""
+    def after(self, pictures: int, height: int, width: int) -> After:
+        """What makes a result of this size of its convolution. A gain above 0 may as well go before
+        the leaky ReLU."""
         squares = linear(self.styles.square(), kept(self.weight, energy))
         scale = (squares + 1e-8).rsqrt()  # eq. 2
         noise = self.noise
         if noise is not None:
-            noise = noise.reshape(-1, 1, *noise.shape[-2:]) * self.gain
+            noise = noise.float().reshape(-1, 1, *noise.shape[-2:]) * self.gain
             if len(noise) not in (1, pictures):
                 raise ValueError(f"{len(noise)} noise maps for {pictures} pictures")
-        return After(scale * self.gain, self.bias * self.gain, noise, self.slope, self.clamp)
+            noise = noise.expand(-1, -1, height, width)
+        scale = (scale * self.gain).expand(pictures, -1)
+        return After(scale, self.bias.float() * self.gain, noise, self.slope, self.clamp)
 
 
 def styled_conv(x: Tensor, layer: Layer) -> Tensor:
     """See `sg2cli.ops.styled_conv`."""
     x = x.contiguous(memory_format=LAST)
-    return _StyledConv.apply(x, layer.weight, layer.styles, layer.taps, *layer.after(len(x)))
+    n, _, h, w = x.shape
+    u = 2 if layer.taps else 1
+    styles, after = layer.styles.expand(n, -1), layer.after(n, u * h, u * w)
+    return _StyledConv.apply(x, layer.weight, styles, layer.taps, *after)
 
 
 def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Tensor:
@@ -80,7 +86,7 @@ def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Ten
     x = x.contiguous(memory_format=LAST)
     n, _, h, w = x.shape
     height, width = len(layers) * h, len(layers) * w  # one of two layers upsamples
-    afters = [layer.after(n) for layer in layers]
+    afters = [layer.after(n, height, width) for layer in layers]
     y = x.new_empty(n, rgb_weight.shape[1], height, width)
     # With the rows around it that it needs, a band fills the tiles of the layer that upsamples.
     less = 8 if len(layers) == 2 else 0
@@ -90,7 +96,7 @@ def styled_pixels(x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor) -> Ten
             weight, styles, *_ = layer
             around = slice(max(rows.start - more, 0), min(rows.stop + more, height))
             out = _room(f"layer {more}", part, len(weight), around, width)
-            own = styles[some], layer.taps, after.of(some, around)
+            own = styles.expand(n, -1)[some], layer.taps, after.of(some, around)
             within = slice(around.start - first, around.stop - first)
             part, first = _layer(part, weight, *own, within, out), around.start
         _pixels(part, rgb_weight[some], y[some, :, rows])
@@ -154,7 +160,7 @@ def _layer(
         return convolve(PLAIN, x, weight, rows, w, styles, after, out)
     outputs, size = len(weight), 2 * w + 1
     if out is None:
-        out = torch.empty((n, outputs, rows.stop - rows.start, 2 * w), memory_format=LAST)
+        out = jit.new_map(n, outputs, rows.stop - rows.start, 2 * w)
     # Of its last tile a band leaves the rows that its filter needs to see.
     for some, band in _bands(n, rows.stop - rows.start, outputs * size, less=4):
         top, bottom = rows.start + band.start, rows.start + band.stop
@@ -177,7 +183,7 @@ def _convolution_back(
     if not taps:
         return convolve(PLAIN, d, weight, slice(0, h), w, scale, turned=True)
     kernel = _kernel(taps).flip(0)
-    dx = torch.empty((n, len(weight), h // 2, w // 2), memory_format=LAST)
+    dx = jit.new_map(n, len(weight), h // 2, w // 2)
     for some, band in _bands(n, h // 2, 2 * outputs * w):
         seen = slice(2 * band.start, 2 * band.stop + 1)
         t = _room("upsampled", d[some], outputs, seen, w + 1)

@@ -24,7 +24,8 @@ def unit_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """
     learns = torch.is_grad_enabled() and (b.requires_grad or weight.requires_grad)
     single = a.dtype == b.dtype == weight.dtype == torch.float32
-    whole = a.shape[1] % jit.LANES == 0 and len(b) in (1, len(a))
+    whole = a.shape[1] % jit.LANES == 0 and len(b) in (1, len(a)) and a.shape[1:] == b.shape[1:]
+    whole = whole and weight.numel() == a.shape[1]
     if a.device.type == "cpu" and single and whole and not learns and jit.openmp():
         return _UnitDistance.apply(a, b, weight)
     difference = _unit(a) - _unit(b)

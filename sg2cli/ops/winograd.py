@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sg2cli.ops import jit
-from sg2cli.ops.jit import LANES, LAST, Argument
+from sg2cli.ops.jit import LANES, Argument
 
 # Tiles that a thread multiplies together: as many as stay in the cache with all their channels, but
 # not so few that it takes longer to take the weights apart.
@@ -201,9 +201,21 @@ def convolve(
     """
     n, inputs, height, _ = x.shape
     outputs, count = len(weight), rows.stop - rows.start
-    if out is None:
-        out = torch.empty((n, outputs, count, width), memory_format=LAST)
-    assert signs is None or signs.stride() == x.stride()
+    out = jit.new_map(n, outputs, count, width) if out is None else out
+    if n == 0:
+        return out
+    for given, shape in (
+        (weight, (outputs, inputs, 3, 3)),
+        (styles, (n, inputs)),
+        (after.scale, (n, outputs)),
+        (after.bias, (outputs,)),
+        (out, (n, outputs, count, width)),
+        (signs, x.shape),
+    ):
+        if given is not None and given.shape != shape:
+            raise ValueError(f"it is {list(given.shape)} where {list(shape)} is needed")
+    if signs is not None and _strides(signs) != _strides(x):
+        raise ValueError("signs do not lie as x does")
     points, made = len(kind.before), kind.made
     assert rows.start * kind.step % made == 0
     across = kind.tiles(width)
@@ -255,6 +267,11 @@ def convolve(
         **after.arguments(outputs),
     )
     return out
+
+
+def _strides(t: Tensor) -> list[int]:
+    """Of those dimensions that have more than one place."""
+    return [step for step, size in zip(t.stride(), t.shape, strict=True) if size > 1]
 
 
 def _code(*how: object) -> tuple[str, Sequence[str]]:

@@ -390,7 +390,7 @@ def test_no_shards(sg2: Any, net: Path, args: list[str], told: str) -> None:
 
 def out_of_memory(above: int) -> Callable[..., torch.Tensor]:
     """The styled convolution on a device that has room for so many pictures."""
-    whole = styled_conv.styled_conv
+    whole = styled_conv.styled_convs
 
     def limited(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         if len(x) > above:
@@ -405,7 +405,7 @@ def test_batches_are_halved_without_memory(
 ) -> None:
     args = ["-n", net, "--seeds", "0-19", "--batch", "16"]
     assert sg2("generate", *args, "--out", "whole").code == 0
-    monkeypatch.setattr("sg2cli.generator.styled_conv", out_of_memory(above=5))
+    monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=5))
     result = sg2("generate", *args)
     assert result.code == 0
     told = [line.partition(": ")[2] for line in result.err.splitlines()]
@@ -413,7 +413,7 @@ def test_batches_are_halved_without_memory(
     for path in result.lines:
         ours, theirs = (np.asarray(PIL.Image.open(f)) for f in (path, path.replace("out", "whole")))
         assert np.abs(ours.astype(int) - theirs).max() <= 1
-    monkeypatch.setattr("sg2cli.generator.styled_conv", out_of_memory(above=0))
+    monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=0))
     result = sg2("generate", *args, "--overwrite", "-q")
     assert result.code == 1
     assert "out of memory: a smaller --batch" in one_line(result.err)
@@ -424,7 +424,7 @@ def test_onednn_that_failed_once_fails_in_its_thread_for_good(
 ) -> None:
     """Where it had no memory for its scratchpad, it lacks one for all that comes after."""
     failed = set()
-    whole = styled_conv.styled_conv
+    whole = styled_conv.styled_convs
 
     def limited(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         thread = threading.current_thread()
@@ -433,7 +433,7 @@ def test_onednn_that_failed_once_fails_in_its_thread_for_good(
             raise RuntimeError("could not create a primitive")
         return whole(x, *args, **options)
 
-    monkeypatch.setattr("sg2cli.generator.styled_conv", limited)
+    monkeypatch.setattr("sg2cli.generator.styled_convs", limited)
     result = sg2("generate", "-n", net, "--seeds", "0-9", "--batch", "16")
     assert result.code == 0, result.err
     assert len(result.lines) == 10
@@ -447,7 +447,7 @@ def test_photos_are_halved_without_memory(
         photo(f"{seed}.png", seed)
     args = ["project", "-n", net, "--steps", "3", *(f"{i}.png" for i in range(4))]
     assert sg2(*args, "--out", "whole", "--batch", "2").code == 0
-    monkeypatch.setattr("sg2cli.generator.styled_conv", out_of_memory(above=2))
+    monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=2))
     result = sg2(*args, "--batch", "4")
     assert result.code == 0, result.err
     assert "out of memory: 2 photos at once, as by --batch 2" in result.err
