@@ -248,7 +248,8 @@ def test_a_start_and_a_seed_are_honoured(sg2: Any, net: Path, space: str) -> Non
     b4 = "synthesis.b4.conv1.noise_const"
     assert not torch.equal(load_file(f"a/me/{LATENT}")[b4], load_file(f"c/me/{LATENT}")[b4])
     assert sg2(*args, "--init", f"b/me/{LATENT}", "--seed", 9, "--out", "d").code == 0
-    assert torch.equal(load_file(f"b/me/{LATENT}")[b4], load_file(f"d/me/{LATENT}")[b4])
+    # The map is made white again, as it is already but for its last bits.
+    assert torch.allclose(load_file(f"b/me/{LATENT}")[b4], load_file(f"d/me/{LATENT}")[b4], 1e-5)
 
 
 def test_noise_maps_can_be_left_alone(sg2: Any, net: Path) -> None:
