@@ -20,6 +20,7 @@ from sg2cli.inversion.losses import (
     row_spread,
     whiten,
 )
+from sg2cli.ops import jit
 from sg2cli.settings import LpipsNet
 
 TARGETS = Path(__file__).parent / "targets"
@@ -170,3 +171,19 @@ def test_losses_are_a_pictures_own(randn: Any) -> None:
     for i in range(3):
         torch.testing.assert_close(whole[0][i], pixel_distance(a[i : i + 1], b[i : i + 1])[0])
         torch.testing.assert_close(whole[1][i], noise_penalty([m[i : i + 1] for m in maps])[0])
+
+
+@pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
+def test_large_noise_maps_are_rounded_alike_in_any_batch(randn: Any) -> None:
+    """On two threads, which share a map that is alone, but not one of many."""
+    maps, threads = randn(4, 1, 512, 512).float(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = noise_penalty([maps]), whiten(maps)
+        for i, own in enumerate(maps.split(1)):
+            for found, all_of_them in zip(
+                (noise_penalty([own]), whiten(own)), expected, strict=True
+            ):
+                assert torch.equal(found[0], all_of_them[i])
+    finally:
+        torch.set_num_threads(threads)
