@@ -109,7 +109,7 @@ class SynthesisLayer(nn.Module):
         self.slope, self.gain = ACTIVATION[config.activation]
         self.clamp = config.conv_clamp
 
-    def forward(self, w: Tensor, noise: Noise, gain: float = 1) -> Layer:
+    def layer(self, w: Tensor, noise: Noise, gain: float = 1) -> Layer:
         """What `styled_conv` needs beside x. `gain` comes on top of the activation's own, and moves
         the clamp with it."""
         clamp = None if self.clamp is None else self.clamp * gain
@@ -208,15 +208,18 @@ class SynthesisBlock(nn.Module):
         x = self.const.expand(ws.shape[0], -1, -1, -1) if x is None else x
         x = x.to(dtype)
         rgb: Tensor | None = None
-        gains = [1, SQRT_HALF if self.is_resnet else 1][-len(convs) :]
-        layers = [conv(w, noise, gain) for conv, w, gain in zip(convs, ws_conv, gains, strict=True)]
+        gain = SQRT_HALF if self.is_resnet else 1  # two paths' sum keeps the variance
+        layers = [
+            conv.layer(w, noise, gain if conv is self.conv1 else 1)
+            for conv, w in zip(convs, ws_conv, strict=True)
+        ]
         if self.is_last and not self.is_resnet:  # where the picture is all that is needed
             styles = self.torgb.styles(w_torgb)
             rgb, x = styled_conv_rgb(x, layers, self.torgb.weight, styles), None
         else:
             residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
             x = styled_convs(x, layers)
-            if residual is not None:  # two paths' sum keeps the variance
+            if residual is not None:
                 x = residual + x
             if self.has_torgb:
                 rgb = self.torgb(x, w_torgb)

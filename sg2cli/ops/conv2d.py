@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sg2cli.ops import winograd
-from sg2cli.ops.gradients import first_order
+from sg2cli.ops import jit
+from sg2cli.ops.gradients import first_order, learns
 from sg2cli.ops.jit import LANES, LAST
 from sg2cli.ops.winograd import PLAIN, After, convolve
 
@@ -23,14 +23,9 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float 
     gradient likewise: the same call gives the same result, to the last bit, and a picture comes out
     the same in any batch.
     """
-    learns = weight.requires_grad or (bias is not None and bias.requires_grad)
-    usable = x.device.type == "cpu" and x.dtype == torch.float32 and winograd.serves(LANES, LANES)
-    fits = x.ndim == 4 and weight.shape[1:] == (
-        x.shape[1],
-        3,
-        3,
-    )  # otherwise torch says what is wrong
-    if usable and fits and not (learns and torch.is_grad_enabled()):
+    # Channels are padded; of what does not fit torch says what is wrong.
+    fits = x.ndim == 4 and weight.shape[1:] == (x.shape[1], 3, 3)
+    if fits and jit.serves(x, channels=()) and not learns(weight, bias):
         return _Conv3x3.apply(x, weight, bias, slope)
     y = F.conv2d(x, weight, bias, padding=1)
     return y if slope == 1 else F.leaky_relu_(y, slope)

@@ -9,6 +9,12 @@ from typing import Any
 import torch
 
 
+def learns(*tensors: torch.Tensor | None) -> bool:
+    """Whether one of these is to have a gradient."""
+    wanted = any(t is not None and t.requires_grad for t in tensors)
+    return wanted and torch.is_grad_enabled()
+
+
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """For `backward` of a function that has no second derivative: RuntimeError where one is asked.
 

@@ -10,6 +10,7 @@ import struct
 from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import import_module
 from threading import Lock, local
 from typing import Any
 
@@ -59,18 +60,25 @@ _COMPILING = Lock()
 SPARE = 1 << 24  # numbers, 64 MiB: more than LLVM takes
 
 
-@lru_cache
-def compiled(build: Callable[..., tuple[str, Sequence[str]]], *how: Any) -> Step:
-    """The function `step` of what build(*how) gives: its code, and the names of its arguments.
+def serves(*tensors: Tensor, channels: Sequence[int]) -> bool:
+    """Whether compiled code can compute with these, of so many channels."""
+    single = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+    return single and not any(n % LANES for n in channels) and openmp() is not None
 
-    It takes them by these names: numbers, float32 among them, and tensors, whose addresses it sees;
-    nothing checks that they are as large as the code expects.
+
+@lru_cache
+def compiled(module: str, function: str, *how: Any) -> Step:
+    """What function(*how) of a module beside this gives: code, and the names of its arguments.
+
+    The module is loaded only here, as it needs LLVM. The code takes its arguments by name: numbers,
+    float32 among them, and tensors, whose addresses it sees; nothing checks that they are as large
+    as it expects.
     """
     import llvmlite.binding as llvm
 
     library = openmp()
     assert library
-    code, names = build(*how)
+    code, names = getattr(import_module(f"sg2cli.ops.{module}"), function)(*how)
     torch.empty(SPARE)  # LLVM ends the process where there is no memory, torch says so
     with _COMPILING:
         llvm.initialize_native_target()
@@ -135,6 +143,11 @@ def filled(value: float, numbers: int) -> Tensor:
     """For arguments that are not there."""
     with torch.inference_mode(False):
         return torch.full((numbers,), float(value), dtype=torch.float32, device="cpu")
+
+
+def sizes(t: Tensor) -> dict[str, Argument]:
+    """The arguments that tell the shape of a map [N,C,H,W]."""
+    return dict(zip(("pictures", "channels", "height", "width"), t.shape, strict=True))
 
 
 def map_of(name: str, t: Tensor) -> dict[str, Argument]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,16 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sg2cli.ops import jit
-from sg2cli.ops.gradients import first_order
+from sg2cli.ops.gradients import first_order, learns
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """`F.linear`: x [N,I], weight [O,I] -> [N,O]. On a CPU, without a gradient in weight, a row
     comes out the same in any batch: libraries of linear algebra round it by how many there are."""
-    learns = weight.requires_grad and torch.is_grad_enabled()
-    single = x.dtype == weight.dtype == torch.float32
-    whole = x.ndim == 2 and x.shape[1] == weight.shape[1] and x.shape[1] % jit.LANES == 0
-    if x.device.type == "cpu" and single and whole and not learns and jit.openmp():
+    fits = x.ndim == 2 and x.shape[1] == weight.shape[1]  # otherwise torch says what is wrong
+    if fits and jit.serves(x, weight, channels=[x.shape[1]]) and not learns(weight):
         return _Linear.apply(x, weight)
     return F.linear(x, weight)
 
@@ -40,13 +37,7 @@ class _Linear(torch.autograd.Function):
 def _product(x: Tensor, weight: Tensor, size: int, back: bool) -> Tensor:
     x, weight = x.contiguous(), weight.contiguous()
     y = x.new_empty(len(x), size)
-    jit.compiled(_code, back)(
+    jit.compiled("layer_code", "linear_back" if back else "linear")(
         n=len(x), inputs=weight.shape[1], outputs=len(weight), x=x, weight=weight, y=y
     )
     return y
-
-
-def _code(back: bool) -> tuple[str, Sequence[str]]:
-    from sg2cli.ops import layer_code
-
-    return layer_code.linear_back() if back else layer_code.linear()

@@ -12,8 +12,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from sg2cli.ops import styled_conv_cpu, winograd
+from sg2cli.ops import jit, styled_conv_cpu
 from sg2cli.ops.bias_act import bias_act
+from sg2cli.ops.gradients import learns
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
 from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
@@ -47,7 +48,7 @@ def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
         return styled_conv_triton.styled_convs(x, layers)
     for layer in layers:
         compiled = styled_conv_cpu.serves(x, layer.weight, layer.taps)
-        if compiled and not _learns(layer.weight, layer.bias):
+        if compiled and not learns(layer.weight, layer.bias):
             x = styled_conv_cpu.styled_conv(x, layer)
         else:
             x = styled_conv_reference(x, *layer)
@@ -65,7 +66,7 @@ def styled_conv_rgb(
     """
     tensors = [x, rgb_weight, rgb_styles]
     tensors += [t for layer in layers for t in layer[:4] if t is not None]
-    if all(styled_conv_cpu.serves(x, layer.weight, layer.taps) for layer in layers) and not _learns(
+    if all(styled_conv_cpu.serves(x, layer.weight, layer.taps) for layer in layers) and not learns(
         *tensors
     ):
         own = (rgb_weight.flatten(1) * rgb_styles[:, None]).expand(len(x), -1, -1)  # [N,C,O]
@@ -94,11 +95,7 @@ def add_rgb(
 
 def _by_triton(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     usable = x.is_cuda and x.dtype in (torch.float32, *HALF) and weight.dtype == torch.float32
-    return usable and has_triton() and not _learns(weight, bias)
-
-
-def _learns(*weights: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+    return usable and has_triton() and not learns(weight, bias)
 
 
 @cache
@@ -112,7 +109,7 @@ def has_triton() -> bool:
 def ways(device: str) -> str:
     """Which operations a device uses, and why, for people."""
     if device == "cpu":
-        if winograd.serves(512, 512):
+        if jit.openmp():
             return "Winograd's convolutions, compiled by LLVM, in float32"
         return "torch's own operations: llvmlite and OpenMP are not there for faster ones"
     if device.startswith("cuda"):

@@ -20,7 +20,7 @@ from torch import Tensor
 from sg2cli.ops import jit, winograd
 from sg2cli.ops.conv2d import energy, kept
 from sg2cli.ops.gradients import first_order
-from sg2cli.ops.jit import LANES, LAST
+from sg2cli.ops.jit import LAST
 from sg2cli.ops.linear import linear
 from sg2cli.ops.winograd import DOWN, NOTHING, PLAIN, After, convolve, per_picture
 from sg2cli.settings import ResampleFilter
@@ -31,15 +31,13 @@ TAPS = 4  # of the filters that are compiled
 
 def serves(x: Tensor, weight: Tensor, taps: ResampleFilter | None = None) -> bool:
     """Whether this is the way for x and weight, gradients in the weight apart."""
-    single = x.dtype == weight.dtype == torch.float32
     filters = taps is None or (len(taps) <= TAPS and not isinstance(taps[0], tuple))
-    return x.device.type == "cpu" and single and filters and winograd.serves(*weight.shape[:2])
+    return filters and jit.serves(x, weight, channels=weight.shape[:2])
 
 
 def serves_pixels(x: Tensor, weight: Tensor) -> bool:
     """Whether `Pixels` is the way, for pictures of 1 to 4 channels."""
-    single = x.dtype == weight.dtype == torch.float32
-    return x.device.type == "cpu" and single and winograd.serves(x.shape[1], LANES)
+    return jit.serves(x, weight, channels=[x.shape[1]])
 
 
 class Layer(NamedTuple):
@@ -196,7 +194,7 @@ def _convolution_back(
 def _filter(t: Tensor, kernel: Tensor, top: int, left: int, after: After, out: Tensor) -> None:
     """out[i,j] = sum of kernel[k] kernel[l] t[i + k + top, j + l + left], and what comes after."""
     n, channels, height, width = t.shape
-    jit.compiled(_code, "filtered", after.slope)(
+    jit.compiled("layer_code", "filtered", after.slope)(
         pictures=n,
         channels=channels,
         taps=kernel,
@@ -228,14 +226,8 @@ def _derivative(
     over_pixels = y.new_zeros(n, height, 3, channels)
     over_channels = y.new_empty(n, 1, height, width)
     own, a_factor = per_picture(factor, jit.filled(1, channels))
-    given = after.arguments(channels)
-    for name in ("scale", "a_scale", "bias"):
-        del given[name]
-    jit.compiled(_code, "sums", after.slope, factor is None)(
-        pictures=n,
-        channels=channels,
-        height=height,
-        width=width,
+    jit.compiled("layer_code", "sums", after.slope, factor is None)(
+        **jit.sizes(y),
         **jit.map_of("dy", dy),
         **jit.map_of("y", y),
         **jit.map_of("out", out),
@@ -243,15 +235,9 @@ def _derivative(
         a_factor=a_factor,
         sums=over_pixels,
         dnoise=over_channels,
-        **given,
+        **after.arguments(channels),
     )
     return out, over_pixels.sum(dim=1).unbind(dim=1), over_channels
-
-
-def _code(name: str, *how: Any) -> tuple[str, Sequence[str]]:
-    from sg2cli.ops import layer_code
-
-    return getattr(layer_code, name)(*how)
 
 
 @lru_cache(maxsize=64)
@@ -302,14 +288,11 @@ class Pixels(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        n, channels, height, width = x.shape
+        n, channels, height, _ = x.shape
         count, dy, dx = weight.shape[1], dy.contiguous(), torch.empty_like(x)
         sums = x.new_empty(n, height, count, channels)
-        jit.compiled(_code, "pixels_back", count)(
-            pictures=n,
-            channels=channels,
-            height=height,
-            width=width,
+        jit.compiled("layer_code", "pixels_back", count)(
+            **jit.sizes(x),
             **jit.map_of("x", x),
             weight=weight,
             dy=dy,
@@ -323,13 +306,9 @@ class Pixels(torch.autograd.Function):
 
 def _pixels(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     """In y, of which a row lies together and the next one follows."""
-    n, channels, height, width = x.shape
     weight = weight.contiguous()
-    jit.compiled(_code, "pixels", weight.shape[1])(
-        pictures=n,
-        channels=channels,
-        height=height,
-        width=width,
+    jit.compiled("layer_code", "pixels", weight.shape[1])(
+        **jit.sizes(x),
         **jit.map_of("x", x),
         weight=weight,
         y=y,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sg2cli.ops import jit
-from sg2cli.ops.gradients import first_order
+from sg2cli.ops.gradients import first_order, learns
 
 # So that vectors of zeros have a gradient: added to the square of a length, and to the length.
 LEAST_SQUARE, LEAST_LENGTH = 1e-20, 1e-10
@@ -22,11 +21,9 @@ def unit_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     in b and weight, on a CPU, in two passes over memory and three for the gradient: torch's own
     operations take some twenty.
     """
-    learns = torch.is_grad_enabled() and (b.requires_grad or weight.requires_grad)
-    single = a.dtype == b.dtype == weight.dtype == torch.float32
-    whole = a.shape[1] % jit.LANES == 0 and len(b) in (1, len(a)) and a.shape[1:] == b.shape[1:]
-    whole = whole and weight.numel() == a.shape[1]
-    if a.device.type == "cpu" and single and whole and not learns and jit.openmp():
+    channels = a.shape[1]
+    fits = a.shape[1:] == b.shape[1:] and len(b) in (1, len(a)) and weight.numel() == channels
+    if fits and jit.serves(a, b, weight, channels=[channels]) and not learns(b, weight):
         return _UnitDistance.apply(a, b, weight)
     difference = _unit(a) - _unit(b)
     return (difference * difference * weight).sum(dim=(1, 2, 3)) / a[0, 0].numel()
@@ -42,10 +39,10 @@ class _UnitDistance(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
         a, b = (t.contiguous(memory_format=jit.LAST) for t in (a, b))
         weight = weight.flatten().contiguous()
-        n, channels, height, width = a.shape
+        n, _, height, width = a.shape
         sums, lengths = a.new_empty(n, height), a.new_empty(n, height, width, 2)
         ctx.save_for_backward(a, b, weight, lengths)
-        jit.compiled(_code, "distance")(**_given(a, b, weight, lengths), sums=sums)
+        jit.compiled("layer_code", "distance")(**_given(a, b, weight, lengths), sums=sums)
         return sums.sum(dim=1) / (height * width)
 
     @staticmethod
@@ -53,28 +50,18 @@ class _UnitDistance(torch.autograd.Function):
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None]:
         a, b, weight, lengths = ctx.saved_tensors
         da, factor = torch.empty_like(a), (d / a[0, 0].numel()).contiguous()
-        jit.compiled(_code, "distance_back")(
+        jit.compiled("layer_code", "distance_back")(
             **_given(a, b, weight, lengths), **jit.map_of("da", da), factor=factor
         )
         return da, None, None
 
 
 def _given(a: Tensor, b: Tensor, weight: Tensor, lengths: Tensor) -> dict[str, jit.Argument]:
-    n, channels, height, width = a.shape
     given = {
-        "pictures": n,
-        "channels": channels,
-        "height": height,
-        "width": width,
+        **jit.sizes(a),
         **jit.map_of("a", a),
         **jit.map_of("b", b),
         "weight": weight,
         "lengths": lengths,
     }
-    return given | ({} if len(b) == n else {"b_picture": 0})
-
-
-def _code(name: str) -> tuple[str, Sequence[str]]:
-    from sg2cli.ops import layer_code
-
-    return getattr(layer_code, name)()
+    return given | ({} if len(b) == len(a) else {"b_picture": 0})

@@ -174,11 +174,6 @@ def up(rows: int, width: int) -> Kind:
     return min(UPS, key=lambda kind: len(kind.before) ** 2 * kind.tiles(rows) * kind.tiles(width))
 
 
-def serves(inputs: int, outputs: int) -> bool:
-    """Whether so many channels can be computed here, on this machine."""
-    return inputs % LANES == 0 == outputs % LANES and jit.openmp() is not None
-
-
 def convolve(
     kind: Kind,
     x: Tensor,
@@ -231,7 +226,7 @@ def convolve(
     users = threads if alone else 1
     taps = weight.stride()[2:]
     own_styles, a_style = per_picture(styles, jit.filled(1, inputs))
-    jit.compiled(_code, kind, slope, after.slope)(
+    jit.compiled("winograd_code", "convolution", kind, slope, after.slope)(
         alone=int(alone),
         pictures=n,
         tiles=tiles,
@@ -272,12 +267,6 @@ def convolve(
 def _strides(t: Tensor) -> list[int]:
     """Of those dimensions that have more than one place."""
     return [step for step, size in zip(t.stride(), t.shape, strict=True) if size > 1]
-
-
-def _code(*how: object) -> tuple[str, Sequence[str]]:
-    from sg2cli.ops import winograd_code
-
-    return winograd_code.convolution(*how)  # type: ignore[arg-type]
 
 
 @lru_cache
