@@ -95,6 +95,13 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         self.position_at_end(end)
         now[:] = kept
 
+    def blocks(self, count: Value, several: int, fewer: int) -> Iterator[tuple[int, Value]]:
+        """The index, by several at once, and by fewer for those that are left."""
+        whole = self.mul(self.sdiv(count, I64(several)), I64(several))
+        for by, start, stop in ((several, I64(0), whole), (fewer, whole, count)):
+            with self.loop(start, stop, by) as (first, _):
+                yield by, first
+
     def sum(self, *terms: Value | int | tuple[Value | int, ...]) -> Value:
         """Of integers and of products of integers."""
         products = (term if isinstance(term, tuple) else (term,) for term in terms)
@@ -114,6 +121,12 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
 
     def within(self, i: Value, size: Value) -> Value:
         return self.icmp_unsigned("<", i, size)  # below 0 is far above
+
+    def row(self, name: str, picture: Value, row: Value) -> Value:
+        """Of a map, by the arguments of `jit.map_of`."""
+        steps = (getattr(self, f"{name}_{step}") for step in ("picture", "row"))
+        at = self.sum(*zip((picture, row), steps, strict=True))
+        return self.floats(getattr(self, name), at)
 
     def floats(self, address: Value, index: Value | None = None) -> Value:
         """A pointer to float32."""
@@ -217,6 +230,13 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         if sign is not None:
             return self.select(self.fcmp_ordered(">", sign, self.constant(0)), x, below)
         return self.select(self.fcmp_ordered("<", x, self.constant(0)), below, x)
+
+    def finished(
+        self, x: Value, scale: Value, bias: Value, noise: Value, slope: float, clamp: Value
+    ) -> Value:
+        """What comes after a convolution; noise: one float32."""
+        x = self.plus(self.times(x, scale), self.plus(self.broadcast(noise), bias))
+        return self.clamped(self.leaky(x, slope), clamp)
 
     def clamped(self, x: Value, most: Value) -> Value:
         for sign, limit in ((">", most), ("<", self.fsub(self.constant(0), most))):

@@ -5,8 +5,6 @@ Everything is in channels_last, and computed in vectors of channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sg2cli.ops.jit import LANES
 from sg2cli.ops.jit_code import FLAGS, I64, VECTOR, Code, Value
 from sg2cli.ops.unit_distance import LEAST_LENGTH, LEAST_SQUARE
@@ -37,12 +35,12 @@ def filtered(slope: float) -> tuple[str, list[str]]:
         for i in range(TAPS + 1):
             row = c.sum((pair, 2), c.top, i)
             inside = c.within(row, c.t_height)
-            here = c.floats(c.t, c.sum((picture, c.t_picture), (row, c.t_row)))
+            here = c.row("t", picture, row)
             lines.append((c.select(inside, here, outside), c.select(inside, c.channels, I64(0))))
         for i in range(2):
             row = c.sum((pair, 2), i)
             inside = c.within(row, c.y_height)
-            here = c.floats(c.y, c.sum((picture, c.y_picture), (row, c.y_row)))
+            here = c.row("y", picture, row)
             results.append((c.select(inside, here, lost), c.select(inside, c.channels, I64(0))))
             row = c.select(inside, row, I64(0))
             noises.append(c.floats(c.noise, c.sum((picture, c.a_noise), (row, c.noise_row))))
@@ -66,9 +64,8 @@ def filtered(slope: float) -> tuple[str, list[str]]:
                 now += columns(c.sum(j, TAPS - 1))
                 for i, ((result, step), noise) in enumerate(zip(results, noises, strict=True)):
                     x = c.weighed(taps, now[i::2])
-                    plus = c.broadcast(c.load(c.gep(noise, [c.mul(j, c.noise_pixel)])))
-                    x = c.plus(c.times(x, scale), c.plus(plus, bias))
-                    x = c.clamped(c.leaky(x, slope), most)
+                    own = c.load(c.gep(noise, [c.mul(j, c.noise_pixel)]))
+                    x = c.finished(x, scale, bias, own, slope, most)
                     c.store_vector(x, c.gep(result, [c.mul(j, step)]), channel)
                 del now[:2]
     return c.done()
@@ -88,14 +85,7 @@ def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
     count = 3 if all_of_them else 1
     with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
         picture, row = c.divided(item, c.height)
-        dy, y, out = (
-            c.floats(start, c.sum((picture, a_picture), (row, a_row)))
-            for start, a_picture, a_row in (
-                (c.dy, c.dy_picture, c.dy_row),
-                (c.y, c.y_picture, c.y_row),
-                (c.out, c.out_picture, c.out_row),
-            )
-        )
+        dy, y, out = (c.row(name, picture, row) for name in ("dy", "y", "out"))
         factors = c.floats(c.factor, c.mul(picture, c.a_factor))
         totals = c.floats(c.sums, c.sum((item, 3, c.channels)))
         noise = c.floats(c.noise, c.sum((picture, c.a_noise), (row, c.noise_row)))
@@ -136,7 +126,7 @@ def pixels(count: int) -> tuple[str, list[str]]:
     c = Code()
     with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
         picture, row = c.divided(item, c.height)
-        x = c.floats(c.x, c.sum((picture, c.x_picture), (row, c.x_row)))
+        x = c.row("x", picture, row)
         y = c.floats(c.y, c.sum((picture, c.y_picture), (row, c.width)))
         weights = c.floats(c.weight, c.sum((picture, count, c.channels)))
         with c.loop(0, c.width) as (j, _):
@@ -157,13 +147,7 @@ def pixels_back(count: int) -> tuple[str, list[str]]:
     c = Code()
     with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
         picture, row = c.divided(item, c.height)
-        x, dx = (
-            c.floats(start, c.sum((picture, a_picture), (row, a_row)))
-            for start, a_picture, a_row in (
-                (c.x, c.x_picture, c.x_row),
-                (c.dx, c.dx_picture, c.dx_row),
-            )
-        )
+        x, dx = (c.row(name, picture, row) for name in ("x", "dx"))
         dy = c.floats(c.dy, c.sum((picture, c.dy_picture), (row, c.width)))
         weights = c.floats(c.weight, c.sum((picture, count, c.channels)))
         totals = c.floats(c.sums, c.sum((item, count, c.channels)))
@@ -188,7 +172,7 @@ def distance() -> tuple[str, list[str]]:
     are over channels: a and b [N,C,H,W] -> sums [N,H], and lengths [N,H,W,2]."""
     c = Code()
     with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
-        lines = _two_lines(c, item)
+        lines = [c.row(name, *c.divided(item, c.height)) for name in ("a", "b")]
         with c.loop(0, c.width, 1, [c.constant(0)]) as (j, total):
             here = [c.gep(line, [c.mul(j, c.channels)]) for line in lines]
             with c.loop(0, c.channels, LANES, [c.constant(0)] * 2) as (channel, squares):
@@ -214,9 +198,8 @@ def distance_back() -> tuple[str, list[str]]:
     """The gradient of the same, times factor [N], to a: da [N,C,H,W]."""
     c = Code()
     with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
-        lines = _two_lines(c, item)
         picture, row = c.divided(item, c.height)
-        da = c.floats(c.da, c.sum((picture, c.da_picture), (row, c.da_row)))
+        *lines, da = (c.row(name, picture, row) for name in ("a", "b", "da"))
         twice = c.times(c.broadcast(c.load(c.floats(c.factor, picture))), c.constant(2))
         with c.loop(0, c.width) as (j, _):
             at = c.mul(j, c.channels)
@@ -246,15 +229,6 @@ def distance_back() -> tuple[str, list[str]]:
     return c.done()
 
 
-def _two_lines(c: Code, item: Value) -> list[Value]:
-    """A row of a, and that of b, which may be one picture's for all."""
-    picture, row = c.divided(item, c.height)
-    return [
-        c.floats(start, c.sum((picture, a_picture), (row, a_row)))
-        for start, a_picture, a_row in ((c.a, c.a_picture, c.a_row), (c.b, c.b_picture, c.b_row))
-    ]
-
-
 def _length(c: Code, root: Value) -> Value:
     return c.fadd(root, c.single(LEAST_LENGTH))
 
@@ -279,20 +253,17 @@ def linear() -> tuple[str, list[str]]:
     c = Code()
     with c.loop(*c.share(c.outputs, c.thread, c.threads)) as (output, _):
         weight = c.floats(c.weight, c.mul(output, c.inputs))
-
-        def some(first: Value, count: int) -> None:
+        for count, first in c.blocks(c.n, ROWS, 1):
             rows = [c.floats(c.x, c.mul(c.sum(first, r), c.inputs)) for r in range(count)]
             with c.loop(0, c.inputs, LANES, [c.constant(0)] * count) as (i, now):
-                w = c.vector(weight, i)  # noqa: B023
+                w = c.vector(weight, i)
                 now[:] = [
                     c.times_plus(c.vector(row, i), w, total)
                     for row, total in zip(rows, now, strict=True)
                 ]
             for r, total in enumerate(now):
-                at = c.sum((c.sum(first, r), c.outputs), output)  # noqa: B023
+                at = c.sum((c.sum(first, r), c.outputs), output)
                 c.store(c.added(total), c.floats(c.y, at))
-
-        _by_rows(c, c.n, some)
     return c.done()
 
 
@@ -302,26 +273,15 @@ def linear_back() -> tuple[str, list[str]]:
     panels = c.sdiv(c.inputs, I64(LANES))
     with c.loop(*c.share(panels, c.thread, c.threads)) as (panel, _):
         weight = c.floats(c.weight, c.mul(panel, I64(LANES)))
-
-        def some(first: Value, count: int) -> None:
+        for count, first in c.blocks(c.n, ROWS, 1):
             rows = [c.floats(c.x, c.mul(c.sum(first, r), c.outputs)) for r in range(count)]
             with c.loop(0, c.outputs, 1, [c.constant(0)] * count) as (o, now):
-                w = c.vector(weight, c.mul(o, c.inputs))  # noqa: B023
+                w = c.vector(weight, c.mul(o, c.inputs))
                 now[:] = [
                     c.times_plus(c.broadcast(c.load(c.gep(row, [o]))), w, total)
                     for row, total in zip(rows, now, strict=True)
                 ]
             for r, total in enumerate(now):
-                at = c.sum((c.sum(first, r), c.inputs), (panel, LANES))  # noqa: B023
+                at = c.sum((c.sum(first, r), c.inputs), (panel, LANES))
                 c.store_vector(total, c.floats(c.y, at))
-
-        _by_rows(c, c.n, some)
     return c.done()
-
-
-def _by_rows(c: Code, n: Value, some: Callable[[Value, int], None]) -> None:
-    """Some rows at once, then each of those that are left."""
-    whole = c.mul(c.sdiv(n, I64(ROWS)), I64(ROWS))
-    for start, stop, count in ((I64(0), whole, ROWS), (whole, n, 1)):
-        with c.loop(start, stop, count) as (first, _):
-            some(first, count)

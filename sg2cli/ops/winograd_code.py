@@ -122,7 +122,7 @@ def _multiply(
     """Rows of points, and of each 16 outputs."""
     points = len(kind.before)
     panels = c.sdiv(c.outputs, I64(LANES))
-    full, a_panel = c.sdiv(count, I64(ROWS)), c.mul(c.inputs, I64(LANES))
+    a_panel = c.mul(c.inputs, I64(LANES))
     with c.loop(*c.share(c.mul(I64(points), panels), part, parts)) as (item, _):
         row, panel = c.divided(item, panels)
         _weights(c, kind, row, c.floats(c.w, c.sum((panel, 9, a_panel))), u)
@@ -131,19 +131,13 @@ def _multiply(
             left = c.gep(v, [c.mul(point, I64(ROWS * LANES))])
             right = c.gep(u, [c.mul(column, I64(LANES))])
             result = c.gep(m, [c.sum((c.sum((panel, points * points), point), ROWS * LANES))])
-            with c.loop(0, full) as (block, _):
+            for rows, tile in c.blocks(count, ROWS, FEWER):
+                block, over = c.divided(tile, I64(ROWS))
                 a, y = (
-                    c.gep(start, [c.sum((block, points * points * ROWS, channels))])
+                    c.gep(start, [c.sum((block, points * points * ROWS, channels), (over, LANES))])
                     for start, channels in ((left, c.inputs), (result, c.outputs))
                 )
-                _product(c, kind, ROWS, a, right, y)
-            with c.loop(c.mul(full, I64(ROWS)), count, FEWER) as (tile, _):
-                over = c.sum((c.srem(tile, I64(ROWS)), LANES))
-                a, y = (
-                    c.gep(start, [c.sum((full, points * points * ROWS, channels), over)])
-                    for start, channels in ((left, c.inputs), (result, c.outputs))
-                )
-                _product(c, kind, FEWER, a, right, y)
+                _product(c, kind, rows, a, right, y)
 
 
 def _weights(c: Code, kind: Kind, row: Value, weights: Value, u: Value) -> None:
@@ -210,9 +204,8 @@ def _put_together(
                 line = [c.load(tile(c.sum((i, points), j))) for j in range(points)]
                 for j, factors in enumerate(kind.after):
                     k = c.sum((i, size), j)
-                    plus = c.plus(c.broadcast(c.load(noises(k))), bias)
-                    x = c.plus(c.times(c.combined(factors, line), scale), plus)
-                    x = c.clamped(c.leaky(x, slope), most)
+                    x, noise = c.combined(factors, line), c.load(noises(k))
+                    x = c.finished(x, scale, bias, noise, slope, most)
                     c.store_vector(x, c.load(pixels(k)), channel)
 
 
