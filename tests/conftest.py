@@ -31,6 +31,14 @@ class Result:
 
 
 @pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """How many torch computes with, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def randn() -> Callable[..., torch.Tensor]:
     """Standard normal numbers in float64, from a fixed seed."""
     numbers = torch.Generator().manual_seed(0)

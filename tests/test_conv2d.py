@@ -55,7 +55,7 @@ def test_values_and_gradient(randn: Any, shape: Any, with_bias: bool, slope: flo
 @pytest.mark.parametrize("size", [1, 4, 8, 16, 40, 70])
 @pytest.mark.parametrize("channels", [(3, 64), (64, 3), (128, 256)])
 def test_a_picture_is_the_same_in_any_batch_and_on_any_threads(
-    randn: Any, size: int, channels: tuple[int, int]
+    randn: Any, set_threads: Any, size: int, channels: tuple[int, int]
 ) -> None:
     """To the last bit: one that is not may find another minimum in a projection."""
     inputs, outputs = channels
@@ -64,12 +64,8 @@ def test_a_picture_is_the_same_in_any_batch_and_on_any_threads(
     for count in (1, 2, 4):
         parts = [conv3x3(part, weight) for part in x.split(count)]
         assert torch.equal(torch.cat(parts), expected)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(5 - threads)
-        assert torch.equal(conv3x3(x, weight), expected)
-    finally:
-        torch.set_num_threads(threads)
+    set_threads(5 - torch.get_num_threads())
+    assert torch.equal(conv3x3(x, weight), expected)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

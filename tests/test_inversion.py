@@ -179,21 +179,18 @@ def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
 
 @pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_photo_among_others_ends_with_the_same_bits(preset: str) -> None:
+def test_a_photo_among_others_ends_with_the_same_bits(set_threads: Any, preset: str) -> None:
     """In float32, too, and whatever the search makes of a bit."""
     settings = few_samples(replace(PRESETS[preset], steps=9))
-    G, lpips, before = checkpoints.load_generator(), LPIPS("vgg"), torch.get_num_threads()
+    G, lpips = checkpoints.load_generator(), LPIPS("vgg")
     some = [read_photo(TARGETS / f"avatar-dev{i:02d}.png", 64, 3) for i in range(4)]
     some[1] = replace(some[1], mask=np.tri(64, dtype=np.float32))
-    torch.set_num_threads(2)
-    try:
-        together = projected(Run(G, some, settings, spread_of_w(G), lpips))
-        for i, expected in list(enumerate(together))[1::2]:
-            (found,) = projected(Run(G, some[i : i + 1], settings, spread_of_w(G), lpips))
-            assert torch.equal(found.ws, expected.ws) and found.history == expected.history
-            assert all(torch.equal(found.noise[name], expected.noise[name]) for name in found.noise)
-    finally:
-        torch.set_num_threads(before)
+    set_threads(2)
+    together = projected(Run(G, some, settings, spread_of_w(G), lpips))
+    for i, expected in list(enumerate(together))[1::2]:
+        (found,) = projected(Run(G, some[i : i + 1], settings, spread_of_w(G), lpips))
+        assert torch.equal(found.ws, expected.ws) and found.history == expected.history
+        assert all(torch.equal(found.noise[name], expected.noise[name]) for name in found.noise)
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])

@@ -43,17 +43,12 @@ def test_a_weight_that_learns_gets_its_gradient(randn: Any) -> None:
 
 @pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_row_is_the_same_in_any_batch(randn: Any, threads: int) -> None:
-    x, weight, before = randn(7, 48).float(), randn(33, 48).float(), torch.get_num_threads()
-    try:
-        expected = linear(x, weight)
-        torch.set_num_threads(threads)
-        for count in (1, 2, 5):
-            assert torch.equal(
-                torch.cat([linear(part, weight) for part in x.split(count)]), expected
-            )
-    finally:
-        torch.set_num_threads(before)
+def test_a_row_is_the_same_in_any_batch(randn: Any, set_threads: Any, threads: int) -> None:
+    x, weight = randn(7, 48).float(), randn(33, 48).float()
+    expected = linear(x, weight)
+    set_threads(threads)
+    for count in (1, 2, 5):
+        assert torch.equal(torch.cat([linear(part, weight) for part in x.split(count)]), expected)
 
 
 @pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")

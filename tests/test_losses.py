@@ -174,16 +174,11 @@ def test_losses_are_a_pictures_own(randn: Any) -> None:
 
 
 @pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
-def test_large_noise_maps_are_rounded_alike_in_any_batch(randn: Any) -> None:
+def test_large_noise_maps_are_rounded_alike_in_any_batch(randn: Any, set_threads: Any) -> None:
     """On two threads, which share a map that is alone, but not one of many."""
-    maps, threads = randn(4, 1, 512, 512).float(), torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        expected = noise_penalty([maps]), whiten(maps)
-        for i, own in enumerate(maps.split(1)):
-            for found, all_of_them in zip(
-                (noise_penalty([own]), whiten(own)), expected, strict=True
-            ):
-                assert torch.equal(found[0], all_of_them[i])
-    finally:
-        torch.set_num_threads(threads)
+    maps = randn(4, 1, 512, 512).float()
+    set_threads(2)
+    expected = noise_penalty([maps]), whiten(maps)
+    for i, own in enumerate(maps.split(1)):
+        for found, all_of_them in zip((noise_penalty([own]), whiten(own)), expected, strict=True):
+            assert torch.equal(found[0], all_of_them[i])
