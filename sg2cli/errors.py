@@ -35,6 +35,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in told for words in NO_MEMORY)
 
 
+def printable(text: str) -> str:
+    """Text as it may be shown on a terminal: control characters, which a file or a name may hold,
+    are escaped.
+
+    All that is printed for people passes through here.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def brief(text: str, limit: int = 60) -> str:
     """What a user typed, quoted for a message, and not longer than a line has room for."""
     return repr(text if len(text) <= limit else f"{text[:limit]}...")

@@ -7,27 +7,33 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from sg2cli.errors import Sg2Error, brief, reason
 
-TEMPORARY = ".sg2-{}.tmp"
+TEMPORARY = re.compile(r"\.sg2-([0-9a-f]{16})-([0-9a-f]{8})\.tmp")
 MAX_HEADER = 1 << 20  # bytes of a .safetensors header; that of a 1024x1024 network has 30 KiB
 SKIPPABLE = (".png", ".jpg", ".jpeg", ".webp")  # files that say what made them
 
 
 def sha256(path: Path) -> str:
     """Of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return content_sha256(file)
+
+
+def content_sha256(file: BinaryIO) -> str:
+    """Of what is left to read of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -55,6 +61,23 @@ def kind(path: Path) -> Literal["file", "folder", "other", "nothing"]:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
+def is_there(path: Path) -> bool:
+    """Whether an output exists; Sg2Error where its name belongs to something that is no file."""
+    what = kind(path)
+    if what == "folder":
+        raise Sg2Error(f"{path} is a folder: give the name of a file")
+    refuse_special(path)
+    return what != "nothing"
+
+
+def refuse_special(path: Path) -> None:
+    """Sg2Error for a FIFO, socket or device: to open or replace one blocks, or breaks something."""
+    if kind(path) == "other" and path.exists():  # else it is a broken link
+        mode = path.stat().st_mode
+        what = "FIFO" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise Sg2Error(f"{path} is a {what}, not a regular file: give another name")
+
+
 def make_folder(folder: Path) -> None:
     """With its parents; an existing one is fine, and swept. Sg2Error says why it cannot be."""
     try:
@@ -65,11 +88,26 @@ def make_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes had begun to write; what others are writing is locked."""
-    for leftover in folder.glob(TEMPORARY.format("*")):
-        with suppress(OSError), leftover.open("rb+") as file:
+    """Remove what killed processes had begun to write; files still being written are locked."""
+    with os.scandir(folder) as entries:
+        leftovers = [entry for entry in entries if _is_temporary(entry)]
+    for entry in leftovers:
+        with suppress(OSError), Path(entry.path).open("rb+") as file:
             if lock(file.fileno()):
-                leftover.unlink()
+                Path(entry.path).unlink()
+
+
+def _is_temporary(entry: os.DirEntry[str]) -> bool:
+    """Whether `_temporary` made it: the second half of its name is a checksum of the first."""
+    match = TEMPORARY.fullmatch(entry.name)
+    if not match or _checksum(match[1]) != match[2]:
+        return False
+    status = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(status.st_mode)
+
+
+def _checksum(nonce: str) -> str:
+    return hashlib.sha256(f"temporary file of sg2 {nonce}".encode()).hexdigest()[:8]
 
 
 def lock(handle: int) -> bool:
@@ -100,34 +138,43 @@ class NameTaken(Sg2Error):
 
 
 def check_folder(folder: Path) -> None:
-    """Sg2Error when a folder cannot be made or written into; nothing is made yet."""
+    """Sg2Error when a folder cannot be made or written into, which is tried; nothing is made."""
     there = folder
     while kind(there) == "nothing" and there != there.parent:
         there = there.parent
     if kind(there) != "folder":
-        raise Sg2Error(f"cannot make the folder {folder}: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise Sg2Error(f"cannot write into {folder}: permission denied")
+        what = "file" if kind(there) == "file" else "special file"
+        raise Sg2Error(f"cannot make the folder {folder}: {there} is a {what}")
+    try:
+        probe, file = _temporary(there)
+        file.close()
+        probe.unlink()
+    except OSError as error:
+        raise Sg2Error(f"cannot write into {folder}: {reason(error)}") from error
 
 
 def check_file(path: Path, overwrite: bool) -> None:
     """Sg2Error when a file cannot be made, or is there and may not be replaced."""
     check_folder(path.parent)
-    what = kind(path)
-    if what == "folder":
-        raise Sg2Error(f"{path} is a folder: give the name of a file")
-    if what != "nothing" and not overwrite:
+    if is_there(path) and not overwrite:
         raise NameTaken(path)
 
 
 @contextmanager
-def new_file(path: Path, overwrite: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+def new_file(
+    path: Path,
+    overwrite: bool = False,
+    durable: bool = False,
+    before_naming: Callable[[BinaryIO], object] = lambda file: None,
+) -> Iterator[BinaryIO]:
     """A file to write that appears as `path` when the block ends, and not at all if it raises.
 
     An existing file is replaced only with `overwrite`; else it stays, even if it came meanwhile.
-    A durable one is on the disk, name and all, when the block has ended: power may go.
+    FIFOs, sockets and devices are never replaced. A durable file is on the disk, name and all, when
+    the block has ended: power may go. `before_naming` gets the whole file, to be read.
     """
     try:
+        refuse_special(path)
         temporary, file = _temporary(path.parent)
         try:
             with file:  # and so locked, until it has its name
@@ -135,6 +182,7 @@ def new_file(path: Path, overwrite: bool = False, durable: bool = False) -> Iter
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
+                before_naming(file)
                 if os.name == "nt":  # where an open file keeps its name
                     file.close()
                 if overwrite:
@@ -155,8 +203,9 @@ def new_file(path: Path, overwrite: bool = False, durable: bool = False) -> Iter
 def _temporary(folder: Path) -> tuple[Path, BinaryIO]:
     """A new file that is locked, so that no sweep takes it."""
     while True:
-        path = folder / TEMPORARY.format(secrets.token_hex(8))
-        file = path.open("xb")
+        nonce = secrets.token_hex(8)
+        path = folder / f".sg2-{nonce}-{_checksum(nonce)}.tmp"
+        file = path.open("x+b")
         with suppress(BlockingIOError):
             lock(file.fileno())
             if os.fstat(file.fileno()).st_nlink:

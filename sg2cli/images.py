@@ -5,22 +5,31 @@ An image is an array [H,W,C] of uint8 with 1 to 4 channels: grey, grey and alpha
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from sg2cli import cores
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import NameTaken, kind, new_file
+from sg2cli.files import kind
+from sg2cli.provenance import (
+    DESCRIPTION,
+    PLACEHOLDER,
+    PNG_SIGNATURE,
+    PNG_TEXT_AT,
+    describe,
+    fill_in_hash,
+    insert_into_png,
+    is_unchanged,
+    png_text,
+    same_settings,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +40,7 @@ if TYPE_CHECKING:
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
 BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
-DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, for formats without text chunks
 MAX_SHEET = 1 << 30  # bytes of pixels of a sheet that is held in memory
-IN_FLIGHT = 64 << 20  # bytes of pixels that wait for an encoder
 
 
 def to_images(pictures: Tensor) -> Image:
@@ -52,29 +59,22 @@ def to_images(pictures: Tensor) -> Image:
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def encode(image: Image, format: str, made_by: Mapping[str, Any]) -> bytes:
-    """The bytes of a picture file, format png, jpg or webp, with what made it inside.
-
-    A PNG has it as JSON in the text chunk `sg2`, the others in the EXIF field ImageDescription.
-    """
+def encode(image: Image, format: str, provenance: Mapping[str, Any]) -> bytes:
+    """The bytes of an image file, format png, jpg or webp, with its provenance inside."""
     import PIL.Image
-    from PIL.PngImagePlugin import PngInfo
 
     picture = PIL.Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    described = json.dumps(made_by)
     file = io.BytesIO()
     if format == "png":
-        info = PngInfo()
-        info.add_text("sg2", described)
-        picture.save(file, "png", compress_level=1, pnginfo=info)
-        return file.getvalue()
+        picture.save(file, "png", compress_level=1)
+        return insert_into_png(file.getvalue(), provenance)
     exif = PIL.Image.Exif()
-    exif[DESCRIPTION] = described
+    exif[DESCRIPTION] = describe(provenance, PLACEHOLDER)
     if format == "jpg":
         picture.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
     else:
         picture.save(file, "webp", quality=95, exif=exif)
-    return file.getvalue()
+    return fill_in_hash(file.getvalue())
 
 
 def check_format(format: str, channels: int, width: int, height: int) -> None:
@@ -138,27 +138,42 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Image:
     raise Sg2Error(f"{path} is {picture.size[0]}x{picture.size[1]} pixels: remove it")
 
 
-def is_kept(path: Path, made_by: Mapping[str, Any]) -> bool:
-    """Whether the picture exists as the same settings make it, whatever version of sg2 did.
+def is_kept(path: Path, provenance: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Whether a file holds the whole image [w,h] that these settings give, by any version of sg2.
 
-    Sg2Error when something else has its name.
+    False where there is none; Sg2Error where something else has its name.
     """
     what = kind(path)
     if what == "nothing":
         return False
-    if what == "file":  # to read a pipe may take for ever
-        _, _, found = inspect(path)
-        if found is not None and same_recipe(found, made_by):
+    if what == "file":  # reading a FIFO may block forever
+        found_size, _, found = inspect(path)
+        if found is not None and same_settings(found, provenance):
+            _check_unchanged(path, found, found_size, size)
             return True
     raise Sg2Error(
-        f"{path} was made with other settings: --overwrite replaces it, another --out spares it"
+        f"{path} was made with other settings: --overwrite replaces it, another --out keeps it"
     )
 
 
-def same_recipe(found: Mapping[str, Any], made_by: Mapping[str, Any]) -> bool:
-    """Whether two accounts of what made a file agree in all but the version of sg2."""
-    as_read = json.loads(json.dumps(made_by))
-    return {**found, "version": None} == {**as_read, "version": None}
+def _check_unchanged(
+    path: Path, provenance: Mapping[str, Any], found: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Sg2Error for an image file of another size, damaged, or edited since it was written."""
+    remedy = "--overwrite replaces it, another --out keeps it"
+    if found != size:
+        raise Sg2Error(
+            f"{path} is {found[0]}x{found[1]} pixels instead of {size[0]}x{size[1]}: {remedy}"
+        )
+    try:
+        unchanged = is_unchanged(path, provenance)
+        if unchanged is None:  # written by an older version
+            with _opened(path) as picture:
+                picture.load()
+    except (OSError, *BAD_PICTURES) as error:
+        raise Sg2Error(f"{path} is damaged ({error}): {remedy}") from error
+    if unchanged is False:
+        raise Sg2Error(f"{path} was changed or cut short after sg2 wrote it: {remedy}")
 
 
 class Sheet:
@@ -244,17 +259,21 @@ def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Image:
 
 
 class PngStream:
-    """A PNG that is written a few rows at a time, as Pillow cannot (PNG specification 5-10)."""
+    """A PNG that is written a few rows at a time, as Pillow cannot (PNG specification 5-10).
+
+    The file has to be seekable: the hash in the provenance is known when all is written.
+    """
 
     def __init__(
-        self, file: IO[bytes], size: tuple[int, int], channels: int, made_by: Mapping[str, Any]
+        self, file: IO[bytes], size: tuple[int, int], channels: int, provenance: Mapping[str, Any]
     ) -> None:
-        self._file = file
+        self._file, self._start, self._provenance = file, file.tell(), provenance
         self._compressor = zlib.compressobj(1)
+        self._digest = hashlib.sha256()
         colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-        file.write(b"\x89PNG\r\n\x1a\n")
+        self._write(PNG_SIGNATURE)
         self._chunk(b"IHDR", struct.pack(">2I5B", *size, 8, colour_type, 0, 0, 0))
-        self._chunk(b"tEXt", b"sg2\0" + json.dumps(made_by).encode("ascii"))
+        file.write(png_text(provenance))
 
     def write(self, rows: Image) -> None:
         """Rows of pixels [h,W,C], each with the filter Sub: the difference to the pixel before."""
@@ -269,123 +288,16 @@ class PngStream:
     def finish(self) -> None:
         self._chunk(b"IDAT", self._compressor.flush())
         self._chunk(b"IEND", b"")
+        end = self._file.tell()
+        self._file.seek(self._start + PNG_TEXT_AT)
+        self._file.write(png_text(self._provenance, self._digest.hexdigest()))
+        self._file.seek(end)
 
     def _chunk(self, kind: bytes, content: bytes) -> None:
         if content or kind == b"IEND":
-            self._file.write(struct.pack(">I", len(content)) + kind + content)
-            self._file.write(struct.pack(">I", zlib.crc32(kind + content)))
+            checksum = struct.pack(">I", zlib.crc32(kind + content))
+            self._write(struct.pack(">I", len(content)) + kind + content + checksum)
 
-
-class ImageWriter:
-    """Encodes and writes pictures beside the network, in the order in which they were put.
-
-    `on_written(path, made_by, is_new)` is called for each, in order, as soon as it and those before
-    it are complete; not new is what another process made meanwhile from the same settings, which
-    `skip_existing` allows. The first error comes out of the next `put`, or of the end of the block.
-    A block that ends by an error finishes what was put; one that is interrupted drops what has not
-    begun, and does not wait for an `on_written` that stands still.
-    """
-
-    def __init__(
-        self,
-        on_written: Callable[[Path, Mapping[str, Any], bool], object],
-        overwrite: bool = False,
-        skip_existing: bool = False,
-    ) -> None:
-        self.on_written = on_written
-        self.overwrite = overwrite
-        self.skip_existing = skip_existing
-        # One is enough to keep up with a CPU; a GPU may outrun it.
-        workers = max(1, min(4, cores.available()))
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="write")
-        # Started now, as later there may be no memory for a thread.
-        started = threading.Barrier(workers + 1)
-        for _ in range(workers):
-            self._pool.submit(started.wait)
-        started.wait()
-        self._changed = threading.Condition()  # guards all below; never held while telling
-        self._put = self._under_way = self._active = 0
-        self._done: dict[int, tuple[Path, Mapping[str, Any], bool] | None] = {}  # None: failed
-        self._error: BaseException | None = None
-        self._telling = threading.Lock()  # guards the two below
-        self._told = 0
-        self._deaf = False  # on_written failed: a closed pipe
-
-    def put(self, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
-        """Take a picture; waits while too many are under way."""
-        limit = max(4, min(64, IN_FLIGHT // image.nbytes))
-        with self._changed:
-            self._changed.wait_for(lambda: self._under_way < limit or self._error)
-            self._raise()
-            index = self._put
-            self._put += 1
-            self._under_way += 1
-        self._pool.submit(self._work, index, path, image, made_by)
-
-    def __enter__(self) -> ImageWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if error is None or isinstance(error, Exception):
-            self._pool.shutdown(wait=True)
-        else:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            with self._changed:
-                self._changed.wait_for(lambda: not self._active, timeout=10)
-        if self._telling.acquire(timeout=1):  # those behind one that was dropped
-            for index in range(self._told, self._put):
-                self._tell(index)
-            self._telling.release()
-        if error is None:
-            self._raise()
-
-    def _raise(self) -> None:
-        if self._error:
-            raise self._error
-
-    def _work(self, index: int, path: Path, image: Image, made_by: Mapping[str, Any]) -> None:
-        with self._changed:
-            self._active += 1
-        done, error = None, None
-        try:
-            done = (path, made_by, self._write(path, image, made_by))
-        except BaseException as raised:  # raised again by `put` or at the end
-            error = raised
-        with self._changed:
-            self._active -= 1
-            self._under_way -= 1
-            self._done[index] = done
-            self._error = self._error or error
-            self._changed.notify_all()
-        with self._telling:
-            while self._told in self._done:
-                self._tell(self._told)
-                self._told += 1
-
-    def _write(self, path: Path, image: Image, made_by: Mapping[str, Any]) -> bool:
-        """Whether the file is new."""
-        content = encode(image, FORMATS[path.suffix.lower()], made_by)
-        try:
-            with new_file(path, self.overwrite) as file:
-                file.write(content)
-        except NameTaken:
-            if self.skip_existing and is_kept(path, made_by):
-                return False
-            raise
-        return True
-
-    def _tell(self, index: int) -> None:
-        done = self._done.pop(index, None)
-        if done and not self._deaf:
-            try:
-                self.on_written(*done)
-            except BaseException as error:
-                self._deaf = True
-                with self._changed:
-                    self._error = self._error or error
-                    self._changed.notify_all()
+    def _write(self, content: bytes) -> None:
+        self._digest.update(content)
+        self._file.write(content)

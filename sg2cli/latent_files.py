@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.files import check_header, new_file, safetensors_header, sg2_metadata
+from sg2cli.provenance import HASH_KEY, PLACEHOLDER, payload_sha256
 from sg2cli.settings import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -221,21 +222,33 @@ def save_latents(
     if path.suffix == ".npy" and len(arrays) > 1:
         raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
     with new_file(path, overwrite, durable) as file:
-        if path.suffix == ".safetensors":
-            shapes = {name: array.shape for name, array in arrays.items()}
-            file.write(safetensors_header(shapes, made_by))
-            for array in arrays.values():
-                array.write(file)
-        elif path.suffix == ".npy":
-            file.write(_npy_header(arrays["ws"].shape))
-            arrays["ws"].write(file)
-        else:
-            with zipfile.ZipFile(file, "w") as members:
-                for name, array in arrays.items():
-                    member_name = "w.npy" if name == "ws" else f"{name}.npy"
-                    with members.open(member_name, "w", force_zip64=True) as member:
-                        member.write(_npy_header(array.shape))
-                        array.write(member)
+        write_latents(file, path.suffix, arrays, made_by)
+
+
+def write_latents(
+    file: IO[bytes], suffix: str, arrays: Mapping[str, Stream], provenance: Mapping[str, Any]
+) -> None:
+    """As `save_latents`, into an open file that can be read and sought."""
+    if suffix == ".safetensors":
+        shapes = {name: array.shape for name, array in arrays.items()}
+        file.write(safetensors_header(shapes, {**provenance, HASH_KEY: PLACEHOLDER}))
+        for array in arrays.values():
+            array.write(file)
+        file.seek(0)
+        found = payload_sha256(file)
+        file.seek(0)
+        file.write(safetensors_header(shapes, {**provenance, HASH_KEY: found}))
+        file.seek(0, io.SEEK_END)
+    elif suffix == ".npy":
+        file.write(_npy_header(arrays["ws"].shape))
+        arrays["ws"].write(file)
+    else:
+        with zipfile.ZipFile(file, "w") as members:
+            for name, array in arrays.items():
+                member_name = "w.npy" if name == "ws" else f"{name}.npy"
+                with members.open(member_name, "w", force_zip64=True) as member:
+                    member.write(_npy_header(array.shape))
+                    array.write(member)
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

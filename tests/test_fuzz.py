@@ -33,6 +33,7 @@ from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Run, spread_of_w
 from sg2cli.latents import open_latents, parse_latents, to_ws
+from sg2cli.ownership import OwnedFolder
 from sg2cli.photos import Photo, read_photo
 from sg2cli.settings import ProjectSettings
 
@@ -162,7 +163,7 @@ def result(folder: Path) -> bytes:
     )
     image = np.zeros((16, 16, 3), np.uint8)
     made_by = {"a": 1, **results.told(found, figures)}
-    list(results.write_result(folder, found, Photo(image), image, made_by, figures))
+    list(results.write_result(OwnedFolder(folder), found, Photo(image), image, made_by, figures))
     return (folder / "projected.safetensors").read_bytes()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,19 @@ import torch
 from sg2cli import images
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.files import new_file
+from sg2cli.provenance import HASH_KEY, is_unchanged
 
 RNG = np.random.RandomState(0)
+SIZE = (8, 8)
 MADE_BY = {"checkpoint": "ab", "seed": 5, "psi": 1.0, "class": None, "note": "ü", "version": "1"}
 
 
 def noise(channels: int, size: int = 8) -> Any:
     return RNG.randint(0, 256, (size, size, channels)).astype(np.uint8)
+
+
+def without_hash(provenance: Any) -> Any:
+    return {key: value for key, value in provenance.items() if key != HASH_KEY}
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -32,7 +36,9 @@ def test_a_png_gives_pixels_and_account_back(tmp_path: Path, channels: int) -> N
     path.write_bytes(images.encode(image, "png", MADE_BY))
     np.testing.assert_array_equal(images.read_image(path, image.shape), image)
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
-    assert images.inspect(path) == ((8, 8), mode, MADE_BY)
+    size, found, provenance = images.inspect(path)
+    assert (size, found) == (SIZE, mode)
+    assert provenance and without_hash(provenance) == MADE_BY
 
 
 @pytest.mark.parametrize(("format", "pillow"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
@@ -46,7 +52,8 @@ def test_every_format_is_what_it_says_and_tells_its_account(
         assert picture.format == pillow
         found = np.asarray(picture.convert("RGB")).astype(int)
     assert abs(found - smooth).mean() < 3
-    assert images.inspect(path)[2] == MADE_BY
+    provenance = images.inspect(path)[2]
+    assert provenance and without_hash(provenance) == MADE_BY
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
@@ -100,12 +107,12 @@ def test_an_account_that_is_not_ours_is_none(tmp_path: Path, text: str) -> None:
 
 def test_kept_is_what_the_same_settings_made(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    assert not images.is_kept(path, MADE_BY)
+    assert not images.is_kept(path, MADE_BY, SIZE)
     path.write_bytes(images.encode(noise(3), "png", MADE_BY))
-    assert images.is_kept(path, MADE_BY)
-    assert images.is_kept(path, {**MADE_BY, "version": "2"})
+    assert images.is_kept(path, MADE_BY, SIZE)
+    assert images.is_kept(path, {**MADE_BY, "version": "2"}, SIZE)
     with pytest.raises(Sg2Error, match="other settings"):
-        images.is_kept(path, {**MADE_BY, "psi": 0.5})
+        images.is_kept(path, {**MADE_BY, "psi": 0.5}, SIZE)
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
@@ -120,12 +127,15 @@ def test_a_sheet_has_its_pictures_in_reading_order(
     if format == "png":
         cells = [noise(channels, 16) for _ in range(5)]
     header = np.full((3, 48, channels), 200, np.uint8)
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         sheet = images.Sheet(file, format, 3, 2, (16, 16, channels), MADE_BY, header)
         for cell in [*cells[:4], None, cells[4]]:
             sheet.append(cell)
         sheet.finish()
-    assert images.inspect(path)[::2] == ((48, 35), MADE_BY)
+    size, _, provenance = images.inspect(path)
+    assert size == (48, 35)
+    assert provenance and without_hash(provenance) == MADE_BY
+    assert is_unchanged(path, provenance)
     found = images.read_image(path, (35, 48, channels)).astype(int)
     bar = 0 if format == "png" else 3
     assert abs(found[:3] - 200).max() <= bar
@@ -137,7 +147,7 @@ def test_a_sheet_has_its_pictures_in_reading_order(
 
 def test_an_unfinished_sheet_is_white(tmp_path: Path) -> None:
     path = tmp_path / "sheet"
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         images.Sheet(file, "png", 2, 2, (4, 4, 3), {}).finish()
     assert (images.read_image(path, (8, 8, 3)) == 255).all()
 
@@ -157,6 +167,12 @@ def test_a_large_png_sheet_takes_a_row_of_memory() -> None:
         def write(self, content: Any) -> int:
             return len(content)
 
+        def tell(self) -> int:
+            return 0
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return 0
+
     cell = noise(3, 64)
     tracemalloc.start()
     sheet = images.Sheet(Nowhere(), "png", 100, 250, (64, 64, 3), {})  # type: ignore[arg-type]
@@ -166,75 +182,6 @@ def test_a_large_png_sheet_takes_a_row_of_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20 << 20
-
-
-def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though those behind one that takes long are done before it."""
-    told: list[str] = []
-    encoded = images.encode
-
-    def uneven(image: Any, format: str, made_by: Any) -> bytes:
-        time.sleep(0.02 * (made_by["i"] % 30 == 0))
-        return encoded(image, format, made_by)
-
-    monkeypatch.setattr(images, "encode", uneven)
-    monkeypatch.setattr(images.cores, "available", lambda: 4)
-
-    def on_written(path: Path, made_by: Any, is_new: bool) -> None:
-        images.read_image(path, (8, 8, 3))
-        told.append(path.name)
-
-    with images.ImageWriter(on_written) as writer:
-        for i in range(300):
-            writer.put(tmp_path / f"{i}.png", noise(3), {"i": i})
-    assert told == [f"{i}.png" for i in range(300)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(told)
-
-
-def test_waiting_pictures_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the disk stands still, `put` waits instead of taking more pictures into memory."""
-    gate, encoded = threading.Event(), images.encode
-
-    def slow(*args: Any) -> bytes:
-        gate.wait(10)
-        return encoded(*args)
-
-    monkeypatch.setattr(images, "encode", slow)
-    monkeypatch.setattr(images, "IN_FLIGHT", 10 * 8 * 8 * 3)
-    with images.ImageWriter(lambda *_: None) as writer:
-        putting = threading.Thread(
-            target=lambda: [writer.put(tmp_path / f"{i}.png", noise(3), {}) for i in range(20)]
-        )
-        putting.start()
-        putting.join(0.3)
-        assert putting.is_alive()
-        gate.set()
-        putting.join(10)
-        assert not putting.is_alive()
-    assert len(list(tmp_path.iterdir())) == 20
-
-
-def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
-    told: list[str] = []
-    (tmp_path / "3.png").write_bytes(b"mine")
-    with pytest.raises(Sg2Error, match=r"3\.png exists"):  # noqa: SIM117
-        with images.ImageWriter(lambda path, made_by, is_new: told.append(path.name)) as writer:
-            for i in range(1000):
-                writer.put(tmp_path / f"{i}.png", noise(3), {})
-    assert told[:3] == ["0.png", "1.png", "2.png"]
-    assert "3.png" not in told
-    assert (tmp_path / "3.png").read_bytes() == b"mine"
-    assert not list(tmp_path.glob(".sg2-*"))
-
-
-def test_an_interrupted_block_tells_of_every_whole_file(tmp_path: Path) -> None:
-    told: list[str] = []
-    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
-        with images.ImageWriter(lambda path, made_by, is_new: told.append(path.name)) as writer:
-            for i in range(50):
-                writer.put(tmp_path / f"{i}.png", noise(3), {})
-            raise KeyboardInterrupt
-    assert sorted(told) == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_a_durable_file_is_on_the_disk_before_it_has_its_name(

@@ -87,9 +87,13 @@ def save_differences(
     overwrite: bool = False,
 ) -> None:
     """Write differences by the names of the weights; `made_by` has the network's hash."""
+    with new_file(path, overwrite) as file:
+        file.write(encode_differences(differences, made_by))
+
+
+def encode_differences(differences: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> bytes:
+    """The content of such a file."""
     from safetensors.torch import save
 
-    metadata = {"sg2": json.dumps({"kind": TUNED, **made_by})}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in differences.items()}
-    with new_file(path, overwrite) as file:
-        file.write(save(tensors, metadata))
+    metadata = {"sg2": json.dumps({"kind": TUNED, **provenance})}
+    return save({name: tensor.cpu().contiguous() for name, tensor in differences.items()}, metadata)

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import io
+import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import check_folder, kind, lock, make_folder, new_file, user_path
+from safetensors import SafetensorError, safe_open
+
+from sg2cli.checkpoints import tuned
+from sg2cli.errors import Sg2Error, UsageError, brief
+from sg2cli.files import check_folder, is_there, kind, lock, sg2_metadata, user_path
+from sg2cli.ownership import OWN, OwnedFolder
 from sg2cli.photos import PHOTO_SUFFIXES
 
+LATENT, SNAPSHOT, TUNING = "projected.safetensors", "snapshot.safetensors", "tuning.safetensors"
+TUNED, SUMMARY = "tuned.safetensors", "summary.csv"
 RESULTS = (  # of one photo; the first says that all is there
-    *("projected.safetensors", "snapshot.safetensors", "tuned.safetensors", "projected_w.npz"),
-    "tuning.safetensors",
+    *(LATENT, SNAPSHOT, TUNED, "projected_w.npz", TUNING),
     *("target.png", "projected.png", "compare.png", "history.csv", "loss.png"),
     *("film.mp4", "film.gif"),
 )
+RESERVED = (OWN, SUMMARY, TUNED, TUNING)  # beside the folders of the photos
 COLUMNS = ("photo", "state", "steps_done", "lpips_vgg", "lpips_alex", "psnr", "w_distance", "says")
 
 
@@ -38,7 +47,7 @@ class Entry:
     """A photo of a run, its folder, and what is known of it so far."""
 
     source: Path  # '-' is stdin
-    folder: Path
+    results: OwnedFolder
     state: State = "not begun"
     figures: Mapping[str, Any] = field(default_factory=dict)
     says: str = ""
@@ -47,9 +56,17 @@ class Entry:
     def name(self) -> str:
         return "stdin" if str(self.source) == "-" else str(self.source)
 
+    @property
+    def folder(self) -> Path:
+        return self.results.folder
+
     def read(self) -> Path | bytes:
         """What `photos.read_photo` takes."""
-        return sys.stdin.buffer.read() if str(self.source) == "-" else self.source
+        if str(self.source) != "-":
+            return self.source
+        if sys.stdin is None:
+            raise Sg2Error("stdin is closed: give a file, or pipe the photo into sg2")
+        return sys.stdin.buffer.read()
 
 
 def find_photos(arguments: Sequence[str]) -> list[Path]:
@@ -87,60 +104,98 @@ class Album:
         overwrite: bool,
         resume: bool,
         together: bool = False,
+        inputs: Sequence[Path] = (),
     ) -> None:
-        """Sg2Error for a folder that cannot be, or, with neither option, for a name taken."""
+        """Sg2Error for a folder that cannot be, or, with neither option, for a name taken.
+
+        `inputs` are files that are read beside the photos: no result may have their names.
+        """
         if overwrite and resume:
             raise UsageError("--overwrite and --resume contradict one another: give one")
         check_folder(out)
-        self.out = out
+        self.out, self.overwrite = out, overwrite
+        self.shared = OwnedFolder(out, replace=overwrite)  # the summary, a network for all
         self.entries = [
-            Entry(photo, out / stem) for photo, stem in zip(photos, _stems(photos), strict=True)
+            Entry(photo, OwnedFolder(out / stem, replace=overwrite))
+            for photo, stem in zip(photos, _stems(photos), strict=True)
         ]
-        self.summary = out / "summary.csv" if len(photos) > 1 else None
-        taken = [entry.folder / name for entry in self.entries for name in RESULTS]
-        if self.summary:
-            taken.append(self.summary)
-        self.of_all = ("tuned.safetensors", "tuning.safetensors") if together else ()
-        taken += [out / name for name in self.of_all]
-        if kind(out) == "folder" and not (overwrite or resume):
-            for path in taken:
-                if kind(path) != "nothing":
-                    raise Sg2Error(
-                        f"{path} exists: --overwrite replaces it, --resume goes on from it"
-                    )
-        self._overwrite = overwrite
+        self.has_summary = len(photos) > 1
+        self.of_all = (TUNED, TUNING) if together else ()
+        names = [SUMMARY] * self.has_summary + list(self.of_all)
+        results = [entry.folder / name for entry in self.entries for name in RESULTS]
+        results += [out / name for name in names]
+        _check_inputs([*photos, *inputs], results)
+        for entry in self.entries:
+            if kind(entry.folder) not in ("folder", "nothing"):
+                raise Sg2Error(
+                    f"{entry.folder} is not a folder, and the results of {entry.name} belong "
+                    "there: give another --out"
+                )
+        there = [path for path in results if is_there(path)]
+        self._some_exist = bool(there)
+        if there and not (overwrite or resume):
+            raise Sg2Error(f"{there[0]} exists: --overwrite replaces it, --resume goes on from it")
 
     @contextmanager
-    def open(self) -> Iterator[None]:
-        """The folder, for this process alone. However it ends, the summary is written."""
-        make_folder(self.out)
+    def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """The folder, for this process alone. However it ends, the summary is written.
+
+        `settings` are those of all photos. A run that replaces the results of other settings is
+        noted in the folder, so that --resume may go on replacing them.
+        """
+        self.shared.make()
         with _locked(self.out):
-            self._remove(self.out, self.of_all)
+            if kind(self.shared.own) == "nothing":
+                self._adopt()
+            found = hashlib.sha256(json.dumps({**settings, "version": None}).encode()).hexdigest()
+            self.replacing = self.overwrite or self.shared.fields.get("replacing") == found
+            for owned in (self.shared, *(entry.results for entry in self.entries)):
+                owned.replace = self.replacing
+            if self.overwrite and self._some_exist:
+                self.shared.fields["replacing"] = found
+                self.shared.save()
+            if self.overwrite:
+                _discard_snapshots(self.out, self.of_all)
             try:
                 yield
+                if self.shared.fields.pop("replacing", None):
+                    self.shared.save()
             except BaseException:
                 with suppress(Sg2Error):  # the first error counts
                     self._write_summary()
                 raise
-            self._write_summary()
+            else:
+                self._write_summary()
+            finally:
+                for owned in (*(entry.results for entry in self.entries), self.shared):
+                    owned.leave()
+
+    def _adopt(self) -> None:
+        """Take what versions without manifests wrote into --out as ours."""
+        with suppress(OSError), (self.out / SUMMARY).open("rb") as file:
+            if file.readline(1000).decode(errors="replace").strip() == ",".join(COLUMNS):
+                self.shared.adopt(SUMMARY)
+        if tuned.inspect(self.out / TUNED) is not None:
+            self.shared.adopt(TUNED)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether an interrupted run left something that --resume would start from."""
+        files = [entry.folder / name for entry in self.entries for name in (SNAPSHOT, LATENT)]
+        return any(kind(path) == "file" for path in [*files, self.out / TUNING])
 
     def _write_summary(self) -> None:
-        if self.summary:
-            with new_file(self.summary, overwrite=True) as file:
-                file.write(self._table())
+        begun = any(entry.state not in ("not begun", "begun") for entry in self.entries)
+        if self.has_summary and begun:
+            self.shared.write(SUMMARY, self._table())
 
     def begin(self, entry: Entry) -> None:
-        """Make the folder of a photo, without what an earlier run left in it, if so wished."""
-        make_folder(entry.folder)
-        self._remove(entry.folder, RESULTS)
-
-    def _remove(self, folder: Path, names: Sequence[str]) -> None:
-        """What an earlier run left, if it is to be replaced."""
-        try:
-            for name in names if self._overwrite else ():
-                (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise Sg2Error(f"cannot remove {error.filename}: {reason(error)}") from error
+        """Prepare the folder of a photo; with --overwrite, for starting from its first step."""
+        results = entry.results
+        if kind(results.own) == "nothing" and _is_older_result(entry.folder):
+            results.adopt(*RESULTS)
+        if self.overwrite:
+            _discard_snapshots(entry.folder, (SNAPSHOT, TUNING))
 
     def _table(self) -> bytes:
         text = io.StringIO()
@@ -153,17 +208,54 @@ class Album:
 
 
 def _stems(photos: Sequence[Path]) -> Iterator[str]:
-    """Names of folders; equal stems get -2, -3."""
-    taken: set[str] = set()
+    """Names of folders; equal ones and reserved ones get -2, -3.
+
+    Names that differ in case or in how accents are composed are the same on some disks.
+    """
+    taken = {_folded(name) for name in RESERVED}
     for photo in photos:
         stem = "stdin" if str(photo) == "-" else photo.stem
         stem = "photo" if stem in (".", "..") else stem  # "...png" is no way out of the folder
         number, name = 1, stem
-        while name in taken:
+        while _folded(name) in taken:
             number += 1
             name = f"{stem}-{number}"
-        taken.add(name)
+        taken.add(_folded(name))
         yield name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _check_inputs(inputs: Sequence[Path], results: Sequence[Path]) -> None:
+    """UsageError when a result would replace a file that is read, however it is spelled."""
+    read = {os.path.realpath(path): path for path in inputs if str(path) != "-"}
+    for path in results:
+        if os.path.realpath(path) in read:
+            raise UsageError(
+                f"the results of this run would replace {read[os.path.realpath(path)]}, which it "
+                "reads: give another --out"
+            )
+
+
+def _discard_snapshots(folder: Path, names: Sequence[str]) -> None:
+    from sg2cli.inversion import snapshots  # loads torch
+
+    for name in names:
+        if name in (SNAPSHOT, TUNING):
+            snapshots.remove(folder / name)
+
+
+def _is_older_result(folder: Path) -> bool:
+    """Whether a version of sg2 that had no manifests wrote its results there."""
+    for name in (LATENT, SNAPSHOT):
+        with suppress(OSError, ValueError, RecursionError, SafetensorError):
+            if kind(folder / name) == "file":
+                with safe_open(folder / name, framework="np") as file:
+                    if {"target", "recipe"} & sg2_metadata(file.metadata()).keys():
+                        return True
+    return False
 
 
 @contextmanager

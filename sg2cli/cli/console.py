@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import click
 
-from sg2cli.errors import Sg2Error, reason
+from sg2cli.cli.progress import tqdm
+from sg2cli.errors import Sg2Error, printable, reason
+
+ARGUMENTS = "sg2cli.arguments"  # where the context of Click keeps the command line
 
 
 class Terminated(BaseException):
@@ -30,6 +34,7 @@ class Console:
         self.as_json = as_json
         self.quiet = quiet
         self._noted: set[str] = set()
+        self._bars: list[tqdm[Any]] = []
 
     def wrote(self, path: Path, made_by: Mapping[str, Any]) -> None:
         """A file is complete: its path, or with --json an object of what made it."""
@@ -45,13 +50,12 @@ class Console:
 
     def result(self, line: str) -> None:
         """A line on stdout, at once; above the bar where both are on one terminal."""
-        # As the file system spells it, so that a path can be used whatever the locale.
-        content = os.fsencode(line + "\n")
         if sys.stdout is not None and sys.stdout.isatty():
             with tqdm.external_write_mode(sys.stdout):
-                self._write(content)
+                self._write(os.fsencode(printable(line) + "\n"))
         else:
-            self._write(content)
+            # As the file system spells it, so that a path can be used whatever the locale.
+            self._write(os.fsencode(line + "\n"))
 
     def picture(self, content: bytes) -> None:
         """The bytes of a picture on stdout."""
@@ -78,6 +82,16 @@ class Console:
             self._noted.add(text)
             complain(text)
 
+    def stopped(self, state: str, go_on: str | None = None) -> None:
+        """The last note of an interrupted run: how far it came, and the command that continues it.
+
+        `go_on` is the option that makes it continue.
+        """
+        for bar in self._bars:
+            bar.close()  # else it would be drawn again below the note
+        again = f"; to go on: {repeated_command(go_on)}" if go_on else ""
+        self.note(f"stopped: {state}{again}")
+
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[tqdm[Any]]:
         """A bar with rate and ETA, if the work takes over a second and stderr is a terminal."""
@@ -85,7 +99,17 @@ class Console:
         with tqdm(
             total=total, desc=label, unit=f" {unit}", disable=disable, delay=1, leave=False
         ) as bar:
+            self._bars.append(bar)
             yield bar
+            self._bars.remove(bar)
+
+
+def repeated_command(option: str) -> str:
+    """The command line that is running, with an option, and without --overwrite."""
+    ctx = click.get_current_context()
+    name, *args = ctx.meta.get(ARGUMENTS, [ctx.info_name or ""])
+    args = [arg for arg in args if arg not in (option, "--overwrite")]
+    return shlex.join(["sg2", name, option, *args])
 
 
 def counts(done: int, skipped: int, failed: Collection[str]) -> str:
@@ -106,8 +130,5 @@ def complain(text: str) -> None:
     """A line on stderr, above a bar; lost if nobody listens."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError), tqdm.external_write_mode(sys.stderr):
-            line = " ".join(text.split())
-            # What a file says of itself has no control over the terminal.
-            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-            sys.stderr.write(f"sg2: {shown}\n")
+            sys.stderr.write(f"sg2: {printable(' '.join(text.split()))}\n")
             sys.stderr.flush()

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from sg2cli import __version__
-from sg2cli.cli.console import ReaderGone, Terminated, complain
+from sg2cli.cli.console import ARGUMENTS, ReaderGone, Terminated, complain
 from sg2cli.errors import Sg2Error, is_out_of_memory, reason
 
 COMMANDS = (
@@ -107,6 +107,7 @@ def run(args: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, terminate)
     try:
         with cli.make_context("sg2", list(args)) as ctx:
+            ctx.meta[ARGUMENTS] = list(args)
             cli.invoke(ctx)
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -12,8 +12,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.cli.console import Console, Terminated, counts, some_failed
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import NameTaken, check_folder, kind, make_folder, new_file, user_path
-from sg2cli.images import FORMATS, ImageWriter, encode, is_kept
+from sg2cli.files import (
+    NameTaken,
+    check_folder,
+    kind,
+    make_folder,
+    new_file,
+    refuse_special,
+    user_path,
+)
+from sg2cli.image_writer import ImageWriter
+from sg2cli.images import FORMATS, encode, is_kept
 
 if TYPE_CHECKING:
     from sg2cli.images import Image
@@ -84,14 +93,16 @@ class Pictures:
         if self.to_stdout:
             return
         check_folder(self.folder)
+        if self.file:
+            refuse_special(self.file)
         if kind(self.folder) == "folder" and not (self.overwrite or self.skip_existing):
             for name in islice(names, LOOK_AHEAD):  # the others are found as they come
                 if kind(self.path(name)) != "nothing":
                     raise NameTaken(self.path(name))
 
-    def keeps(self, name: str, made_by: Mapping[str, Any]) -> bool:
-        """Whether --skip-existing spares the work on this picture; Sg2Error if another is there."""
-        kept = self.skip_existing and not self.to_stdout and is_kept(self.path(name), made_by)
+    def keeps(self, name: str, made_by: Mapping[str, Any], size: tuple[int, int]) -> bool:
+        """Whether --skip-existing keeps this image of [w,h]; Sg2Error if another is there."""
+        kept = self.skip_existing and not self.to_stdout and is_kept(self.path(name), made_by, size)
         self.kept += kept
         return kept
 
@@ -131,8 +142,10 @@ class Pictures:
             self._writer.put(self.path(name), image, made_by)
 
     @contextmanager
-    def open(self, name: str, made_by: Mapping[str, Any]) -> Iterator[IO[bytes]]:
-        """A file of this name to be written in place, told of when the block ends."""
+    def open(
+        self, name: str, made_by: Mapping[str, Any], size: tuple[int, int]
+    ) -> Iterator[IO[bytes]]:
+        """A file of this name and an image of [w,h] to be written, reported when the block ends."""
         if self.to_stdout:
             content = io.BytesIO()
             yield content
@@ -143,7 +156,7 @@ class Pictures:
                 with new_file(self.path(name), self.overwrite) as file:
                     yield file
             except NameTaken:  # another process was quicker
-                if not self.keeps(name, made_by):
+                if not self.keeps(name, made_by, size):
                     raise
             else:
                 self._wrote(self.path(name), made_by)
@@ -156,7 +169,8 @@ class Pictures:
     ) -> None:
         self._writer.__exit__(kind, error, at)
         if isinstance(error, KeyboardInterrupt | Terminated):
-            self.console.note(
-                f"stopped: {counts(self.written, self.kept, self.failed)}; "
-                "the same command with --skip-existing goes on from here"
+            some = self.written or self.kept
+            self.console.stopped(
+                counts(self.written, self.kept, self.failed) if some else "nothing is written yet",
+                go_on="--skip-existing" if some and not self.to_stdout else None,
             )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 
 from sg2cli import __version__
-from sg2cli.checkpoints.tuned import open_tuned, save_differences
-from sg2cli.cli.albums import Album, Entry
+from sg2cli.checkpoints.tuned import encode_differences, open_tuned
+from sg2cli.cli.albums import SNAPSHOT, TUNED, TUNING, Album, Entry
 from sg2cli.cli.console import Console
 from sg2cli.errors import Sg2Error, is_out_of_memory
-from sg2cli.files import kind, make_folder, new_file, sha256, sweep
+from sg2cli.files import is_there, new_file, sha256
 from sg2cli.films import write_film
 from sg2cli.images import encode, read_image, to_images
 from sg2cli.inversion import results, snapshots
@@ -28,6 +29,7 @@ from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.latents import to_ws
+from sg2cli.ownership import OwnedFolder
 from sg2cli.photos import Photo
 from sg2cli.settings import ProjectSettings, TuneSettings
 
@@ -39,10 +41,11 @@ if TYPE_CHECKING:
     from sg2cli.images import Image
     from sg2cli.latents import Latent
 
-SNAPSHOT = "snapshot.safetensors"  # of a batch, in the folder of its first photo
-TUNING = "tuning.safetensors"  # the snapshot of a tuning, where its result goes
+# Snapshots: of a batch in the folder of its first photo, of a tuning where its result goes.
 TUNING_STEP = 4  # times as long as a step of projection, about: two pictures, and all weights
 FRAMES = 120  # of a film, at most, beside the result
+FRAMES_FOLDER = "frames"
+FRAME = re.compile(r"([0-9]{7})\.png")  # a working file, named after its step
 LONG = 600  # seconds, after which it is worth a word how long it will take
 
 
@@ -126,10 +129,10 @@ class Projector:
                     for done, job in enumerate(todo, 1):
                         tuned = part + (1 - part) * done / len(todo)
                         with self._blaming(job.entry):
-                            self._tune([job], job.entry.folder, left((number + tuned) / batches))
+                            self._tune([job], job.entry.results, left((number + tuned) / batches))
             if any(job.entry.state != "kept" for job in to_tune):
                 with self._blaming(*(job.entry for job in to_tune)):
-                    self._tune(to_tune, self.album.out, left(1))
+                    self._tune(to_tune, self.album.shared, left(1))
 
     def job(self, entry: Entry, photo: Photo, init: Latent | None) -> Job:
         """What is to be done with a photo."""
@@ -142,14 +145,20 @@ class Projector:
         entry = job.entry
         self.album.begin(entry)
         recipes = [job.recipe, self._tuned(job)] if self.tuning else [job.recipe]
-        found = results.read_result(entry.folder, recipes, self.G)
+        found = None
+        try:
+            if not self.album.overwrite:
+                found = results.read_result(entry.folder, recipes, self.G)
+        except results.OtherSettings:
+            if not self.album.replacing:
+                raise
         if not found:
             entry.state = "begun"
             return
         which, _, made_by = found
-        tuned = (self.album.out if self.together else entry.folder) / "tuned.safetensors"
+        tuned = (self.album.out if self.together else entry.folder) / TUNED
         there = not self.tuning or (
-            which == 1 and kind(tuned) == "file" and sha256(tuned) == made_by.get("tuned")
+            which == 1 and is_there(tuned) and sha256(tuned) == made_by.get("tuned")
         )
         entry.state = "kept" if there else "projected"
         entry.figures = made_by
@@ -166,7 +175,7 @@ class Projector:
         first step of so many at once, half of them are.
         """
         snapshot = jobs[0].entry.folder / SNAPSHOT
-        fresh = kind(snapshot) == "nothing"
+        fresh = not is_there(snapshot)
         steps_before = self.steps_done
         try:
             self._project_at_once(jobs, snapshot, seconds, bar)
@@ -176,7 +185,7 @@ class Projector:
                 raise
         else:
             return
-        snapshot.unlink(missing_ok=True)
+        snapshots.remove(snapshot)
         half = (len(jobs) + 1) // 2
         self.console.note(f"out of memory: {half} photos at once, as by --batch {half}")
         for part in (jobs[:half], jobs[half:]):
@@ -195,12 +204,12 @@ class Projector:
         photos = [job.photo for job in jobs]
         folders = [job.entry.folder for job in jobs]
         for folder in folders[1:]:
-            if kind(folder / SNAPSHOT) != "nothing":
+            if is_there(folder / SNAPSHOT):
                 raise Sg2Error(
                     f"{folder / SNAPSHOT} is of another list of photos, or another --batch: "
                     "the command that wrote it goes on from it, --overwrite begins anew"
                 )
-        fresh = kind(snapshot) == "nothing"
+        fresh = not is_there(snapshot)
         run = Run(G, photos, settings, self.spread, self.lpips, inits, estimate=fresh)
         recipe = {"recipes": [{**job.recipe, "version": None} for job in jobs]}
         if snapshots.load_state(snapshot, run, recipe):
@@ -208,8 +217,9 @@ class Projector:
         else:
             new = [row for row, job in enumerate(jobs) if job.entry.state == "begun"]
             run.restore(run.state.only(new))
-        for folder in folders:
-            self._drop_frames(folder, run.state.step)
+        for job in jobs:
+            job.entry.results.make()
+            _drop_frames(job.entry.results, run.state.step)
         before, began, first = bar.n, monotonic(), run.state.step
 
         def on_step(run: Run) -> None:
@@ -239,7 +249,10 @@ class Projector:
         """Write what was found; if the network is to be tuned on it, that comes after."""
         entry = job.entry
         image, figures, made_by = self._judge(self.G, job, projection, job.recipe)
-        paths = results.write_history(entry.folder, projection, figures)
+        folder = entry.results
+        if self.album.replacing:
+            folder.clear()  # what other settings made, and this run would leave
+        paths = results.write_history(folder, projection, figures)
         if self.film:
             paths.append(self._write_film(job, image))
         if not any(path.name == "loss.png" for path in paths):
@@ -247,11 +260,11 @@ class Projector:
         for path in paths:
             self.console.wrote(path, made_by)
         for path in results.write_result(
-            entry.folder, projection, job.photo, image, made_by, figures, self.npz
+            folder, projection, job.photo, image, made_by, figures, self.npz
         ):
             if not self.tuning:
                 self.console.wrote(path, made_by)
-        self._drop_frames(entry.folder, 0)
+        _drop_frames(folder, 0)
         if projection.ended == "not finite":
             self.console.note(
                 f"{entry.name}: the loss is not finite any more: the best so far is kept"
@@ -267,7 +280,7 @@ class Projector:
         job.entry.figures = results.told(projection, figures)
         return image, figures, {**recipe, **job.entry.figures}
 
-    def _tune(self, jobs: Sequence[Job], folder: Path, seconds: float | None) -> None:
+    def _tune(self, jobs: Sequence[Job], folder: OwnedFolder, seconds: float | None) -> None:
         """Tune the network on photos that are projected; draw and describe them anew."""
         assert self.tuning
         found = []
@@ -278,7 +291,7 @@ class Projector:
             found.append((job, result[1]))
         pairs = [(projection, job.photo) for job, projection in found]
         tuning = Tuning(self.G, pairs, self.tuning, self.spread, self.lpips)
-        snapshot = folder / TUNING
+        snapshot = folder.folder / TUNING
         recipe = {
             "recipes": [{**self._tuned(job), "version": None} for job in jobs],
             "pivots": [_hash(projection) for _, projection in found],
@@ -300,8 +313,7 @@ class Projector:
             "tune_steps_done": tuning.state.step,
             "version": __version__,
         }
-        path = folder / "tuned.safetensors"
-        save_differences(path, tuning.differences(), made_by, overwrite=True)
+        path = folder.write(TUNED, encode_differences(tuning.differences(), made_by))
         self.console.wrote(path, made_by)
         tuned = copy.deepcopy(self.G)
         opened = open_tuned(path, self.network)
@@ -310,10 +322,10 @@ class Projector:
             recipe = {**self._tuned(job), "tuned": opened.sha256}
             image, figures, told = self._judge(tuned, job, projection, recipe)
             for written in results.write_result(
-                job.entry.folder, projection, job.photo, image, told, figures, self.npz
+                job.entry.results, projection, job.photo, image, told, figures, self.npz
             ):
                 self.console.wrote(written, told)
-        snapshot.unlink(missing_ok=True)
+        snapshots.remove(snapshot)
 
     def _take_frames(self, run: Run, jobs: Sequence[Job]) -> None:
         """Draw where the run stands."""
@@ -321,29 +333,21 @@ class Projector:
             pictures = run.draw(run.state.params)
         for member, picture in zip(run.state.members, pictures, strict=True):
             if picture.isfinite().all():  # else the photo is about to end
-                folder = jobs[member].entry.folder / "frames"
-                make_folder(folder)
+                folder = jobs[member].entry.results.work_folder(FRAMES_FOLDER)
                 with new_file(folder / f"{run.state.step:07d}.png", overwrite=True) as file:
                     file.write(encode(to_images(picture[None])[0], "png", {}))
 
     def _write_film(self, job: Job, image: Image) -> Path:
         """Target beside result over the steps, and what was kept at the end."""
-        folder, target = job.entry.folder / "frames", job.photo.pixels
-        drawn = [read_image(frame, target.shape) for frame in sorted(folder.glob("*.png"))]
+        folder, target = job.entry.results, job.photo.pixels
+        frames = sorted(folder.work_folder(FRAMES_FOLDER).iterdir())
+        frames = [frame for frame in frames if FRAME.fullmatch(frame.name)]
+        drawn = [read_image(frame, target.shape) for frame in frames]
         pairs = (np.hstack([target, frame]) for frame in (*drawn, image))
-        path = job.entry.folder / f"film.{self.film}"
-        with new_file(path, overwrite=True) as file:
-            write_film(file, path.suffix, pairs, len(drawn) + 1, fps=30)
-        return path
-
-    def _drop_frames(self, folder: Path, step: int) -> None:
-        """Frames beyond a step: of a run that was killed after its last snapshot."""
-        sweep(folder / "frames")
-        for frame in (folder / "frames").glob("*.png"):
-            if not frame.stem.isdigit() or int(frame.stem) > step:
-                frame.unlink()
-        with suppress(OSError):  # it is not there, or not empty
-            (folder / "frames").rmdir()
+        name = f"film.{self.film}"
+        with folder.new_file(name) as file:
+            write_film(file, f".{self.film}", pairs, len(drawn) + 1, fps=30)
+        return folder.folder / name
 
     @contextmanager
     def _blaming(self, *entries: Entry) -> Iterator[None]:
@@ -356,6 +360,16 @@ class Projector:
             if len(self.album.entries) == 1:
                 raise
             self.console.note(str(error))
+
+
+def _drop_frames(folder: OwnedFolder, step: int) -> None:
+    """Frames beyond a step: of a run that was killed after its last snapshot."""
+
+    def is_beyond(name: str) -> bool:
+        match = FRAME.fullmatch(name)
+        return match is not None and int(match[1]) > step
+
+    folder.remove_work(FRAMES_FOLDER, is_beyond)
 
 
 def _hash(projection: Projection) -> str:

@@ -36,6 +36,11 @@ class Layout:
     made_by: Mapping[str, Any]
     header: Image | None = None
 
+    def size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """[w,h] of the sheet, of cells [H,W,C]."""
+        height = 0 if self.header is None else len(self.header)
+        return self.columns * shape[1], self.rows * shape[0] + height
+
 
 def labels(values: Sequence[float], sign: str = "") -> list[str]:
     """Numbers as short as tells them apart, with at least four digits; sign "+" shows it always."""
@@ -62,8 +67,9 @@ def draw_cells(
     """
     with ExitStack() as stack:
         sheet: Sheet | None = None
-        if layout and not pictures.keeps("grid", layout.made_by):
-            file = stack.enter_context(pictures.open("grid", layout.made_by))
+        size = layout.size(shape) if layout else (0, 0)
+        if layout and not pictures.keeps("grid", layout.made_by, size):
+            file = stack.enter_context(pictures.open("grid", layout.made_by, size))
             at = (layout.columns, layout.rows)
             sheet = Sheet(file, pictures.format, *at, shape, layout.made_by, layout.header)
         if not _draw(pictures, cells, count, shape, sheet, render) and sheet:
@@ -85,7 +91,7 @@ def _draw(
     render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
 ) -> bool:
     """See `draw_cells`; whether the sheet has all that belongs on it."""
-    whole = True
+    whole, size = True, (shape[1], shape[0])
     # Name and account of each cell in order, and whether it is drawn; its source is not held.
     waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
 
@@ -99,7 +105,7 @@ def _draw(
         for cell in cells:
             name, kept = cell.name if cell else None, False
             try:
-                kept = bool(cell and name and pictures.keeps(name, cell.made_by))
+                kept = bool(cell and name and pictures.keeps(name, cell.made_by, size))
             except Sg2Error as error:
                 fail(name, error)
                 name = None  # the sheet shows it

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from sg2cli.errors import Sg2Error
-from sg2cli.files import kind, new_file
-from sg2cli.images import Sheet, column_header, encode, same_recipe
+from sg2cli.files import is_there
+from sg2cli.images import Sheet, column_header, encode
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Spread
-from sg2cli.latent_files import Stream, inspect, save_latents
+from sg2cli.latent_files import Stream, inspect, write_latents
 from sg2cli.latents import LatentFile, open_latents
+from sg2cli.ownership import OwnedFolder
+from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling import Point, render
 
 if TYPE_CHECKING:
@@ -91,16 +93,16 @@ def redraw(G: Generator, projection: Projection) -> Image:
     return image
 
 
-def write_history(folder: Path, projection: Projection, figures: Figures) -> list[Path]:
+def write_history(folder: OwnedFolder, projection: Projection, figures: Figures) -> list[Path]:
     """How it went, as a table and, if matplotlib is installed, as a curve."""
-    written = [_put(folder / "history.csv", _table(projection.history))]
+    written = [folder.write("history.csv", _table(projection.history))]
     if curve := _curve(projection.history, figures):
-        written.append(_put(folder / "loss.png", curve))
+        written.append(folder.write("loss.png", curve))
     return written
 
 
 def write_result(
-    folder: Path,
+    folder: OwnedFolder,
     projection: Projection,
     photo: Photo,
     image: Image,
@@ -112,57 +114,60 @@ def write_result(
 
     The latent comes last: where it is, all is.
     """
-    yield _put(folder / "target.png", encode(photo.pixels, "png", made_by))
-    yield _put(folder / "projected.png", encode(image, "png", made_by))
-    yield _put(folder / "compare.png", _compare(photo.pixels, image, figures, made_by))
+    yield folder.write("target.png", encode(photo.pixels, "png", made_by))
+    yield folder.write("projected.png", encode(image, "png", made_by))
+    yield folder.write("compare.png", _compare(photo.pixels, image, figures, made_by))
     ws = Stream((1, *projection.ws.shape), [projection.ws.cpu().numpy()])
     if npz:
-        save_latents(folder / "projected_w.npz", {"ws": ws}, made_by, overwrite=True)
-        yield folder / "projected_w.npz"
+        with folder.new_file("projected_w.npz") as file:
+            write_latents(file, ".npz", {"ws": ws}, made_by)
+        yield folder.folder / "projected_w.npz"
     noise = {
         name: Stream((1, *noise_map.shape), [noise_map.cpu().numpy()])
         for name, noise_map in projection.noise.items()
     }
-    save_latents(folder / LATENT, {"ws": ws, **noise}, made_by, overwrite=True, durable=True)
-    yield folder / LATENT
+    with folder.new_file(LATENT, durable=True) as file:
+        write_latents(file, ".safetensors", {"ws": ws, **noise}, made_by)
+    yield folder.folder / LATENT
 
 
 def read_result(
     folder: Path, recipes: Sequence[Mapping[str, Any]], G: Generator
 ) -> tuple[int, Projection, dict[str, Any]] | None:
-    """What `write_result` wrote, less its history: by which recipe, and what the metadata tell.
+    """What `write_result` wrote, less its history: by which recipe, and its provenance.
 
-    None if nothing is there; Sg2Error when it was made by none of the recipes.
+    None if nothing is there; OtherSettings when it was made by none of the recipes; Sg2Error for a
+    file that is damaged, or was changed since it was written.
     """
     path = folder / LATENT
-    if kind(path) == "nothing":
+    if not is_there(path):
         return None
     made_by = inspect(path)[1]
     which = next((i for i, recipe in enumerate(recipes) if _agrees(made_by, recipe)), None)
     if which is None:
-        raise Sg2Error(
-            f"{path} was made with other settings, or of another picture: "
-            "--overwrite replaces it, another --out spares it"
+        raise OtherSettings(
+            f"{path} was made with other settings, or of another photo: "
+            "--overwrite replaces it, another --out keeps it"
         )
     latents = list(open_latents([LatentFile(path)], G.config))
     names = {"steps_done", "ended", "outside", *(field.name for field in fields(Figures))}
     values = latents[0].values
-    if len(latents) != 1 or values is None or not names <= made_by.keys():
-        raise Sg2Error(f"{path} is not as it was written: --overwrite makes it anew")
+    whole = len(latents) == 1 and values is not None and names <= made_by.keys()
+    if not whole or is_unchanged(path, made_by) is False:
+        raise Sg2Error(f"{path} was changed after sg2 wrote it: --overwrite replaces it")
+    assert values is not None
     noise = {name: G.mapping.w_avg.new_tensor(a) for name, a in latents[0].noise.items()}
     ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
     projection = Projection(0, ws, noise, made_by["steps_done"], made_by["ended"], [])
     return which, projection, made_by
 
 
+class OtherSettings(Sg2Error):
+    """A result of the same name that other settings, or another photo, gave."""
+
+
 def _agrees(made_by: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
-    return same_recipe({key: made_by.get(key) for key in recipe}, recipe)
-
-
-def _put(path: Path, content: bytes) -> Path:
-    with new_file(path, overwrite=True) as file:
-        file.write(content)
-    return path
+    return same_settings({key: made_by.get(key) for key in recipe}, recipe)
 
 
 def told(projection: Projection, figures: Figures) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from time import monotonic
@@ -16,10 +16,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error, reason
-from sg2cli.files import kind, new_file
-from sg2cli.images import same_recipe
+from sg2cli.files import is_there, new_file, sg2_metadata
 from sg2cli.inversion.project import Projection, Record, Run, State
 from sg2cli.inversion.tuning import Tuning
+from sg2cli.provenance import same_settings
 
 EVERY = 30.0  # seconds
 COUNTS = ("step", "scored_at", "searches", "began_at")  # whole numbers of a State
@@ -72,20 +72,39 @@ def load_tuning(path: Path, tuning: Tuning, recipe: Mapping[str, Any]) -> bool:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> None:
     copies = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with new_file(path, overwrite=True, durable=True) as file:
+    with new_file(path, overwrite=_is_ours(path), durable=True) as file:
         file.write(save(copies, {"sg2": json.dumps(fields)}))
+
+
+def remove(path: Path) -> None:
+    """Remove a snapshot, if there is one; Sg2Error for a file that is none."""
+    if _is_ours(path):
+        path.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a snapshot is there; Sg2Error for another file of its name, which stays."""
+    if not is_there(path):
+        return False
+    with (
+        suppress(OSError, SafetensorError, ValueError, RecursionError),
+        safe_open(path, framework="pt") as file,
+    ):
+        if "recipe" in sg2_metadata(file.metadata()):
+            return True
+    raise Sg2Error(f"{path} is not a snapshot that sg2 wrote: move it away, or give another --out")
 
 
 @contextmanager
 def _reading(path: Path, recipe: Mapping[str, Any]) -> Iterator[Found | None]:
     """What is in the file, if there is one; Sg2Error for one that does not fit."""
-    if kind(path) == "nothing":
+    if not is_there(path):
         yield None
         return
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
-            if not same_recipe(fields["recipe"], recipe):
+            if not same_settings(fields["recipe"], recipe):
                 raise Sg2Error(
                     f"{path} is of other settings, or of another list of photos: the command that "
                     "wrote it goes on from it, --overwrite begins anew"
@@ -161,6 +180,7 @@ def project(
     whoever is stopped while writing one gets it again. The file goes when all is done.
     """
     start = saved = monotonic()
+    saved_step = run.state.step  # nothing is lost where no step was taken
 
     def part() -> float:
         return (monotonic() - start) / max(seconds, 1e-3) if seconds is not None else 0
@@ -181,9 +201,10 @@ def project(
     except GeneratorExit:  # whoever takes the projections was stopped: see above
         raise
     except BaseException:
-        save_state(snapshot, run, recipe)  # a step that is not done has changed nothing
+        if run.state.step > saved_step:
+            save_state(snapshot, run, recipe)  # a step that is not done has changed nothing
         raise
-    snapshot.unlink(missing_ok=True)
+    remove(snapshot)
 
 
 def tune(
@@ -198,6 +219,7 @@ def tune(
     The state is saved as that of `project` is; the file stays, as what was found is not written.
     """
     start = saved = monotonic()
+    saved_step = tuning.state.step
     try:
         while not tuning.over and (seconds is None or monotonic() - start < seconds):
             on_step(tuning.step())
@@ -205,4 +227,5 @@ def tune(
                 save_tuning(snapshot, tuning, recipe)
                 saved = monotonic()
     finally:  # a step that is not done has changed nothing
-        save_tuning(snapshot, tuning, recipe)
+        if tuning.state.step > saved_step:
+            save_tuning(snapshot, tuning, recipe)

@@ -21,7 +21,8 @@ from networks import random_generator
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sg2cli import checkpoints
+from sg2cli import checkpoints, files
+from sg2cli.errors import Sg2Error
 from sg2cli.inversion import project as inversion
 from sg2cli.inversion import results, snapshots
 
@@ -49,7 +50,8 @@ def pixels(path: Path | str) -> Any:
 
 
 def inside(folder: str) -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir())
+    """All but the record of what is ours."""
+    return sorted(path.name for path in Path(folder).iterdir() if path.name != ".sg2")
 
 
 def rows_of(table: str) -> list[dict[str, str]]:
@@ -263,7 +265,7 @@ def test_a_film_of_the_steps(sg2: Any, net: Path) -> None:
     photo("me.png")
     result = sg2("project", "me.png", "-n", net, "--steps", 5, "--save-video", "--out", "o")
     assert result.code == 0, result.err
-    assert "o/me/film.mp4" in result.lines and not Path("o/me/frames").exists()
+    assert "o/me/film.mp4" in result.lines and not Path("o/me/.sg2/frames").exists()
     import av
 
     with av.open("o/me/film.mp4") as film:
@@ -427,16 +429,18 @@ def test_an_interrupted_run_resumes_to_the_same_latents(
     assert shell(*args, "--out", "whole").returncode == 0
     command = [*SG2, *map(str, args), "--out", "o", "--resume"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    first = Path("o/a") / ("snapshot.safetensors" if stop == signal.SIGKILL else "")
+    first = Path("o/a/snapshot.safetensors")
+    begun = first if stop == signal.SIGKILL else first.parent
     deadline = time.monotonic() + 60
-    while not first.exists() and time.monotonic() < deadline:
+    while not begun.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.1)
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     if stop != signal.SIGKILL:
         assert process.returncode == 128 + stop
-        assert b"--resume goes on" in err
+        assert b"sg2: stopped: " in err
+        assert (b"to go on: sg2 project --resume" in err) == first.exists()
     again = shell(*args, "--out", "o", "--resume")
     assert again.returncode == 0, again.stderr
     for name in "abc":
@@ -547,20 +551,31 @@ def test_a_result_that_was_removed_is_found_again(
     assert [row["state"] for row in rows_of("o/summary.csv")] == ["done", "done"]
 
 
-def test_a_result_that_cannot_be_written_is_not_lost(sg2: Any, net: Path) -> None:
+def test_a_result_that_cannot_be_written_is_not_lost(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photo("me.png")
-    Path("o/me/projected.png").mkdir(parents=True)
     args = ("project", "me.png", "-n", net, "--steps", 3, "--out", "o")
-    result = sg2(*args, "--resume")
-    assert result.code == 1 and "projected.png" in one_line(result.err)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise Sg2Error("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_result", fails)
+        result = sg2(*args, "--resume")
+    assert result.code == 1 and "the disk is full" in one_line(result.err)
     assert Path("o/me/snapshot.safetensors").exists()
-    Path("o/me/projected.png").rmdir()
     assert sg2(*args, "--resume").code == 0
     assert metadata(f"o/me/{LATENT}")["steps_done"] == 3
-    Path("o/me/projected.png").unlink()
-    Path("o/me/projected.png").mkdir()
-    result = sg2(*args, "--overwrite")
-    assert result.code == 1 and "cannot remove" in one_line(result.err)
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_a_name_that_is_a_folder_is_found_before_any_work(sg2: Any, net: Path, option: str) -> None:
+    photo("me.png")
+    Path("o/me/projected.png").mkdir(parents=True)
+    result = sg2("project", "me.png", "-n", net, "--steps", 3, "--out", "o", option)
+    assert result.code == 1 and "projected.png is a folder" in one_line(result.err)
+    assert inside("o/me") == ["projected.png"]
 
 
 @pytest.mark.parametrize("missing", ["film", "latent"])
@@ -572,7 +587,7 @@ def test_a_film_survives_interruptions(
     assert sg2(*args, "whole").code == 0
     if missing == "film":
         interrupted(sg2, monkeypatch, 4, *args, "o")
-        (Path("o/me/frames") / "0000006.png").write_bytes(b"of a run that was killed later")
+        (Path("o/me/.sg2/frames") / "0000006.png").write_bytes(b"of a run that was killed later")
     else:
 
         def killed(*_: Any, **__: Any) -> Any:
@@ -583,7 +598,7 @@ def test_a_film_survives_interruptions(
             assert sg2(*args, "o").code == 130
     assert sg2(*args, "o", "--resume").code == 0
     assert Path("o/me/film.mp4").read_bytes() == Path("whole/me/film.mp4").read_bytes()
-    assert not Path("o/me/frames").exists()
+    assert not Path("o/me/.sg2/frames").exists()
 
 
 def test_names_lead_nowhere_but_into_the_folder(sg2: Any, net: Path) -> None:
@@ -608,6 +623,10 @@ def test_tuned_networks_of_others_are_spared(sg2: Any, net: Path) -> None:
     assert result.code == 1 and "tuned.safetensors exists" in one_line(result.err)
     assert Path("o/tuned.safetensors").read_bytes() == before
     Path("o/tuned.safetensors").write_bytes(b"of another run")
+    result = sg2("project", "a.png", *options, "--resume")
+    assert result.code == 1 and "not as sg2 wrote it" in one_line(result.err)
+    assert Path("o/tuned.safetensors").read_bytes() == b"of another run"
+    Path("o/tuned.safetensors").unlink()
     assert sg2("project", "a.png", *options, "--resume").code == 0
     assert Path("o/tuned.safetensors").read_bytes() == before
 
@@ -615,9 +634,11 @@ def test_tuned_networks_of_others_are_spared(sg2: Any, net: Path) -> None:
 def test_leftovers_of_a_killed_run_are_removed(sg2: Any, net: Path) -> None:
     photo("me.png")
     Path("o/me").mkdir(parents=True)
-    Path("o/me/.sg2-0123456789abcdef.tmp").write_bytes(b"half a file")
+    leftover, file = files._temporary(Path("o/me"))
+    file.write(b"half a file")
+    file.close()
     assert sg2("project", "me.png", "-n", net, "--steps", 1, "--out", "o").code == 0
-    assert inside("o/me") == sorted([*FILES, LATENT])
+    assert inside("o/me") == sorted([*FILES, LATENT]) and not leftover.exists()
 
 
 def test_two_runs_do_not_share_a_folder(sg2: Any, net: Path) -> None:

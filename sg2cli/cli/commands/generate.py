@@ -28,9 +28,9 @@ from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import NameTaken, kind, make_folder
-from sg2cli.images import same_recipe
+from sg2cli.files import NameTaken, check_folder, is_there, make_folder
 from sg2cli.latent_files import inspect, save_latents
+from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:
@@ -134,6 +134,9 @@ def generate(
     names = (latent.name for latent in islice(todo.unchecked(), first, None, step))
     pictures.check(chain(["grid"] if grid else [], names))
 
+    if save_to:
+        check_folder(save_to.parent)
+
     G, used = session.load(device, precision)
 
     def all_made_by(**more: str) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _save(
     from sg2cli.sampling import ws_streams
 
     try:
-        if kind(path) != "nothing" and not pictures.overwrite:
+        if is_there(path) and not pictures.overwrite:
             raise NameTaken(path)
         make_folder(path.parent)
         with pictures.console.progress("Mapping", len(todo), "latent") as bar:
@@ -193,10 +196,11 @@ def _save(
     except NameTaken:  # before, or by another process meanwhile
         if not pictures.skip_existing:
             raise
-        if not same_recipe(inspect(path)[1], made_by):
+        found = inspect(path)[1]
+        if not same_settings(found, made_by) or is_unchanged(path, found) is False:
             raise Sg2Error(
-                f"{path} does not say that these settings made it: "
-                "--overwrite replaces it, another name spares it"
+                f"{path} was made with other settings, or changed after sg2 wrote it: "
+                "--overwrite replaces it, another name keeps it"
             ) from None
     else:
         if not pictures.to_stdout:

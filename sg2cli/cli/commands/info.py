@@ -14,7 +14,7 @@ from sg2cli.checkpoints import tuned
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
 from sg2cli.cli.standard_input import on_disk
-from sg2cli.errors import Sg2Error, reason
+from sg2cli.errors import Sg2Error, printable, reason
 from sg2cli.settings import GeneratorConfig
 
 
@@ -37,12 +37,8 @@ def info(file: str, as_json: bool) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        console.result(_printable(f"{name:{width}}  {text}"))
-
-
-def _printable(text: str) -> str:
-    """What a file says of itself, with no control over the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        # Also where stdout is no terminal: a line of a file's own words must not look like two.
+        console.result(printable(f"{name:{width}}  {text}"))
 
 
 def describe(path: Path, name: str) -> dict[str, Any]:

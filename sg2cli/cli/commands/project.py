@@ -25,7 +25,7 @@ from sg2cli.cli.options import (
 )
 from sg2cli.errors import UsageError, brief
 from sg2cli.files import kind, user_path
-from sg2cli.latents import open_latents
+from sg2cli.latents import LatentFile, open_latents
 from sg2cli.photos import Crop, read_photo
 from sg2cli.sampling import check_settings
 from sg2cli.settings import LPIPS_NETS, PRESETS, SPACES, DrawSettings, Precision, TuneSettings
@@ -250,7 +250,9 @@ def project(
         raise UsageError(f"--init has {len(starts)} latents for {len(files)} photos")
     for warning in starts.warnings(found.sha256):
         console.note(f"warning: {warning}")
-    album = Album(user_path(out), files, overwrite, resume, together)
+    beside = [source.path for source in init if isinstance(source, LatentFile)]
+    beside += [user_path(mask)] if mask else []
+    album = Album(user_path(out), files, overwrite, resume, together, beside)
 
     from sg2cli import devices
     from sg2cli.cli.projections import Projector
@@ -263,20 +265,20 @@ def project(
         "preset": preset,
         "version": __version__,
     }
-    with album.open():
-        projector = Projector(
-            found,
-            G,
-            album,
-            chosen,
-            console,
-            recipe,
-            class_index=class_index,
-            tuning=tuning,
-            together=together,
-            npz=save_npz,
-            film=save_video,
-        )
+    projector = Projector(
+        found,
+        G,
+        album,
+        chosen,
+        console,
+        recipe,
+        class_index=class_index,
+        tuning=tuning,
+        together=together,
+        npz=save_npz,
+        film=save_video,
+    )
+    with album.open(projector.recipe):
         inits = list(starts)
 
         def read(entry: Entry, index: int) -> Job:
@@ -289,9 +291,11 @@ def project(
             projector.run(read, batch or BATCHES.get(max(64, config.img_resolution), 1), time_limit)
         except (KeyboardInterrupt, Terminated):
             done = sum(entry.state in FINAL for entry in album.entries)
-            console.note(
-                f"stopped: {done} of {len(album.entries)} photos are done; "
-                "the same command with --resume goes on from here"
+            console.stopped(
+                f"{done} of {len(album.entries)} photos are done"
+                if album.can_go_on
+                else "nothing is written yet",
+                go_on="--resume" if album.can_go_on else None,
             )
             raise
     for entry in album.entries:

@@ -1,0 +1,173 @@
+"""Folders that sg2 shares with its user, and the record of which files in them it wrote.
+
+Nothing is replaced or removed that is not in the record with the hash that the file still has.
+The record is `.sg2/manifest.json`, which also marks `.sg2` as ours; working files lie beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sg2cli.errors import Sg2Error, reason
+from sg2cli.files import (
+    content_sha256,
+    is_there,
+    kind,
+    make_folder,
+    new_file,
+    sha256,
+    sweep,
+    unique,
+)
+
+OWN = ".sg2"
+MANIFEST = "manifest.json"
+MAX_MANIFEST = 1 << 20  # bytes; ours have a line for each of a dozen files
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class OwnedFolder:
+    """A folder of results. It is made when the first file is written into it."""
+
+    def __init__(self, folder: Path, replace: bool = False) -> None:
+        """With `replace`, files that others wrote give way to results of the same name.
+
+        Sg2Error where `.sg2` is there and not ours.
+        """
+        self.folder, self.replace = folder, replace
+        self.own = folder / OWN
+        self.fields: dict[str, Any] = {}  # what else the manifest tells
+        self._hashes: dict[str, list[str]] = {}  # two where a replacement may not have happened
+        self._made: list[Path] = []
+        if kind(self.own) != "nothing":
+            self._read()
+
+    def _read(self) -> None:
+        if kind(self.own) != "folder" or self.own.is_symlink():
+            raise self._foreign("it is not a folder")
+        sweep(self.own)
+        manifest = self.own / MANIFEST
+        if manifest.is_symlink() or kind(manifest) != "file":
+            if any(self.own.iterdir()):
+                raise self._foreign("it has no manifest")
+            return  # killed before there was one
+        try:
+            with manifest.open("rb") as file:
+                content = file.read(MAX_MANIFEST + 1)
+            found = json.loads(content[:MAX_MANIFEST], object_pairs_hook=unique)
+            hashes = found.pop("files")
+            if not all(HASH.fullmatch(hash) for known in hashes.values() for hash in known):
+                raise ValueError("its hashes are malformed")
+        except OSError as error:
+            raise Sg2Error(f"cannot read {manifest}: {reason(error)}") from error
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise self._foreign(f"its manifest is damaged ({error})") from error
+        self.fields, self._hashes = found, hashes
+
+    def _foreign(self, why: str) -> Sg2Error:
+        return Sg2Error(
+            f"{self.own} was not made by sg2, or is damaged: {why}; move it away, or give another "
+            "--out"
+        )
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a file is there, and as sg2 wrote it."""
+        path = self.folder / name
+        known = self._hashes.get(name, [])
+        return bool(known) and kind(path) == "file" and sha256(path) in known
+
+    @contextmanager
+    def new_file(self, name: str, durable: bool = False) -> Iterator[BinaryIO]:
+        """As `files.new_file`, and recorded as ours; Sg2Error for a file that others wrote."""
+        path = self.folder / name
+        ours = self.is_ours(name)
+        if is_there(path) and not (ours or self.replace):
+            raise Sg2Error(
+                f"{path} exists and is not as sg2 wrote it: move it away, or give --overwrite or "
+                "another --out"
+            )
+        before = [sha256(path)] if ours else []
+
+        def record(file: BinaryIO) -> None:
+            file.seek(0)
+            self._hashes[name] = [*before, content_sha256(file)]
+            self.save()
+
+        self.make()
+        with new_file(path, ours or self.replace, durable, before_naming=record) as file:
+            yield file
+
+    def write(self, name: str, content: bytes) -> Path:
+        """A whole file; returns its path."""
+        with self.new_file(name) as file:
+            file.write(content)
+        return self.folder / name
+
+    def adopt(self, *names: str) -> None:
+        """Record files of a version that had no manifests as ours."""
+        there = [name for name in names if kind(self.folder / name) == "file"]
+        if there:
+            self._hashes |= {name: [sha256(self.folder / name)] for name in there}
+            self.save()
+
+    def clear(self) -> None:
+        """Remove the files that are ours, and as we wrote them; the last that was written first."""
+        for name in reversed(list(self._hashes)):
+            path = self.folder / name
+            if self.is_ours(name) and not path.is_symlink():
+                path.unlink()
+            del self._hashes[name]
+            self.save()
+
+    def make(self) -> None:
+        """The folder itself."""
+        missing = [path for path in (self.folder, *self.folder.parents) if kind(path) == "nothing"]
+        make_folder(self.folder)
+        self._made += missing
+
+    def work_folder(self, name: str) -> Path:
+        """A folder for working files, in `.sg2`."""
+        folder = self.own / name
+        if folder.is_symlink() or kind(folder) not in ("folder", "nothing"):
+            raise Sg2Error(f"{folder} is not a folder that sg2 made: move it away")
+        if kind(self.own) == "nothing":
+            self.save()
+        make_folder(folder)
+        return folder
+
+    def remove_work(self, name: str, is_to_go: Callable[[str], bool]) -> None:
+        """Remove the working files of such names, and their folder if it is empty then."""
+        folder = self.own / name
+        if folder.is_symlink() or kind(folder) != "folder":
+            return
+        sweep(folder)
+        for path in [path for path in folder.iterdir() if is_to_go(path.name)]:
+            path.unlink()
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+    def save(self) -> None:
+        """Write the manifest."""
+        self.make()
+        if kind(self.own) == "nothing":
+            self.own.mkdir(exist_ok=True)
+        content = json.dumps({**self.fields, "files": self._hashes}, indent=1).encode()
+        with new_file(self.own / MANIFEST, overwrite=True) as file:
+            file.write(content)
+
+    def leave(self) -> None:
+        """Remove what this object made and left empty: the record of nothing, and folders."""
+        if not self._hashes and kind(self.own) == "folder" and not self.own.is_symlink():
+            with suppress(OSError):
+                if {path.name for path in self.own.iterdir()} <= {MANIFEST}:
+                    (self.own / MANIFEST).unlink(missing_ok=True)
+                    self.own.rmdir()
+        for folder in self._made:  # the innermost first
+            with suppress(OSError):
+                folder.rmdir()
+        self._made.clear()
