@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import struct
 import warnings
 import zlib
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
 BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
+MAX_PIXELS = 1 << 32  # of an image that we write: a grid of 4096 at 1024x1024
 MAX_SHEET = 1 << 30  # bytes of pixels of a sheet that is held in memory
 
 
@@ -83,6 +85,11 @@ def check_format(format: str, channels: int, width: int, height: int) -> None:
         raise UsageError("this network draws an alpha channel, which jpg lacks: use png or webp")
     if max(width, height) > LIMITS[format]:
         raise UsageError(f"{width}x{height} pixels are beyond what {format} holds: use png")
+    if width * height > MAX_PIXELS:
+        raise UsageError(
+            f"an image of {width}x{height} pixels is too large, {MAX_PIXELS:,} are the limit: give "
+            "fewer or smaller cells"
+        )
 
 
 def inspect(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
@@ -200,7 +207,7 @@ class Sheet:
         self.columns, self.rows, self.shape = columns, rows, shape
         self.size = (columns * width, rows * height + (0 if header is None else len(header)))
         check_format(format, channels, *self.size)
-        self._row: Image = np.full((height, columns * width, channels), 255, np.uint8)
+        self._row: Image = self._allocate(np, (height, columns * width, channels))
         self._count = 0
         self._take: Callable[[Image], None]
         self._finish: Callable[[], None]
@@ -215,6 +222,19 @@ class Sheet:
             self._finish = lambda: _write_all(file, encode(np.concatenate(taken), format, made_by))
         if header is not None:
             self._take(header)
+
+    @staticmethod
+    def _allocate(np: Any, shape: tuple[int, int, int]) -> Image:
+        """A white row of cells; UsageError when it is too large."""
+        try:
+            if math.prod(shape) <= MAX_SHEET:
+                return np.full(shape, 255, np.uint8)
+        except MemoryError:
+            pass
+        raise UsageError(
+            f"a row of the grid has {shape[1]}x{shape[0]} pixels, which memory does not hold: give "
+            "fewer columns"
+        )
 
     def append(self, image: Image | None) -> None:
         """Fill the next cell, or leave it white."""

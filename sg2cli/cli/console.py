@@ -31,6 +31,11 @@ class Console:
     """The two streams of one run of a command."""
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        """Sg2Error in a working directory that was deleted, where no library can be loaded."""
+        try:
+            Path.cwd()
+        except OSError as error:
+            raise Sg2Error("the working directory was deleted: change to another") from error
         self.as_json = as_json
         self.quiet = quiet
         self._noted: set[str] = set()

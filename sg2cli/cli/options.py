@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from itertools import chain
@@ -19,6 +18,7 @@ from sg2cli.latent_files import SUFFIXES
 from sg2cli.settings import NOISE_MODES, PRECISIONS
 from sg2cli.styles import parse_styles
 
+MAX_FACTOR = 1e6  # that a latent is multiplied by; far beyond, float32 overflows
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -72,8 +72,11 @@ def number(text: str) -> float:
 
 def _psi(text: str) -> float:
     psi = number(text)
-    if not math.isfinite(psi):
-        raise ValueError(f"{text} is no psi to draw with: 0 is the mean picture, 1 the whole way")
+    if not abs(psi) <= MAX_FACTOR:
+        raise ValueError(
+            f"{brief(text)} is not a usable psi: 0 gives the mean image, 1 no truncation, and "
+            f"{MAX_FACTOR:g} is the limit"
+        )
     return psi
 
 
@@ -121,8 +124,8 @@ def _amount(text: str) -> tuple[float, float]:
         low, high = float(first), float(last if dots else first)
     except ValueError:
         raise ValueError(f"{text!r} is no amount: give a number, or a range as -3..3") from None
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{text} is no amount to move by")
+    if not max(abs(low), abs(high)) <= MAX_FACTOR:
+        raise ValueError(f"{brief(text)} is not a usable amount: {MAX_FACTOR:g} is the limit")
     if high < low:
         raise ValueError(f"the amount {text} runs backwards: write {last}..{first}")
     return low, high

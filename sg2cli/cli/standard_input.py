@@ -59,4 +59,5 @@ def told_of(copy: Path, name: str) -> Iterator[None]:
     try:
         yield
     except Sg2Error as error:
-        raise type(error)(str(error).replace(str(copy), name)) from error
+        error.args = (str(error).replace(str(copy), name),)
+        raise

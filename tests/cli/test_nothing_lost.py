@@ -447,6 +447,8 @@ def test_the_command_that_is_printed_goes_on(
 
     def interrupt(self: Pictures, name: str, *rest: Any) -> None:
         if name == "seed0005":
+            while not list(Path("a b").glob("*.png")):
+                time.sleep(0.01)
             raise KeyboardInterrupt
         put(self, name, *rest)
 
@@ -484,7 +486,7 @@ def test_names_do_not_control_the_terminal(in_tmp: Path, net: Path) -> None:
 
 
 def test_photos_from_a_closed_stdin(in_tmp: Path, net: Path) -> None:
-    for command in ("project -", "generate --latents -", "info -", "project p.png --mask -"):
+    for command in ("project -", "generate --latents -", "info -"):
         photo("p.png")
         line = f"{shlex.join(SG2)} {command} -n net.safetensors <&-"
         line = line.replace(" -n net.safetensors", "") if "info" in command else line
@@ -522,7 +524,7 @@ def test_a_working_directory_that_was_deleted(in_tmp: Path, net: Path) -> None:
         result = subprocess.run(["bash", "-c", line], capture_output=True, timeout=300, check=False)
         assert result.returncode == 1, (args, result.stderr)
         told = one_line(result.stderr.decode())
-        assert "unexpected" not in told and "None" not in told, args
+        assert told == "sg2: the working directory was deleted: change to another"
 
 
 @pytest.mark.parametrize("psi", ["1e308", "-1e308", "1e39"])
