@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.errors import Sg2Error, UsageError, public, reason
 from sg2cli.files import sha256
 
 if TYPE_CHECKING:
@@ -20,18 +20,6 @@ TRIES = 5  # in a row without a byte more
 MAX_SIZE = 16 << 30  # bytes; networks have up to some 500 MiB
 TIMEOUT = 30.0  # seconds without a byte
 WORTH_ANOTHER_TRY = (408, 429)  # and 5xx
-
-
-def is_address(text: str) -> bool:
-    """Whether a name is that of something on the web, and not of a file."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
-
-
-def public(url: str) -> str:
-    """An address as it may be shown and kept: without a password, a query or a fragment."""
-    scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme.lower()}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def download(

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sg2cli.errors import Sg2Error, reason
+from sg2cli.errors import Sg2Error, reason, redact_addresses
 
 
 class Terminated(BaseException):
@@ -106,7 +106,7 @@ def complain(text: str) -> None:
     """A line on stderr, above a bar; lost if nobody listens."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError), tqdm.external_write_mode(sys.stderr):
-            line = " ".join(text.split())
+            line = " ".join(redact_addresses(text).split())
             # What a file says of itself has no control over the terminal.
             shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
             sys.stderr.write(f"sg2: {shown}\n")

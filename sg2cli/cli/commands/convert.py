@@ -15,8 +15,8 @@ from sg2cli.checkpoints.tuned import open_tuned
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk, told_of
-from sg2cli.downloads import download, is_address, public
-from sg2cli.errors import UsageError, brief
+from sg2cli.downloads import download
+from sg2cli.errors import UsageError, brief, is_address, public
 from sg2cli.files import check_file, kind, make_folder, user_path
 
 
@@ -111,8 +111,8 @@ def _read_other(
     from sg2cli.checkpoints import foreign
 
     address = name if is_address(name) else None
-    elsewhere = address or name in ("-", *checkpoints.bundled())
-    if kind(user_path(name)) == "nothing" and not elsewhere:
+    bundled = name in ("-", *checkpoints.bundled())
+    if not address and not bundled and kind(user_path(name)) == "nothing":
         if name not in KNOWN:
             official = first(list(KNOWN), 7)
             raise UsageError(f"no file {brief(name)}, nor an official network: {official}")
