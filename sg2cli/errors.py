@@ -53,17 +53,17 @@ def reason(error: OSError) -> str:
     return error.strerror.lower() if error.strerror else str(error)
 
 
-# A path keeps one of the two slashes; a single letter with one slash is a drive of Windows.
+# A path keeps one of the two slashes; a single letter with one of them is a drive of Windows.
 _SCHEME = r"[a-z][a-z0-9+.-]{0,30}:(?:/{2,}|(?<=[a-z0-9+.-]{2}:)[/\\]+)"
 _START = re.compile(rf"{_SCHEME}|(?<![\w:/\\.])//(?=[^\s/?#]*@)", re.IGNORECASE)
-_NEXT = rf"(?!(?<=[/=,;&|(<\['\"]){_SCHEME})"  # not where another address begins
+_NEXT = r"(?!(?<=[/,])[a-z][a-z0-9+.-]{0,30}:/)"  # not where an address in an address begins
 _BODY = {
     quote: re.compile(rf"(?:{_NEXT}(?:\\.|[^\\{quote}]))*", re.IGNORECASE | re.DOTALL)
     for quote in "'\"`"
 }
 _WORD = re.compile(rf"(?:{_NEXT}\S)*", re.IGNORECASE)
 _TO_LAST_AT = re.compile(rf"(?:(?!{_SCHEME}).)*@\S*", re.IGNORECASE)
-_HOST = re.compile(r"(?:\[[0-9a-f:.]*(?:%[\w.]*)?\]?|[^:\[\]]*)(?::\d{0,5})?", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[[0-9a-f:.]+(?:%[\w.]*)?\]?|[\w.-]*)(?::\d{0,5})?", re.IGNORECASE)
 _PUNCTUATION = ":,;.)>]"
 
 
@@ -74,8 +74,10 @@ def is_address(text: str) -> bool:
 
 def public(url: str) -> str:
     """An address as it may be shown and stored: without user, password, query and fragment."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme.lower()}://{redact_addresses(_without_secrets(rest))}"
+    if not is_address(url):
+        return redact_addresses(url)
+    scheme, slashes, rest = re.split("(:/{2,})", url, maxsplit=1)
+    return f"{scheme.lower()}{slashes}{redact_addresses(_without_secrets(rest))}"
 
 
 def redact_addresses(text: str) -> str:

@@ -284,7 +284,6 @@ def test_what_is_slow_counts_from_the_last_64_kib(monkeypatch: pytest.MonkeyPatc
         (head(200, "Content-Length: 5", "Content-Length: 6") + b"12345", 5),
         (head(200, "Content-Length: -5") + b"12345", 5),
         (head(200, "Content-Length: 5.0") + b"12345", 5),
-        (head(200, "Content-Length: " + "9" * 100) + b"12345", 5),
         (head(200, "Content-Length: " + "9" * 20) + b"12345", 1),
         (head(200, f"Content-Length: {(16 << 30) + 1}") + b"12345", 1),
         (head(200, "Transfer-Encoding: gzip") + b"12345", 5),
@@ -305,7 +304,7 @@ def test_what_is_slow_counts_from_the_last_64_kib(monkeypatch: pytest.MonkeyPatc
         (b"HTTP/1.1 200\x1b[31m x\r\n\r\n", 5),
         (b"\x16\x03\x01\x00\x00", 5),
     ],
-    ids=range(27),
+    ids=range(26),
 )
 def test_answers_that_are_no_file_are_an_error(
     server: Server, tmp_path: Path, answer: Answer, tries: int
