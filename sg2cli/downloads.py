@@ -1,37 +1,51 @@
-"""Files from the web: resumed where they broke off, checked by size and hash."""
+"""Files from the web: continued where they broke off, checked by size, version and hash."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import sha256
+from sg2cli.errors import Sg2Error, UsageError, public, reason, redact_addresses
+from sg2cli.partial_files import PartialFile, Version, version_of
 
 if TYPE_CHECKING:
     import httpx
 
-TRIES = 5  # in a row without a byte more
+MAX_FAILURES = 5  # in a row, each with less than MIN_BYTES more; and of times to begin again
+MAX_REDIRECTS = 20
+MAX_HEADERS = 4 << 20  # bytes of all that comes before the file, redirects included
 MAX_SIZE = 16 << 30  # bytes; networks have up to some 500 MiB
+MAX_QUOTED = 200  # characters of what a server or a library says
+MIN_BYTES, MIN_SECONDS = 64 << 10, 60.0  # at least so many bytes in so many seconds
 TIMEOUT = 30.0  # seconds without a byte
 WORTH_ANOTHER_TRY = (408, 429)  # and 5xx
+CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 
-def is_address(text: str) -> bool:
-    """Whether a name is that of something on the web, and not of a file."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+class Download:
+    """A file that was fetched, and the SHA-256 of what was read back through the open file.
 
+    Read it by `path` inside a `with` block; it is removed when the block ends.
+    """
 
-def public(url: str) -> str:
-    """An address as it may be shown and kept: without a password, a query or a fragment."""
-    scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme.lower()}://{host.rpartition('@')[2]}{slash}{path}"
+    def __init__(self, part: PartialFile) -> None:
+        self._part = part
+        self.sha256 = part.sha256()
+
+    @property
+    def path(self) -> Path:
+        return self._part.path
+
+    def __enter__(self) -> Download:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._part.close(keep=False)
 
 
 def download(
@@ -41,60 +55,33 @@ def download(
     progress: Callable[[int, int | None], object] = lambda done, total: None,
     say: Callable[[str], object] = lambda text: None,
     pause: float = 1.0,
-) -> Path:
-    """Fetch a file into a folder, under a name made of its address; returns the path.
+) -> Download:
+    """Fetch a file into a folder, under a hidden name made of its address.
 
-    A part that an earlier call left is continued, if the server still has the same file.
-    `progress` is told how many bytes are there, of how many. After a break it says so, and tries
-    again, `pause` seconds later, then twice that. UsageError for what is no address; Sg2Error when
-    the server cannot be reached or refuses, the size is not what it said, or the hash is not the
-    expected one.
+    A part that an earlier call left is continued, if the server still has the same version of the
+    file. `progress` receives how many bytes are there, of how many. After a failure that may pass,
+    `say` receives a line, and another request follows `pause` seconds later, then twice that.
+    UsageError for what is not an address; Sg2Error when the server cannot be reached, refuses, is
+    too slow or sends something else than it announced, or the hash is not the expected one.
     """
-    import httpx
-
-    shown = public(url)
-    _check(url, shown)
-    part = folder / f".sg2-{hashlib.sha256(url.encode()).hexdigest()[:16]}.part"
-    failures, begun, furthest = 0, False, _size(part)
-    with httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client:
-        while True:
-            try:
-                _fetch(client, url, part, progress)
-                break
-            except (httpx.ConnectError, httpx.ProxyError) as error:
-                told = f"cannot be reached ({error})"
-                if not begun:
-                    raise Sg2Error(f"{shown} {told}: check the address") from error
-            except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
-                told = str(error) or type(error).__name__
-            except httpx.TooManyRedirects as error:
-                raise Sg2Error(f"{shown} leads in a circle: check the address") from error
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
-                # A host or port, perhaps of a redirect, that is none.
-                raise Sg2Error(f"{shown} leads to what is not on the web") from error
-            except _Refused as error:
-                raise Sg2Error(f"{shown}: {error}") from error
-            except _Broken as error:
-                told = str(error)
-            except OSError as error:
-                raise Sg2Error(f"cannot write into {folder}: {reason(error)}") from error
-            failures += 1
-            if _size(part) > furthest:
-                begun, failures, furthest = True, 0, _size(part)
-            if failures == TRIES:
-                kept = f"{_size(part):,} bytes are kept, the same command goes on"
-                raise Sg2Error(f"{shown}: {told}; {kept if _size(part) else 'try again later'}")
-            wait = pause * 2**failures
-            say(f"{shown}: {told}; {_size(part):,} bytes are there, again in {wait:g} s")
-            time.sleep(wait)
-    found = sha256(part)
-    _note_of(part).unlink(missing_ok=True)
-    if expected_sha256 and found != expected_sha256.lower():
-        part.unlink()
-        raise Sg2Error(
-            f"{shown} has the SHA-256 {found}, not {expected_sha256}: it is another file"
-        )
-    return part
+    _check_address(url)
+    try:
+        part = PartialFile(folder, hashlib.sha256(url.encode()).hexdigest()[:16])
+        try:
+            _Transfer(url, part, progress, say).run(pause)
+            found = Download(part)
+        except BaseException:
+            part.close(keep=True)
+            raise
+    except OSError as error:
+        raise Sg2Error(f"cannot write into {folder}: {reason(error)}") from error
+    if expected_sha256 and found.sha256 != expected_sha256.lower():
+        with found:
+            raise Sg2Error(
+                f"{public(url)} has the SHA-256 {found.sha256}, not {expected_sha256}: "
+                "it is another file"
+            )
+    return found
 
 
 class _Refused(Exception):
@@ -102,84 +89,232 @@ class _Refused(Exception):
 
 
 class _Broken(Exception):
-    """What another request may mend."""
+    """What another request may repair."""
 
 
-def _check(url: str, shown: str) -> None:
+class _Transfer:
+    """The requests that complete a partial file."""
+
+    def __init__(
+        self,
+        url: str,
+        part: PartialFile,
+        progress: Callable[[int, int | None], object],
+        say: Callable[[str], object],
+    ) -> None:
+        self.url, self.shown, self.part = url, public(url), part
+        self.progress, self.say = progress, say
+        self.pace = _Pace()
+
+    def run(self, pause: float) -> None:
+        """Request after request until the file is complete; Sg2Error when they lead nowhere."""
+        import httpx
+
+        begun, failures, furthest = False, 0, self.part.size
+        with _client() as client:
+            while True:
+                try:
+                    return self._request(client)
+                except _Refused as error:
+                    raise self._error(str(error)) from error
+                except (httpx.ConnectError, httpx.ProxyError) as error:
+                    message = f"cannot be reached ({_quoted(error)})"
+                    if not begun:
+                        raise self._error(f"{message}: check the address") from error
+                except (_Broken, httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                    message = _quoted(error)
+                except httpx.TimeoutException:
+                    message = f"nothing came for {TIMEOUT:g} seconds"
+                except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
+                    raise self._error(f"it cannot be fetched ({_quoted(error)})") from error
+                failures += 1
+                if self.part.size >= furthest + MIN_BYTES:
+                    begun, failures, furthest = True, 0, self.part.size
+                if max(failures, self.part.restarts) >= MAX_FAILURES:
+                    raise self._error(message, ": try again later")
+                wait = pause * 2**failures
+                self.say(f"{self.shown}: {message}; {self._kept()}, next attempt in {wait:g} s")
+                time.sleep(wait)
+
+    def _error(self, message: str, otherwise: str = "") -> Sg2Error:
+        kept = f"; {self._kept()}, the same command continues"
+        return Sg2Error(f"{self.shown}: {message}{kept if self.part.size else otherwise}")
+
+    def _kept(self) -> str:
+        return f"{self.part.size:,} bytes are kept"
+
+    def _request(self, client: httpx.Client) -> None:
+        """One request: for the rest of the file if it can be continued, else for all of it."""
+        start = self._resume_from()
+        headers = {"Accept-Encoding": "identity"}
+        if start and self.part.version:
+            headers |= {"Range": f"bytes={start}-", "If-Range": self.part.version.condition}
+        self.pace.begin()
+        with closing(_answer(client, self.url, headers, self.pace)) as response:
+            code, theirs = response.status_code, response.headers
+            if code >= 500 or code in WORTH_ANOTHER_TRY:
+                raise _Broken(f"the server answers {code}")
+            if code not in (200, 206, 416):
+                raise _Refused(f"the server answers {code}: check the address")
+            if theirs.get("content-encoding", "identity").lower() != "identity":
+                raise _Refused("the server sends it compressed only: fetch it with a browser")
+            length = int(theirs["content-length"]) if "content-length" in theirs else None
+            if code == 200:
+                end = length
+                self._check_size(length or 0)
+                self.part.restart(version_of(theirs, length))
+            else:
+                end = self._continued(theirs, start, length) if code == 206 else None
+                if end is None:
+                    self.part.restart(None)
+                    raise _Broken("the server has another version of the file now")
+            self._receive(response, end)
+
+    def _resume_from(self) -> int:
+        """From which byte on to ask; 0 if what is there cannot be continued."""
+        part, version = self.part, self.part.version
+        if not version or not version.condition:
+            return 0
+        if version.size is not None and part.size > version.size:
+            return 0
+        if part.size == version.size:  # so that the server can confirm that it is this version
+            part.truncate(max(part.size - 1, 0))
+        return part.size
+
+    def _continued(self, theirs: httpx.Headers, start: int, length: int | None) -> int | None:
+        """Where a response of 206 ends; None unless it continues what is there."""
+        match = CONTENT_RANGE.fullmatch(theirs.get("content-range", ""))
+        version = self.part.version
+        if not match or not version or not start:
+            return None
+        first, last, size = (int(number) for number in match.groups())
+        if not (first == start <= last < size and length in (None, last + 1 - first)):
+            return None
+        if version.size not in (None, size) or theirs.get("etag", "") != version.etag:
+            return None
+        if version.modified and theirs.get("last-modified", version.modified) != version.modified:
+            return None
+        self._check_size(size)
+        if version.size is None:
+            self.part.record(Version(version.etag, version.modified, size))
+        return last + 1
+
+    def _receive(self, response: httpx.Response, end: int | None) -> None:
+        version = self.part.version
+        size = version.size if version else None
+        self.progress(self.part.size, size)
+        for block in response.iter_raw():
+            self.pace.receive(len(block))
+            if end is not None and self.part.size + len(block) > end:
+                self.part.restart(None)
+                raise _Broken("the server sends more than it announced")
+            self._check_size(self.part.size + len(block))
+            self.part.append(block)
+            self.progress(self.part.size, size)
+        if size is not None and self.part.size < size:
+            raise _Broken(f"the transfer ended at {self.part.size:,} of {size:,} bytes")
+
+    def _check_size(self, size: int) -> None:
+        if size > MAX_SIZE:
+            self.part.restart(None)
+            raise _Refused(f"it has more than {MAX_SIZE >> 30} GiB, which no network has")
+
+
+class _Pace:
+    """Ends a download that comes too slowly, whatever it is that comes.
+
+    A timeout between two bytes would let a server send one now and then, or headers for ever.
+    """
+
+    def begin(self) -> None:
+        """Before a request. What comes without a call of `receive` is headers."""
+        self.since, self.received, self.headers = time.monotonic(), 0, 0
+
+    def receive(self, count: int) -> None:
+        """So many bytes of the file have come."""
+        self.received += count
+        self.headers = 0
+        self.seconds_left()
+
+    def seconds_left(self) -> float:
+        now = time.monotonic()
+        if self.received >= MIN_BYTES:
+            self.since, self.received = now, 0
+        if now >= self.since + MIN_SECONDS:
+            raise _Refused(f"less than {MIN_BYTES >> 10} KiB came in {MIN_SECONDS:g} seconds")
+        return self.since + MIN_SECONDS - now
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """What httpx calls at every step: has each read from a new connection come through here."""
+        if not event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            return
+        stream = info["return_value"]
+        read = stream.read
+
+        def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
+            left = self.seconds_left()
+            try:
+                content: bytes = read(max_bytes, timeout=min(left, timeout or left))
+            except Exception:
+                self.seconds_left()
+                raise
+            self.headers += len(content)
+            if self.headers > MAX_HEADERS:
+                raise _Refused(f"the server sends more than {MAX_HEADERS >> 20} MiB of headers")
+            return content
+
+        stream.read = read_in_time
+
+
+def _client() -> httpx.Client:
     import httpx
 
+    try:
+        return httpx.Client(timeout=TIMEOUT)
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise Sg2Error(
+            f"no connection can be set up ({_quoted(error)}): check the environment variables "
+            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
+
+
+def _answer(client: httpx.Client, url: str, headers: dict[str, str], pace: _Pace) -> httpx.Response:
+    """The response at the end of all redirects, whose own content is not read."""
+    request = client.build_request("GET", url, headers=headers, extensions={"trace": pace.trace})
+    for _ in range(MAX_REDIRECTS + 1):
+        response = client.send(request, stream=True)
+        target = response.next_request
+        if target is None:
+            return response
+        response.close()
+        if not _is_fetchable(target.url):
+            raise _Refused("it redirects to what is not an http or https address")
+        if request.url.scheme == "https" and target.url.scheme == "http":
+            raise _Refused("it redirects from https to http, where anybody may change the file")
+        request = target
+    raise _Refused(f"it redirects more than {MAX_REDIRECTS} times: check the address")
+
+
+def _check_address(url: str) -> None:
+    import httpx
+
+    shown = public(url)
     if not re.match("https?://", url, re.IGNORECASE):
         raise UsageError(f"{shown}: give an address that begins with http:// or https://")
     try:
-        parts = httpx.URL(url)
-        if not parts.host or not 0 < (80 if parts.port is None else parts.port) < 1 << 16:
-            raise httpx.InvalidURL("no host, or no port")
-    except (httpx.InvalidURL, ValueError) as error:
-        # What cannot be taken apart may have a password anywhere before its last @.
-        shown = public(f"http://{url.rpartition('@')[2]}") if "@" in url else shown
-        raise UsageError(f"{shown} is no address: check its host and port") from error
+        fetchable = _is_fetchable(httpx.URL(url))
+    except (httpx.InvalidURL, ValueError):
+        fetchable = False
+    if not fetchable:
+        raise UsageError(f"{shown} is not an address: check its host and port")
 
 
-def _fetch(
-    client: httpx.Client, url: str, part: Path, progress: Callable[[int, int | None], object]
-) -> None:
-    """One request: the rest of the file if the server can give it, else all."""
-    done, validator = _size(part), _validator(part)
-    headers = {"Accept-Encoding": "identity"}
-    if done and validator:
-        headers |= {"Range": f"bytes={done}-", "If-Range": validator}
-    with client.stream("GET", url, headers=headers) as response:
-        code, theirs = response.status_code, response.headers
-        if code == 416:  # there is no rest: begin again
-            part.unlink(missing_ok=True)
-            raise _Broken("the server has another file now")
-        if code >= 500 or code in WORTH_ANOTHER_TRY:
-            raise _Broken(f"the server says {code}")
-        if code not in (200, 206):
-            raise _Refused(f"the server says {code}: check the address")
-        if theirs.get("content-encoding", "identity").lower() != "identity":
-            raise _Refused("the server sends it compressed only: fetch it with a browser")
-        length = theirs.get("content-length", "")
-        size = int(length) if length.isdecimal() and len(length) < 18 else None
-        start = done if code == 206 else 0
-        total = None if size is None else start + size
-        if code == 206:
-            told = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", theirs.get("content-range", ""))
-            fits = told and int(told[1]) == start and total in (None, int(told[2]))
-            if told is None or not fits or "Range" not in headers:
-                part.unlink(missing_ok=True)
-                raise _Broken("the server gives another part than was asked for")
-            total = int(told[2])
-        if total is not None and total > MAX_SIZE:
-            raise _Refused(f"it has {total >> 30} GiB, which is no network")
-        etag = theirs.get("etag", "")
-        validator = etag if etag and not etag.startswith("W/") else theirs.get("last-modified", "")
-        _note_of(part).write_text(json.dumps({"validator": validator}))
-        with part.open("ab" if code == 206 else "wb") as file:
-            progress(start, total)
-            for block in response.iter_raw():
-                file.write(block)
-                start += len(block)
-                if start > MAX_SIZE:
-                    raise _Refused(f"it goes on beyond {MAX_SIZE >> 30} GiB, which is no network")
-                progress(start, total)
-        if total is not None and start != total:
-            raise _Broken(f"it broke off at {start:,} of {total:,} bytes")
+def _is_fetchable(url: httpx.URL) -> bool:
+    port = 80 if url.port is None else url.port
+    return url.scheme in ("http", "https") and bool(url.host) and 0 < port < 1 << 16
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _note_of(part: Path) -> Path:
-    """Beside the part: by what the server knows that it is still the same file."""
-    return part.with_suffix(".json")
-
-
-def _validator(part: Path) -> str:
-    try:
-        note = json.loads(_note_of(part).read_text())
-    except (OSError, ValueError, RecursionError):
-        return ""
-    validator = note.get("validator") if isinstance(note, dict) else None
-    return validator if isinstance(validator, str) else ""
+def _quoted(error: Exception) -> str:
+    """What a library says, which may quote the server, in a length that fits a message."""
+    text = redact_addresses(" ".join(str(error).split()))
+    return text[:MAX_QUOTED] or type(error).__name__

@@ -5,6 +5,10 @@ Sg2Error            1  the work, or a part of it, failed
 └── CheckpointError 3  a network file that is unsafe, damaged or in no known format
 """
 
+from __future__ import annotations
+
+import re
+
 NO_MEMORY = (  # the last two are oneDNN's words for it
     *("out of memory", "allocate memory"),
     *("could not create a memory object", "could not create a primitive"),
@@ -36,19 +40,86 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def printable(text: str) -> str:
-    """Text as it may be shown on a terminal: control characters, which a file or a name may hold,
-    are escaped.
+    """Text as it may be shown: without secrets in addresses, control characters escaped.
 
-    All that is printed for people passes through here.
+    All that is printed for people passes through here, as names and files may hold anything.
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    shown = redact_addresses(text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def brief(text: str, limit: int = 60) -> str:
-    """What a user typed, quoted for a message, and not longer than a line has room for."""
+    """What a user typed, quoted for a message, and not longer than a line has room for.
+
+    An address loses its secrets before it is cut, as a part of a password cannot be told as such.
+    """
+    text = public(text) if is_address(text) else redact_addresses(text)
     return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
 def reason(error: OSError) -> str:
     """The system's own words, in lower case: 'no space left on device'."""
     return error.strerror.lower() if error.strerror else str(error)
+
+
+# A path keeps one of the two slashes; a single letter with one of them is a drive of Windows.
+_SCHEME = r"[a-z][a-z0-9+.-]{0,30}:(?:/{2,}|(?<=[a-z0-9+.-]{2}:)[/\\]+)"
+_START = re.compile(rf"{_SCHEME}|(?<![\w:/\\.])//(?=[^\s/?#]*@)", re.IGNORECASE)
+_NEXT = r"(?!(?<=[/,])[a-z][a-z0-9+.-]{0,30}:/)"  # not where an address in an address begins
+_BODY = {
+    quote: re.compile(rf"(?:{_NEXT}(?:\\.|[^\\{quote}]))*", re.IGNORECASE | re.DOTALL)
+    for quote in "'\"`"
+}
+_WORD = re.compile(rf"(?:{_NEXT}\S)*", re.IGNORECASE)
+_TO_LAST_AT = re.compile(rf"(?:(?!{_SCHEME}).)*@\S*", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[[0-9a-f:.]+(?:%[\w.]*)?\]?|[\w.-]*)(?::\d{0,5})?", re.IGNORECASE)
+_PUNCTUATION = ":,;.)>]"
+
+
+def is_address(text: str) -> bool:
+    """Whether this is the address of something on the web, not the name of a file."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
+def public(url: str) -> str:
+    """An address as it may be shown and stored: without user, password, query and fragment."""
+    if not is_address(url):
+        return redact_addresses(url)
+    scheme, slashes, rest = re.split("(:/{2,})", url, maxsplit=1)
+    return f"{scheme.lower()}{slashes}{redact_addresses(_without_secrets(rest))}"
+
+
+def redact_addresses(text: str) -> str:
+    """A text in which every address is without user, password, query and fragment.
+
+    An address ends with the quotation that it begins, else with its word. Where the user is in
+    doubt, because a password holds a space or a slash, too much is removed rather than too little.
+    """
+    shown, end = [], 0
+    while match := _START.search(text, end):
+        shown.append(text[end : match.end()])
+        before = text[max(match.start() - 2, 0) : match.start()]
+        quoted = None if before[:-1] == "\\" else _BODY.get(before[-1:])
+        found = (quoted or _WORD).match(text, match.end())
+        if found and not _is_host(found[0]) and "@" not in found[0]:
+            found = _TO_LAST_AT.match(text, match.end()) or found
+        body = found[0] if found else ""
+        body = body if quoted else body.rstrip(_PUNCTUATION)
+        shown.append(_without_secrets(body))
+        end = match.end() + len(body)
+    return "".join(shown) + text[end:]
+
+
+def _without_secrets(body: str) -> str:
+    """What follows the scheme of an address, without user, password, query and fragment."""
+    at = re.split(r"[/?#]", body, maxsplit=1)[0].rfind("@")
+    if not _is_host(body[at + 1 :]):  # the password has a slash, ? or #
+        at = body.rfind("@")
+    public_part = re.split(r"[?#]", body[at + 1 :], maxsplit=1)[0]
+    return public_part if _is_host(public_part) else "***"
+
+
+def _is_host(body: str) -> bool:
+    """Whether this begins with a host, and perhaps a port, rather than with user:password."""
+    host = re.split(r"[/?#]", body, maxsplit=1)[0]
+    return _HOST.fullmatch(host.rstrip(_PUNCTUATION)) is not None

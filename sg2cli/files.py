@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from sg2cli.errors import Sg2Error, brief, reason
+from sg2cli.errors import Sg2Error, UsageError, brief, is_address, public, reason
 
 TEMPORARY = re.compile(r"\.sg2-([0-9a-f]{16})-([0-9a-f]{8})\.tmp")
 MAX_HEADER = 1 << 20  # bytes of a .safetensors header; that of a 1024x1024 network has 30 KiB
@@ -38,7 +38,12 @@ def content_sha256(file: BinaryIO) -> str:
 
 
 def user_path(text: str) -> Path:
-    """A path as typed, with ~ for a home; one that is nobody's home stays as it is."""
+    """A path as typed, with ~ for a home; one that is nobody's home stays as it is.
+
+    UsageError for an address: as a path it would lose a slash, and be shown with its password.
+    """
+    if is_address(text):
+        raise UsageError(f"{public(text)} is not a path: only sg2 convert reads from the web")
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sg2cli.cli.progress import tqdm
-from sg2cli.errors import Sg2Error, printable, reason
+from sg2cli.errors import Sg2Error, printable, reason, redact_addresses
 
 ARGUMENTS = "sg2cli.arguments"  # where the context of Click keeps the command line
 
@@ -135,5 +135,6 @@ def complain(text: str) -> None:
     """A line on stderr, above a bar; lost if nobody listens."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError), tqdm.external_write_mode(sys.stderr):
-            sys.stderr.write(f"sg2: {printable(' '.join(text.split()))}\n")
+            line = " ".join(redact_addresses(text).split())
+            sys.stderr.write(f"sg2: {printable(line)}\n")
             sys.stderr.flush()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sg2cli import checkpoints
-from sg2cli.downloads import is_address, public
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.files import kind, user_path
 
@@ -35,8 +34,6 @@ def on_disk(name: str) -> Iterator[Path]:
                 raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
             with told_of(copy, name):
                 yield copy
-    elif is_address(name):
-        raise UsageError(f"no file {public(name)}: only sg2 convert reads from the web")
     else:
         known = ", ".join(bundled)
         raise UsageError(f"no file {brief(name)}, nor a bundled network: {known}")

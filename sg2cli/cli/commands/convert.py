@@ -15,8 +15,8 @@ from sg2cli.checkpoints.tuned import open_tuned
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk, told_of
-from sg2cli.downloads import download, is_address, public
-from sg2cli.errors import UsageError, brief
+from sg2cli.downloads import Download, download
+from sg2cli.errors import Sg2Error, UsageError, brief, is_address, public
 from sg2cli.files import check_file, kind, make_folder, user_path
 
 
@@ -111,8 +111,8 @@ def _read_other(
     from sg2cli.checkpoints import foreign
 
     address = name if is_address(name) else None
-    elsewhere = address or name in ("-", *checkpoints.bundled())
-    if kind(user_path(name)) == "nothing" and not elsewhere:
+    bundled = name in ("-", *checkpoints.bundled())
+    if not address and not bundled and kind(user_path(name)) == "nothing":
         if name not in KNOWN:
             official = first(list(KNOWN), 7)
             raise UsageError(f"no file {brief(name)}, nor an official network: {official}")
@@ -122,13 +122,12 @@ def _read_other(
         raise UsageError("--sha256 is for files from the web")
     make_folder(out.parent)
     if address:
-        path, url = _fetch(address, out.parent, sha256, console), public(address)
+        url = public(address)
         origin = {"url": url, "file": url.rpartition("/")[2]}
-        try:
-            with told_of(path, url):
-                read, network, odd = foreign.convert(path, out, overwrite, origin)
-        finally:
-            path.unlink(missing_ok=True)
+        with _fetch(address, out.parent, sha256, console) as found, told_of(found.path, url):
+            read, network, odd = foreign.convert(found.path, out, overwrite, origin)
+            if network.source["sha256"] != found.sha256:
+                raise Sg2Error(f"{url} was changed on the disk: remove {out} and convert it again")
     else:
         with on_disk(name) as path:
             if checkpoints.is_ours(path):
@@ -158,7 +157,7 @@ def _read_other(
     )
 
 
-def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> Path:
+def _fetch(address: str, folder: Path, sha256: str | None, console: Console) -> Download:
     with console.progress("Fetching", 0, "B") as bar:
         bar.unit_scale = True
 
