@@ -5,6 +5,7 @@ Shared by the tests, which kill a dozen times, and by `make soak`, which does so
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import resource
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,32 @@ def prepare(folder: Path) -> None:
         PIL.Image.fromarray(pixels).save(folder / "photos" / f"{seed}.png")
 
 
+OWN = (  # files of the user, beside ours and named much like them
+    *("notes.txt", "frame.png", "0.png", "summary.csv.bak", ".sg2-notes.tmp"),
+    *(".sg2-0123456789abcdef-01234567.tmp", ".sg2-0123456789abcdef.tmp", ".sg2-0123.part"),
+    *("0/frames/0000001.png", "0/frames/0000002.png", "0/film.webp", "0/.sg2-x.tmp"),
+)
+
+
+def plant(out: Path) -> dict[Path, bytes]:
+    """Put files of the user into an output folder, and one that a link in it leads to."""
+    outside = out.parent / f"{out.name}-outside" / "0000001.png"
+    owned = {out / name: f"mine: {name}".encode() for name in OWN} | {outside: b"mine, outside"}
+    for path, content in owned.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (out / "1").mkdir()
+    (out / "1" / "frames").symlink_to(outside.parent)
+    return {path: hashlib.sha256(content).digest() for path, content in owned.items()}
+
+
+def lost(owned: dict[Path, bytes]) -> Iterator[str]:
+    """Files of the user that are gone, or not as they were."""
+    for path, expected in owned.items():
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).digest() != expected:
+            yield f"{path}, a file of the user, is lost or changed"
+
+
 def start(folder: Path, name: str, out: str, more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """Begin a command in the folder."""
     args = [arg.replace("OUT", out) for arg in COMMANDS[name][0]]
@@ -73,6 +100,7 @@ def kill(folder: Path, name: str, seconds: float, kills: int, dice: random.Rando
     """Kill a command so many times, each time going on; then end it: every promise that broke."""
     out, again = folder / name, COMMANDS[name][1]
     shutil.rmtree(out, ignore_errors=True)
+    owned = plant(out)
     for number in range(kills):
         process = start(folder, name, name, again if number else ())
         try:
@@ -81,20 +109,26 @@ def kill(folder: Path, name: str, seconds: float, kills: int, dice: random.Rando
             process.kill()
             process.communicate()
         yield from differences(folder / f"{name}-whole", out, whole=False)
+        yield from lost(owned)
     process = start(folder, name, name, again)
     _, told = process.communicate()
     if process.returncode:
         yield f"{name} does not go on: {told.decode()}"
-    yield from differences(folder / f"{name}-whole", out, whole=True)
+    yield from differences(folder / f"{name}-whole", out, whole=True, owned=owned)
+    yield from lost(owned)
 
 
-def differences(expected: Path, out: Path, whole: bool) -> Iterator[str]:
+def differences(
+    expected: Path, out: Path, whole: bool, owned: Collection[Path] = ()
+) -> Iterator[str]:
     """Files that are not as an unbroken run makes them; at its end, too many or too few."""
     found = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     wanted = {path.relative_to(expected) for path in expected.rglob("*") if path.is_file()}
     for path in sorted(found & wanted):
-        if path.name != "summary.csv" and not alike(out / path, expected / path):
+        history = path.name == "summary.csv" or ".sg2" in path.parts  # tell of the interruptions
+        if not history and not alike(out / path, expected / path):
             yield f"{out / path} is not what an unbroken run writes"
+    found -= {path.relative_to(out) for path in owned if path.is_relative_to(out)}
     if whole and found != wanted:
         yield f"{out} has other files: {sorted(map(str, found ^ wanted))[:5]}"
 

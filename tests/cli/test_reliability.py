@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import random
@@ -26,7 +25,7 @@ import torch
 from conftest import SG2, one_line
 from networks import GOLDEN, random_generator
 
-from sg2cli import checkpoints
+from sg2cli import checkpoints, files
 from sg2cli.files import NameTaken, make_folder, new_file
 from sg2cli.ops import styled_conv
 
@@ -58,9 +57,9 @@ NAMES = ("expected", "near", "far", "cut")
 
 def test_what_the_kills_find(in_tmp: Path) -> None:
     """The check itself: a file cut short, one too many and one too few are told of."""
-    for folder, files in {"a-whole": "123", "a": "124"}.items():
+    for folder, names in {"a-whole": "123", "a": "124"}.items():
         Path(folder).mkdir()
-        for file in files:
+        for file in names:
             Path(folder, file).write_text("half" if folder + file == "a1" else "whole")
     found = list(killing.differences(Path("a-whole"), Path("a"), whole=True))
     assert len(found) == 2
@@ -70,6 +69,12 @@ def test_what_the_kills_find(in_tmp: Path) -> None:
     Path("cut.png").write_bytes(Path("expected.png").read_bytes()[:-20])
     alike = {name: killing.alike(Path(f"{name}.png"), Path("expected.png")) for name in NAMES}
     assert alike == {"expected": True, "near": True, "far": False, "cut": False}
+    owned = killing.plant(Path("b"))
+    assert not list(killing.lost(owned))
+    Path("b/notes.txt").unlink()
+    Path("b/0/frames/0000001.png").write_text("changed")
+    Path("b-outside/0000001.png").unlink()
+    assert len(list(killing.lost(owned))) == 3
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -106,16 +111,17 @@ def test_a_conversion_that_is_stopped(in_tmp: Path, kind: int, code: int) -> Non
 
 def test_what_a_killed_run_left_is_cleaned(tmp_path: Path) -> None:
     """And nothing else: not what another process, or this one, is writing."""
-    dead, alive = tmp_path / ".sg2-0123.tmp", tmp_path / ".sg2-4567.tmp"
-    dead.write_text("half")
-    with alive.open("w") as file, new_file(tmp_path / "a") as mine:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    (dead, left), (alive, file) = (files._temporary(tmp_path) for _ in range(2))
+    left.close()
+    theirs = tmp_path / ".sg2-4567.tmp"
+    theirs.write_text("of the user")
+    with file, new_file(tmp_path / "a") as mine:
         make_folder(tmp_path)
         assert not dead.exists()
-        assert alive.exists()
+        assert alive.exists() and theirs.exists()
         mine.write(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".sg2-4567.tmp", "a"]
+    assert {path.name for path in tmp_path.iterdir()} == {theirs.name, alive.name, "a"}
 
 
 @pytest.mark.parametrize("links", [True, False])
