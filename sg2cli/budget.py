@@ -1,0 +1,53 @@
+"""How much work a file may ask for: every reader counts what it does, and stops at a limit.
+
+A limit counts bytes, pixels, scans, directories or objects, never seconds, so that the same file is
+read or refused everywhere. Each is far above what real files need, and low enough that a hostile
+one is refused within seconds and a few hundred megabytes.
+"""
+
+from __future__ import annotations
+
+MIB = 1 << 20
+
+# Whole files, read into memory. A size that is known beforehand is checked before anything is read;
+# of a pipe nobody knows how much is still to come.
+MAX_CHECKPOINT = 4096 * MIB  # of another code; ours are read tensor by tensor
+MAX_PIPE = 256 * MIB
+MAX_PIPED_CHECKPOINT = 2048 * MIB  # which is copied to the disk first
+MAX_SMALL_FILE = 4 * MIB  # up to this size a file is read at once, and closed
+
+# Pickles and archives.
+MAX_OPCODES = 500_000  # a network with its discriminator has some ten thousand
+MAX_TENSORS = 20_000  # a network with its optimiser has some thousand
+MAX_FILTERS = 100  # a generator has three for each of up to eleven blocks
+MAX_MEMBERS = 65_535  # of a zip file; more need its 64-bit form
+MAX_DIRECTORY = 8 * MIB  # bytes of a zip file's list of members
+MAX_UNPACKED, MAX_RATIO = 16 * MIB, 20  # of compressed latents, which hardly shrink
+
+# .safetensors
+MAX_HEADER = 1 * MIB  # that of a 1024x1024 network has 30 KiB
+MAX_DIMENSIONS = 8
+
+
+class LimitExceeded(ValueError):
+    """A file asks for more than a limit allows; the message names the limit."""
+
+
+class Budget:
+    """Counts what reading one file costs, against a limit for each kind of cost.
+
+    >>> Budget(scans=100).charge("scans", 3000)
+    Traceback (most recent call last):
+    sg2cli.budget.LimitExceeded: it has more than 100 scans
+    """
+
+    def __init__(self, **limits: int) -> None:
+        self.limits = limits
+        self.used = dict.fromkeys(limits, 0)
+
+    def charge(self, what: str, count: int = 1) -> None:
+        """Count something; LimitExceeded when that is more than the file may have."""
+        self.used[what] += count
+        if self.used[what] > self.limits[what]:
+            told = what.replace("_", " ")
+            raise LimitExceeded(f"it has more than {self.limits[what]:,} {told}")
