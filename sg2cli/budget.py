@@ -28,6 +28,22 @@ MAX_UNPACKED, MAX_RATIO = 16 * MIB, 20  # of compressed latents, which hardly sh
 MAX_HEADER = 1 * MIB  # that of a 1024x1024 network has 30 KiB
 MAX_DIMENSIONS = 8
 
+# Pictures.
+MAX_PIXELS = 256 * MIB  # a picture of 16384 x 16384; three or four bytes each are held
+MAX_PIXELS_OF_FORMAT = {  # whose decoders hold a picture several times
+    **{"WEBP": 64 * MIB, "AVIF": 64 * MIB, "JPEG2000": 64 * MIB},
+    "progressive JPEG": 128 * MIB,
+}
+MAX_PIXELS_IN_PYTHON = 16 * MIB  # of formats that Pillow decodes in Python: QOI, PPM as text, ...
+MAX_SIDE = 65_535  # pixels, as in JPEG
+MAX_PARTS = 20_000  # chunks, segments and blocks of a picture, and one more for each KiB of it
+MAX_SCANS = 100  # of a progressive JPEG; encoders write up to 20
+MAX_SCANNED = 16 * MAX_PIXELS  # pixels of all scans together
+MAX_METADATA = 64 * MIB  # bytes of texts, profiles and comments
+MAX_TAGS = 1000  # of a directory of a TIFF, or of EXIF
+MAX_STRIPS = 1 << 18  # of a TIFF, or tiles
+MAX_PACKETS = 4 * MIB  # of a JPEG 2000, and code blocks
+
 
 class LimitExceeded(ValueError):
     """A file asks for more than a limit allows; the message names the limit."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from sg2cli.budget import MAX_PIPE, MAX_SMALL_FILE
+from sg2cli.budget import MAX_PIPE, MAX_SMALL_FILE, Budget
 
 BLOCK = 1 << 20
 KINDS = {
@@ -163,3 +164,39 @@ class Source:
         at: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class CountedFile(io.BufferedIOBase):
+    """A source as a file to read, for other people's decoders: each read is charged to a budget.
+
+    It has no file number and no name, so that none of them maps it into memory.
+    """
+
+    def __init__(self, source: Source, budget: Budget) -> None:
+        """The budget has `reads` and `bytes_read`."""
+        self._source, self._budget = source, budget
+        self._at = 0
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        left = max(self._source.size - self._at, 0)
+        count = left if count is None or count < 0 else min(count, left)
+        self._budget.charge("reads")
+        self._budget.charge("bytes_read", count)
+        content = bytes(self._source.read(count, min(self._at, self._source.size)))
+        self._at += count
+        return content
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._at = offset + (0, self._at, self._source.size)[whence]
+        if self._at < 0:
+            raise OSError(errno.EINVAL, "it goes back before the beginning")
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
