@@ -80,7 +80,7 @@ def _limits(budget: Budget, pixels: int | None) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         PIL.Image.MAX_IMAGE_PIXELS = pixels  # so many are warned of, twice is refused
-        ImageFileDirectory_v2.load = counted  # type: ignore[method-assign]
+        ImageFileDirectory_v2.load = counted  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

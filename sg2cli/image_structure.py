@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from sg2cli.budget import (
@@ -141,7 +140,7 @@ def _png(cursor: _Cursor, budget: Budget) -> int:
 
 
 def _jpeg(cursor: _Cursor, budget: Budget) -> int:
-    """ITU T.81, annex B: segments, and behind some of them scans, each of which takes all pixels."""
+    """ITU T.81, annex B: segments, and behind some of them scans, each of which has all pixels."""
     pixels = 0
     cursor.take(2)
     while (marker := cursor.find(JPEG_MARKER)) != EOI:

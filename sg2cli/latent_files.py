@@ -21,7 +21,7 @@ from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray, names_of, read_arrays
 
 if TYPE_CHECKING:
-    from sg2cli.storage.array_files import Array
+    from sg2cli.storage.array_files import Array as Array
 
 SUFFIXES = (".safetensors", ".npz", ".npy")
 NAMES = ("z", "w", "ws")

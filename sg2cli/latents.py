@@ -353,9 +353,7 @@ def _open_rows(source: LatentFile, file: ArrayFile, config: GeneratorConfig) -> 
     return _Rows(stem, space, array, range(first, last + 1), {}, file.sha256, *made_with)
 
 
-def _noise_of(
-    file: ArrayFile, count: int, name: str, config: GeneratorConfig
-) -> dict[str, Array]:
+def _noise_of(file: ArrayFile, count: int, name: str, config: GeneratorConfig) -> dict[str, Array]:
     return {
         key: fit_noise(key, array, count, name, config)
         for key, array in file.arrays.items()

@@ -88,7 +88,8 @@ def read_photo(
                 f"the mask {mask} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
                 "they have to lie on one another"
             )
-        weights = _reduced(picture, box, size, "L", "black", smooth=False) / np.float32(255)
+        shades = _reduced(picture, box, size, "L", "black", smooth=False)
+    weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
         raise UsageError(f"the mask {mask} is black where {name} is cropped: nothing counts")
     return Photo(pixels, weights)
@@ -145,8 +146,7 @@ def _reading(source: Path | bytes, name: str) -> Iterator[_Upright]:
             with opened(file, FORMATS) as picture:
                 if picture.mode == "I" and picture.format == "TIFF":
                     raise Sg2Error(
-                        f"{name} has 32 bits a pixel, which may mean anything: "
-                        "save it with 8 or 16"
+                        f"{name} has 32 bits a pixel, which may mean anything: save it with 8 or 16"
                     )
                 picture.load()
                 yield _Upright(picture)
@@ -213,9 +213,7 @@ def _box(size: tuple[int, int], crop: Crop, name: str, smallest: int) -> Box:
     return box
 
 
-def _flatten(
-    strip: Any, whole: Any, mode: str, background: str, to_srgb: dict[str, Any]
-) -> Any:
+def _flatten(strip: Any, whole: Any, mode: str, background: str, to_srgb: dict[str, Any]) -> Any:
     """In 8 bits a channel, sRGB, opaque: 'RGB', or 'L' of it."""
     import PIL.Image
 

@@ -248,7 +248,9 @@ def test_a_file_cut_at_any_byte_is_refused(in_tmp: Path, name: str) -> None:
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(in_tmp: Path) -> None:
     np.savez_compressed("f.npz", w=np.zeros((1 << 20, 16), "f4"))
-    with pytest.raises(Sg2Error, match="unpacks from .* to 67,108,992 bytes, more than 20 times its size"):
+    with pytest.raises(
+        Sg2Error, match="unpacks from .* to 67,108,992 bytes, more than 20 times its size"
+    ):
         opened("f.npz")
 
 

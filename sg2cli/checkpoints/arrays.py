@@ -303,7 +303,7 @@ def _read_members(
             storages[key, name] = Storage(*STORAGES[name], member(f"data/{key}"), budget)
         return storages[key, name]
 
-    if f"{folder}byteorder" in archive.members and member("byteorder") != b"little":
+    if f"{folder}byteorder" in archive.members and bytes(member("byteorder")) != b"little":
         raise CheckpointError("its numbers are big-endian, which is not read")
     found, _ = load(member("data.pkl"), allowed, budget, persistent_load)
     return found

@@ -89,7 +89,9 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
         if len(shapes.get(key, ())) <= axis:
             raise CheckpointError(f"it has no tensor {key} of {axis + 1} or more dimensions")
         if not shapes[key][axis]:
-            raise CheckpointError(f"its tensor {key} is empty: it has the shape {list(shapes[key])}")
+            raise CheckpointError(
+                f"its tensor {key} is empty: it has the shape {list(shapes[key])}"
+            )
         return shapes[key][axis]
 
     found = [int(m[1]) for key in shapes if (m := re.fullmatch(r"synthesis\.b(\d{1,9})\..*", key))]
@@ -193,7 +195,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def check_finite(name: str, tensor: Tensor, stored: Tensor) -> None:
-    """CheckpointError for a tensor in float32 that is not finite; `stored` is what it was before."""
+    """CheckpointError for a float32 tensor that is not finite; `stored` is what it was before."""
     if not is_finite(tensor):
         what = "numbers beyond those of float32" if is_finite(stored) else "NaN or infinity"
         raise CheckpointError(f"its tensor {name} holds {what}")

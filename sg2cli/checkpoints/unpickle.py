@@ -330,4 +330,3 @@ def _scan(
 
 def _refuse(what: str, offset: int) -> NoReturn:
     raise CheckpointError(f"unsafe: {what} at byte {offset}, which no network needs")
-

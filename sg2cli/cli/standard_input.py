@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import BinaryIO
 from sg2cli import checkpoints
 from sg2cli.budget import MAX_PIPED_CHECKPOINT
 from sg2cli.downloads import is_address, public
-from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief, reason
 from sg2cli.files import kind, user_path
 from sg2cli.storage.reading import BLOCK, open_file, too_large
 
@@ -37,7 +36,7 @@ def on_disk(name: str) -> Iterator[Path]:
             copy = Path(folder) / ("stdin" if name == "-" else path.name)
             try:
                 with copy.open("xb") as file, _opened(name) as pipe:
-                    _copy(pipe, file)
+                    _copy(pipe, file, name)
             except OSError as error:
                 raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
             with told_of(copy, name):
@@ -60,11 +59,14 @@ def _opened(name: str) -> Iterator[BinaryIO]:
             yield pipe
 
 
-def _copy(pipe: BinaryIO, file: BinaryIO) -> None:
-    """OSError for what is of no kind that sg2 reads, as it may have no end, and for too much."""
+def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
+    """CheckpointError for what is of no kind that sg2 reads, as it may have no end.
+
+    OSError when it is too large.
+    """
     start = pipe.read(START)
     if start and not (start.startswith(BEGINNINGS) or start[8:9] == b"{"):
-        raise OSError(errno.EINVAL, "it is of no kind that sg2 reads")
+        raise CheckpointError(f"{name}: it is of no kind that sg2 reads")
     file.write(start)
     left = MAX_PIPED_CHECKPOINT - len(start)
     while block := pipe.read(BLOCK):

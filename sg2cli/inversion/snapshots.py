@@ -100,7 +100,9 @@ def _reading(path: Path, recipe: Mapping[str, Any]) -> Iterator[Found | None]:
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     except KeyError as error:
-        raise Sg2Error(f"{path} is damaged (it has no {error}): remove it, to begin anew") from error
+        raise Sg2Error(
+            f"{path} is damaged (it has no {error}): remove it, to begin anew"
+        ) from error
     except (TypeError, ValueError) as error:
         raise Sg2Error(f"{path} is damaged ({error}): remove it, to begin anew") from error
 

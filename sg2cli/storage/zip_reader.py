@@ -139,7 +139,9 @@ def _entry(directory: bytes, position: int) -> tuple[Member, int, int]:
     if position + ENTRY.size > len(directory):
         raise BadArchive("its list of members is cut off")
     fields = ENTRY.unpack_from(directory, position)
-    magic, _, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment = fields[:13]
+    magic, _, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment = fields[
+        :13
+    ]
     at = fields[16]
     begin = position + ENTRY.size
     end = begin + name_size + extra_size + comment
