@@ -31,10 +31,11 @@ MAX_DIMENSIONS = 8
 # Pictures.
 MAX_PIXELS = 256 * MIB  # a picture of 16384 x 16384; three or four bytes each are held
 MAX_PIXELS_OF_FORMAT = {  # whose decoders hold a picture several times
-    **{"WEBP": 64 * MIB, "AVIF": 64 * MIB, "JPEG2000": 64 * MIB},
+    **{"WEBP": 48 * MIB, "AVIF": 48 * MIB, "JPEG2000": 32 * MIB},
     "progressive JPEG": 128 * MIB,
 }
-MAX_PIXELS_IN_PYTHON = 16 * MIB  # of formats that Pillow decodes in Python: QOI, PPM as text, ...
+MAX_PIXELS_IN_PYTHON = 8 * MIB  # of formats that Pillow decodes in Python: QOI, PPM as text, ...
+MAX_READ_AT_ONCE = 256 * MIB  # of a compressed TIFF, a WebP or an AVIF, which are read whole
 MAX_SIDE = 65_535  # pixels, as in JPEG
 MAX_PARTS = 20_000  # chunks, segments and blocks of a picture, and one more for each KiB of it
 MAX_SCANS = 100  # of a progressive JPEG; encoders write up to 20
@@ -42,7 +43,8 @@ MAX_SCANNED = 16 * MAX_PIXELS  # pixels of all scans together
 MAX_METADATA = 64 * MIB  # bytes of texts, profiles and comments
 MAX_TAGS = 1000  # of a directory of a TIFF, or of EXIF
 MAX_STRIPS = 1 << 18  # of a TIFF, or tiles
-MAX_PACKETS = 4 * MIB  # of a JPEG 2000, and code blocks
+MAX_PACKETS = 4 * MIB  # of a JPEG 2000
+MAX_CODE_BLOCKS = 1 * MIB  # of which a record is kept
 
 
 class LimitExceeded(ValueError):

@@ -12,6 +12,7 @@ import struct
 from typing import Any
 
 from sg2cli.budget import (
+    MAX_CODE_BLOCKS,
     MAX_METADATA,
     MAX_PACKETS,
     MAX_PARTS,
@@ -51,7 +52,7 @@ def budget_of(size: int) -> Budget:
         bytes_of_tags=size + MIB,
         strips=MAX_STRIPS,
         packets=MAX_PACKETS,
-        code_blocks=MAX_PACKETS,
+        code_blocks=MAX_CODE_BLOCKS,
         tags_read=8 * MAX_TAGS,
         bytes_of_tags_read=4 * size + MIB,
         reads=4 * MAX_PARTS + size // 64,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -274,28 +275,20 @@ def _storage_id(pid: Any) -> tuple[str, str]:
 
 def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> Any:
     """torch.save's way since 1.6: data.pkl, and a member for each storage."""
-    try:
+    with _told_of_archive():
         archive = ZipFile(Source(content))
-        pickles = [name for name in archive.members if name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise CheckpointError("a zip file, but none of torch.save")
-        return _read_members(archive, pickles[0][: -len("data.pkl")], budget, allowed)
-    except LimitExceeded as error:
-        raise CheckpointError(f"unsafe: {error}") from error
-    except BadArchive as error:
-        raise CheckpointError(f"damaged, as {error}: copy or download it again") from error
-
-
-def _read_members(
-    archive: ZipFile, folder: str, budget: Budget, allowed: Mapping[str, object]
-) -> Any:
+    pickles = [name for name in archive.members if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise CheckpointError("a zip file, but none of torch.save")
+    folder = pickles[0][: -len("data.pkl")]
     storages: dict[tuple[str, str], Storage] = {}  # each is checked once, however often it is used
 
     def member(name: str) -> memoryview:
         found = archive.members.get(f"{folder}{name}")
         if found is None or found.method != STORED:
             raise CheckpointError(f"damaged: {brief(name)} in it is missing, or compressed")
-        return memoryview(archive.read(found.name))
+        with _told_of_archive():
+            return memoryview(archive.read(found.name))
 
     def persistent_load(pid: Any) -> Storage:
         key, name = _storage_id(pid)
@@ -307,3 +300,13 @@ def _read_members(
         raise CheckpointError("its numbers are big-endian, which is not read")
     found, _ = load(member("data.pkl"), allowed, budget, persistent_load)
     return found
+
+
+@contextmanager
+def _told_of_archive() -> Iterator[None]:
+    try:
+        yield
+    except LimitExceeded as error:
+        raise CheckpointError(f"unsafe: {error}") from error
+    except (BadArchive, OSError) as error:
+        raise CheckpointError(f"damaged, as {error}: copy or download it again") from error

@@ -31,7 +31,9 @@ MAX_TOLD = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
 MOST_NOISE = 4096  # pixels a side: a small file could claim any size
 MOST_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
-MOST_DRAWN = 1 << 25  # numbers of a layer's output, some of which are in memory at once
+# Numbers of a layer's output, of which a dozen are in memory at once, where a picture is drawn: so
+# many, or so many for each parameter, of which a network of 1024x1024 has about as many.
+MOST_DRAWN, MOST_DRAWN_PER_PARAMETER = 1 << 23, 2
 MEAN_BATCH = 500
 PICKLES = {**tf_pickle.GLOBALS, **ada_pickle.GLOBALS}
 
@@ -228,8 +230,9 @@ def _oddity(G: Generator) -> str:
 
     config = G.config
     largest = max(n * r * r for n, r in zip(config.channels, config.resolutions, strict=True))
-    if largest > MOST_DRAWN:
-        return f"it was not drawn: a layer has {largest * 4 >> 30} GiB"
+    count = sum(parameter.numel() for parameter in G.parameters())
+    if largest > max(MOST_DRAWN, MOST_DRAWN_PER_PARAMETER * count):
+        return f"it was not drawn: a layer has {largest * 4 >> 20} MiB"
     z = torch.from_numpy(np.random.RandomState(0).randn(1, config.z_dim)).float()
     c = torch.eye(1, config.c_dim) if config.c_dim else None  # the first class
     try:

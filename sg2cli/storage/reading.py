@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from sg2cli.budget import MAX_PIPE, MAX_SMALL_FILE, Budget
+from sg2cli.budget import MAX_PIPE, MAX_READ_AT_ONCE, MAX_SMALL_FILE, Budget, LimitExceeded
 
 BLOCK = 1 << 20
 KINDS = {
@@ -180,6 +180,8 @@ class CountedFile(io.BufferedIOBase):
     def read(self, count: int | None = -1, /) -> bytes:
         left = max(self._source.size - self._at, 0)
         count = left if count is None or count < 0 else min(count, left)
+        if count > MAX_READ_AT_ONCE:
+            raise LimitExceeded(f"it needs more than {MAX_READ_AT_ONCE:,} bytes of itself at once")
         self._budget.charge("reads")
         self._budget.charge("bytes_read", count)
         content = bytes(self._source.read(count, min(self._at, self._source.size)))
