@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 # Whole files, read into memory. A size that is known beforehand is checked before anything is read;
 # of a pipe nobody knows how much is still to come.
-MAX_CHECKPOINT = 4096 * MIB  # of another code; ours are read tensor by tensor
+MAX_CHECKPOINT = 2048 * MIB  # of another code; ours are read tensor by tensor
 MAX_PIPE = 256 * MIB
 MAX_PIPED_CHECKPOINT = 2048 * MIB  # which is copied to the disk first
 MAX_SMALL_FILE = 4 * MIB  # up to this size a file is read at once, and closed
@@ -22,6 +22,7 @@ MAX_TENSORS = 20_000  # a network with its optimiser has some thousand
 MAX_FILTERS = 100  # a generator has three for each of up to eleven blocks
 MAX_MEMBERS = 65_535  # of a zip file; more need its 64-bit form
 MAX_DIRECTORY = 8 * MIB  # bytes of a zip file's list of members
+MAX_DIRECTIONS = 16 * MIB  # numbers of all directions in a file
 MAX_UNPACKED, MAX_RATIO = 16 * MIB, 20  # of compressed latents, which hardly shrink
 
 # .safetensors

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.budget import MAX_CHECKPOINT
+from sg2cli.budget import MAX_CHECKPOINT, MAX_DIRECTIONS, LimitExceeded
 from sg2cli.checkpoints.arrays import StoredTensor, read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
 from sg2cli.files import kind, new_file, user_path
@@ -234,7 +235,9 @@ def _read_directions(path: Path, method: str) -> _Found:
             return _Found(_eigenvectors(content).T, hashlib.sha256(content).hexdigest())
         known = (*METHODS, *(f"{name}_std" for name in METHODS), UNNAMED)
         file = read_arrays(path, known.__contains__)
-        arrays = {name: torch.from_numpy(a.whole()) for name, a in file.arrays.items()}
+        if sum(math.prod(array.shape) for array in file.arrays.values()) > MAX_DIRECTIONS:
+            raise LimitExceeded(f"it has more than {MAX_DIRECTIONS:,} numbers")
+        arrays = {name: torch.from_numpy(array.whole()) for name, array in file.arrays.items()}
         if UNNAMED in arrays:
             return _Found(arrays[UNNAMED], file.sha256)
         key = method or next((name for name in METHODS if name in arrays), "")
@@ -255,6 +258,8 @@ def _eigenvectors(content: bytes) -> Tensor:
     found = stored.get("eigvec") if isinstance(stored, dict) else None
     if not isinstance(found, StoredTensor) or len(found.shape) != 2:
         raise ValueError("it is not a factor.pt: it has no matrix eigvec")
+    if math.prod(found.shape) > MAX_DIRECTIONS:
+        raise LimitExceeded(f"its eigvec has more than {MAX_DIRECTIONS:,} numbers")
     if not found.dtype.startswith(("float", "bfloat")):
         raise ValueError("its eigvec is not of floating point numbers")
     return found.tensor()

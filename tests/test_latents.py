@@ -30,6 +30,7 @@ from sg2cli.latents import (
     to_ws,
     truncate,
 )
+from sg2cli.storage.reading import Source
 
 G = random_generator()  # z 12, w 16, 6 ws
 WS = np.random.RandomState(1).randn(3, 6, 16).astype(np.float32)
@@ -477,3 +478,24 @@ def test_a_file_of_which_single_rows_are_asked_for_is_read_once(
     found = list(open_latents(parse_latents(",".join(f"a.npy[{i}]" for i in range(50))), G.config))
     assert [latent.name for latent in found] == [f"a-{i:04d}" for i in range(50)]
     assert len(opened) == 1
+
+
+def test_rows_that_lie_all_over_a_file_are_read_once(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array in Fortran's order, of which a row is a number here and a number there."""
+    values = np.random.RandomState(0).randn(300_000, 16).astype("f4")
+    np.save("f.npy", np.asfortranarray(values))
+    latents = open_latents(parse_latents("f.npy[0-99]"), G.config)
+    filled = 0
+    fill = Source.fill
+
+    def counted(self: Source, buffer: Any, offset: int) -> None:
+        nonlocal filled
+        filled += memoryview(buffer).nbytes
+        fill(self, buffer, offset)
+
+    monkeypatch.setattr(Source, "fill", counted)
+    found = [latent.values for latent in latents]
+    assert np.array_equal(np.stack(found), values[:100])  # type: ignore[arg-type]
+    assert filled == values.nbytes

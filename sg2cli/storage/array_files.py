@@ -13,7 +13,7 @@ import tokenize
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,11 +145,16 @@ def _npy(source: Source, told: str) -> StoredArray:
     if math.prod(shape) * dtype.itemsize > source.size - begin:
         raise ValueError(f"its {told} lacks most of {list(shape)} numbers")
 
+    @cache
+    def whole() -> Array:
+        """In memory from then on, as a row of it lies all over the file."""
+        flat = np.empty(math.prod(shape), dtype)
+        source.fill(flat.view(np.uint8).data, begin)
+        return flat.reshape(shape, order="F")
+
     def rows(which: slice) -> Array:
         if fortran or not shape:
-            found = np.empty(shape, dtype, order="F")
-            source.fill(found.reshape(-1, order="F").view(np.uint8).data, begin)
-            return found[which] if shape else found
+            return whole()[which] if shape else whole()
         start, stop, _ = which.indices(shape[0])
         count, width = max(stop - start, 0), math.prod(shape[1:])
         flat = np.empty(count * width, dtype)

@@ -154,6 +154,10 @@ class Source:
         if self._file is not None:
             self._file.close()
 
+    def __del__(self) -> None:
+        """Arrays read from a file keep it open, and nobody says when they are done with."""
+        self.close()
+
     def __enter__(self) -> Source:
         return self
 
