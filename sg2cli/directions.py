@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.arrays import read_torch
-from sg2cli.checkpoints.unpickle import Budget, mapped
-from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import check_header, kind, new_file, sg2_metadata, sha256, user_path
-from sg2cli.latent_files import BAD_ARRAYS, UNNAMED, read_arrays
+from sg2cli.budget import MAX_CHECKPOINT, MAX_DIRECTIONS, LimitExceeded
+from sg2cli.checkpoints.arrays import StoredTensor, read_torch
+from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
+from sg2cli.files import kind, new_file, user_path
+from sg2cli.latent_files import reading_of
 from sg2cli.latents import class_vectors
 from sg2cli.settings import GeneratorConfig
+from sg2cli.storage.array_files import UNNAMED, read_arrays
+from sg2cli.storage.reading import read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,11 +173,11 @@ def find_direction(
         deviation = w.deviation(vector)
     else:
         path = user_path(name)
-        made_of["sha256"] = sha256(path)
-        vectors, deviations, checkpoint = _read_directions(path, method)
-        vector = _choose(vectors, number, path, G.config)
-        if deviations is not None:
-            deviation = deviations.double()[number or 0]
+        found = _read_directions(path, method)
+        made_of["sha256"], checkpoint = found.sha256, found.checkpoint
+        vector = _choose(found.vectors, number, path, G.config)
+        if found.deviations is not None:
+            deviation = found.deviations.double()[number or 0]
     vector = vector.double()
     norms = vector.norm(dim=-1, keepdim=True)
     if not vector.isfinite().all() or norms.max() == 0:
@@ -182,7 +186,10 @@ def find_direction(
     if deviation is None:
         w = moments(G, 10_000, class_index=class_index, advance=advance)
         deviation = w.deviation(unit).square().mean().sqrt()
-    return Direction((unit * deviation).to(G.device).float(), made_of, checkpoint)
+    step = (unit * deviation).to(G.device).float()
+    if not step.isfinite().all():
+        raise Sg2Error(f"the deviation along the direction {text} is NaN, or too large")
+    return Direction(step, made_of, checkpoint)
 
 
 def _none_such(what: object, count: int) -> UsageError:
@@ -209,51 +216,53 @@ def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorCo
     return vectors[number]
 
 
-def _read_directions(path: Path, method: str) -> tuple[Tensor, Tensor | None, str | None]:
-    """Directions, and of our own files the deviation along each and the network's hash."""
-    import numpy as np
+@dataclass(frozen=True)
+class _Found:
+    """The directions of a file, and of one of ours the deviation along each and its network."""
+
+    vectors: Tensor
+    sha256: str  # of the file
+    deviations: Tensor | None = None
+    checkpoint: str | None = None
+
+
+def _read_directions(path: Path, method: str) -> _Found:
     import torch
-    from safetensors import safe_open
 
-    deviations = checkpoint = None
-    try:
-        if path.suffix.lower() == ".npy":
-            array = read_arrays(path)[0][UNNAMED].rows(slice(None))
-            vectors: Any = torch.from_numpy(array.astype(np.float32))
-        elif path.suffix.lower() in (".pt", ".pth"):
-            vectors = _eigenvectors(path).T
-        else:
-            check_header(path)
-            with safe_open(path, framework="pt") as file:
-                known = [key for key in METHODS if key in file.keys()]  # noqa: SIM118
-                if not known or (method and method not in known):
-                    raise ValueError(f"it has no directions {method or 'sefa or pca'}")
-                key = method or known[0]
-                vectors, deviations = file.get_tensor(key), file.get_tensor(f"{key}_std")
-                made_by = sg2_metadata(file.metadata())
-                checkpoint = str(made_by["checkpoint"]) if "checkpoint" in made_by else None
-                if len(deviations) != len(vectors):
-                    raise ValueError("it has not one deviation for each direction")
-    except OSError as error:
-        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
-    except (*BAD_ARRAYS, AttributeError) as error:
-        told = " ".join(str(error).split())[:100]
-        raise Sg2Error(f"{path} is damaged or holds no directions: {told}") from error
-    return vectors, deviations, checkpoint
+    with reading_of(str(path), "is damaged or holds no directions"):
+        if path.suffix.lower() in (".pt", ".pth"):
+            content = read_bytes(path, MAX_CHECKPOINT)
+            return _Found(_eigenvectors(content).T, hashlib.sha256(content).hexdigest())
+        known = (*METHODS, *(f"{name}_std" for name in METHODS), UNNAMED)
+        file = read_arrays(path, known.__contains__)
+        if sum(math.prod(array.shape) for array in file.arrays.values()) > MAX_DIRECTIONS:
+            raise LimitExceeded(f"it has more than {MAX_DIRECTIONS:,} numbers")
+        arrays = {name: torch.from_numpy(array.whole()) for name, array in file.arrays.items()}
+        if UNNAMED in arrays:
+            return _Found(arrays[UNNAMED], file.sha256)
+        key = method or next((name for name in METHODS if name in arrays), "")
+        vectors, deviations = arrays.get(key), arrays.get(f"{key}_std")
+        if vectors is None or deviations is None:
+            raise ValueError(f"it has no directions {method or 'sefa or pca'}")
+        if deviations.shape != vectors.shape[:1]:
+            raise ValueError("it has not one deviation for each direction")
+        return _Found(vectors, file.sha256, deviations, file.metadata.get("checkpoint"))
 
 
-def _eigenvectors(path: Path) -> Tensor:
+def _eigenvectors(content: bytes) -> Tensor:
     """What rosinality's closed_form_factorization.py saved; ValueError for anything else."""
     try:
-        content = mapped(path)
-        found = read_torch(content, Budget(len(content)), {})["eigvec"].tensor()
-    except OSError:
-        raise
-    except Exception as error:  # what a hostile file makes of stand-ins is without number
-        raise ValueError(f"no factor.pt ({error})") from error
-    if found.ndim != 2 or not found.is_floating_point():
-        raise ValueError("its eigvec is no matrix of floating point numbers")
-    return found
+        stored = read_torch(content, {})
+    except CheckpointError as error:
+        raise ValueError(f"it is not a factor.pt, {error}") from error
+    found = stored.get("eigvec") if isinstance(stored, dict) else None
+    if not isinstance(found, StoredTensor) or len(found.shape) != 2:
+        raise ValueError("it is not a factor.pt: it has no matrix eigvec")
+    if math.prod(found.shape) > MAX_DIRECTIONS:
+        raise LimitExceeded(f"its eigvec has more than {MAX_DIRECTIONS:,} numbers")
+    if not found.dtype.startswith(("float", "bfloat")):
+        raise ValueError("its eigvec is not of floating point numbers")
+    return found.tensor()
 
 
 def edit(ws: Tensor, direction: Direction, amount: float, rows: Sequence[int]) -> Tensor:

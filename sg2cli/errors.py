@@ -57,8 +57,10 @@ def brief(text: str, limit: int = 60) -> str:
     return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | MemoryError) -> str:
     """The system's own words, in lower case: 'no space left on device'."""
+    if isinstance(error, MemoryError):  # of Python, which has no words for it
+        return str(error).lower() or "out of memory"
     return error.strerror.lower() if error.strerror else str(error)
 
 

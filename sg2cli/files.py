@@ -16,10 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from sg2cli.errors import Sg2Error, UsageError, brief, is_address, public, reason
+from sg2cli.errors import Sg2Error, UsageError, is_address, public, reason
 
 TEMPORARY = re.compile(r"\.sg2-([0-9a-f]{16})-([0-9a-f]{8})\.tmp")
-MAX_HEADER = 1 << 20  # bytes of a .safetensors header; that of a 1024x1024 network has 30 KiB
 SKIPPABLE = (".png", ".jpg", ".jpeg", ".webp")  # files that say what made them
 
 
@@ -238,38 +237,6 @@ def _link(temporary: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(path) from None
         temporary.rename(path)
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError for a name twice, which means this or that to readers."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if found.setdefault(name, value) is not value:
-            raise ValueError(f"it has {brief(name)} twice")
-    return found
-
-
-def sg2_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """What sg2 wrote into a .safetensors of its own; ValueError, or RecursionError, for another."""
-    found = json.loads((metadata or {}).get("sg2", "{}"), object_pairs_hook=unique)
-    if not isinstance(found, dict):
-        raise ValueError("its sg2 metadata is no JSON object")
-    return found
-
-
-def check_header(path: Path) -> None:
-    """ValueError for a .safetensors header that has a name twice, or is longer than any of ours.
-
-    What else may be wrong with it, the library finds; but it gives a name twice to the last, and
-    takes seconds for hundreds of thousands of names.
-    """
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        if length > MAX_HEADER and length <= path.stat().st_size:
-            raise ValueError(f"its header is of {length >> 10} KiB, as none of ours is")
-        if length <= MAX_HEADER:
-            with suppress(UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-                json.loads(file.read(length), object_pairs_hook=unique)
 
 
 def safetensors_header(shapes: Mapping[str, tuple[int, ...]], made_by: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,6 @@ import io
 import json
 import math
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.files import kind
+from sg2cli.image_files import BAD_PICTURES, opened
 from sg2cli.provenance import (
     DESCRIPTION,
     PLACEHOLDER,
@@ -31,6 +31,7 @@ from sg2cli.provenance import (
     png_text,
     same_settings,
 )
+from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+FORMATS_WRITTEN = ("PNG", "JPEG", "WEBP")
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
-BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
 MAX_PIXELS = 1 << 32  # of an image that we write: a grid of 4096 at 1024x1024
 MAX_SHEET = 1 << 30  # bytes of pixels of a sheet that is held in memory
 
@@ -101,8 +102,8 @@ def inspect(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
         with _opened(path) as picture:
             text = picture.info.get("sg2") or picture.getexif().get(DESCRIPTION)
             size, mode = picture.size, picture.mode
-    except OSError as error:
-        raise Sg2Error(f"{path} is no picture that can be read ({reason(error)})") from error
+    except (OSError, MemoryError) as error:
+        raise Sg2Error(f"{path} is not a picture that can be read ({reason(error)})") from error
     except BAD_PICTURES as error:
         raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
     try:
@@ -114,21 +115,9 @@ def inspect(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A picture through Pillow, less its limit on pixels and its warnings.
-
-    Only headers, and pixels of an expected size, are read here, and a sheet may be large.
-    """
-    import PIL.Image
-
-    limit = PIL.Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        PIL.Image.MAX_IMAGE_PIXELS = None
-        try:
-            with PIL.Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
-                yield picture
-        finally:
-            PIL.Image.MAX_IMAGE_PIXELS = limit
+    """A picture of a kind that sg2 writes; a sheet may be large, and only its header be read."""
+    with Source(path) as source, opened(source, FORMATS_WRITTEN, sized=False) as picture:
+        yield picture
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Image:
@@ -140,7 +129,9 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Image:
             if picture.size == (shape[1], shape[0]):
                 mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]]
                 return np.asarray(picture.convert(mode)).reshape(shape)
-    except (OSError, *BAD_PICTURES) as error:
+    except (OSError, MemoryError) as error:
+        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
+    except BAD_PICTURES as error:
         raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
     raise Sg2Error(f"{path} is {picture.size[0]}x{picture.size[1]} pixels: remove it")
 
@@ -177,7 +168,7 @@ def _check_unchanged(
         if unchanged is None:  # written by an older version
             with _opened(path) as picture:
                 picture.load()
-    except (OSError, *BAD_PICTURES) as error:
+    except (OSError, MemoryError, *BAD_PICTURES) as error:
         raise Sg2Error(f"{path} is damaged ({error}): {remedy}") from error
     if unchanged is False:
         raise Sg2Error(f"{path} was changed or cut short after sg2 wrote it: {remedy}")

@@ -8,33 +8,28 @@ Parsing needs neither torch nor the network; `open_latents` checks files against
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import kind, sha256, user_path
-from sg2cli.latent_files import (
-    BAD_ARRAYS,
-    SUFFIXES,
-    UNNAMED,
-    StoredArray,
-    fit,
-    fit_noise,
-    read_arrays,
-)
+from sg2cli.budget import MAX_PIPE
+from sg2cli.errors import Sg2Error, UsageError, brief
+from sg2cli.files import kind, user_path
+from sg2cli.latent_files import SUFFIXES, fit, fit_noise, read_latents, reading_of
 from sg2cli.settings import GeneratorConfig
+from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray
+from sg2cli.storage.reading import read_stream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator
-    from sg2cli.latent_files import Array
+    from sg2cli.storage.array_files import Array
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
 SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
@@ -231,37 +226,64 @@ class LatentList:
 
     def unchecked(self) -> Iterator[Latent]:
         """With those that cannot be drawn, for commands that go on without their pictures."""
-        taken = set(self.reserved)  # and names of files' rows; those of seeds are counted, not kept
-        for i, part in enumerate(self.parts):
+        names = _Names(self.parts, self.reserved)
+        for part in self.parts:
             if isinstance(part, SeedRange):
-                before = [p for p in self.parts[:i] if isinstance(p, SeedRange)]
-                before = [p for p in before if p.first <= part.last and part.first <= p.last]
-                for seed in range(part.first, part.last + 1):
-                    repeats = sum(p.first <= seed <= p.last for p in before)
-                    name = f"seed{seed:04d}" + (f"-{repeats + 1}" if repeats else "")
+                for seed, times in names.seeds(part):
+                    name = f"seed{seed:04d}" + (f"-{times}" if times > 1 else "")
                     yield Latent(name, "seed", None, {"seed": seed}, seed)
             elif isinstance(part, MeanLatent):
-                name = self._free("avg", taken)
-                yield Latent(name, "avg", None, {"latent": "avg"}, seed=0)
+                yield Latent(names.free("avg"), "avg", None, {"latent": "avg"}, seed=0)
             else:
                 for row in part.rows:
                     name = part.stem if part.array.shape[0] == 1 else f"{part.stem}-{row:04d}"
-                    yield part.latent(row, self._free(name, taken))
+                    yield part.latent(row, names.free(name))
 
-    def _free(self, name: str, taken: set[str]) -> str:
-        number, candidate = 1, name
-        while candidate in taken or self._is_seed_name(candidate):
+
+class _Names:
+    """Gives each latent of a list a name of its own.
+
+    A seed's second picture is seed0085-2. A list may have thousands of ranges, and a range billions
+    of seeds: they are cut where ranges begin and end, and what is between two cuts is counted as a
+    whole.
+    """
+
+    def __init__(
+        self, parts: Iterable[SeedRange | MeanLatent | _Rows], reserved: Iterable[str]
+    ) -> None:
+        ranges = [part for part in parts if isinstance(part, SeedRange)]
+        self.starts = sorted(r.first for r in ranges)
+        self.ends = sorted(r.last + 1 for r in ranges)
+        self.cuts = sorted({*self.starts, *self.ends})
+        self.times = [0] * len(self.cuts)  # how often what follows each cut came so far
+        self.taken = set(reserved)
+        self.numbers: dict[str, int] = {}  # the last number that a name was given with
+
+    def seeds(self, part: SeedRange) -> Iterator[tuple[int, int]]:
+        """Each seed of a range, and the how-manieth time it comes."""
+        begin, end = bisect_left(self.cuts, part.first), bisect_left(self.cuts, part.last + 1)
+        for i in range(begin, end):
+            self.times[i] += 1
+            for seed in range(self.cuts[i], self.cuts[i + 1]):
+                yield seed, self.times[i]
+
+    def free(self, name: str) -> str:
+        """The name, or the name with the first number that nothing else has."""
+        number = self.numbers.get(name, 0) + 1
+        candidate = name if number == 1 else f"{name}-{number}"
+        while candidate in self.taken or self._is_seed_name(candidate):
             number += 1
             candidate = f"{name}-{number}"
-        taken.add(candidate)
+        self.numbers[name] = number
+        self.taken.add(candidate)
         return candidate
 
     def _is_seed_name(self, name: str) -> bool:
         match = re.fullmatch(r"seed(\d{4,10})(?:-(\d{1,9}))?", name, re.ASCII)
         if not match:
             return False
-        ranges = [part for part in self.parts if isinstance(part, SeedRange)]
-        times = sum(r.first <= int(match[1]) <= r.last for r in ranges)
+        seed = int(match[1])
+        times = bisect_right(self.starts, seed) - bisect_right(self.ends, seed)
         return int(match[2] or 1) <= times
 
 
@@ -279,29 +301,43 @@ def open_latents(
     UsageError for latents of another network, with both sizes, or rows that are not there;
     Sg2Error for a file that is damaged or holds no latents.
     """
+    files: dict[Path, ArrayFile] = {}  # a file of which single rows are asked for is read once
+    noise: dict[Path, Mapping[str, Array]] = {}
     parts: list[SeedRange | MeanLatent | _Rows] = []
     for source in sources:
-        parts.append(_open_rows(source, config) if isinstance(source, LatentFile) else source)
+        if not isinstance(source, LatentFile):
+            parts.append(source)
+            continue
+        path = source.path
+        if path not in files:
+            files[path] = _open_file(path)
+        rows = _open_rows(source, files[path], config)
+        if path not in noise:
+            noise[path] = _noise_of(files[path], rows.array.shape[0], _told(path), config)
+        parts.append(replace(rows, noise=noise[path]))
     return LatentList(parts, reserved)
 
 
-def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
-    stdin = str(source.path) == "-"
-    name = "stdin" if stdin else str(source.path)
-    content = None  # of what can be read but once
+def _told(path: Path) -> str:
+    return "stdin" if str(path) == "-" else str(path)
+
+
+def _open_file(path: Path) -> ArrayFile:
+    name, content = _told(path), None
+    if name == "stdin":
+        if sys.stdin is None:
+            raise Sg2Error("stdin is closed: give a file of latents")
+        with reading_of(name, "cannot be read"):
+            content = read_stream(sys.stdin.buffer, MAX_PIPE)
     try:
-        if stdin:
-            content = sys.stdin.buffer.read()
-        elif kind(source.path) == "other":
-            content = source.path.read_bytes()
-        arrays, metadata = read_arrays(source.path if content is None else io.BytesIO(content))
-        digest = sha256(source.path) if content is None else hashlib.sha256(content).hexdigest()
-    except OSError as error:
-        raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
-    except BAD_ARRAYS as error:
-        raise Sg2Error(
-            f"{name} is damaged or holds no latents ({error}); give {NOTATION}"
-        ) from error
+        return read_latents(path if content is None else content, name)
+    except Sg2Error as error:
+        raise Sg2Error(f"{error}; give {NOTATION}") from error
+
+
+def _open_rows(source: LatentFile, file: ArrayFile, config: GeneratorConfig) -> _Rows:
+    """Rows of a file that fit the network, without noise maps."""
+    name, arrays = _told(source.path), file.arrays
     key = next((key for key in ("ws", "w", "z", UNNAMED) if key in arrays), None)
     if key is None:
         raise Sg2Error(f"{name} holds no array named z, w or ws: no latents")
@@ -312,14 +348,17 @@ def _open_rows(source: LatentFile, config: GeneratorConfig) -> _Rows:
     last = count - 1 if source.last is None else source.last
     if last >= count:
         raise UsageError(f"{name} has {count} rows, 0 to {count - 1}: there is no row {last}")
-    noise = {
-        k: fit_noise(k, v, count, name, config)
-        for k, v in arrays.items()
-        if k.endswith("noise_const")
+    stem = "stdin" if name == "stdin" else source.path.stem
+    made_with = (file.metadata.get("checkpoint"), file.metadata.get("tuned"))
+    return _Rows(stem, space, array, range(first, last + 1), {}, file.sha256, *made_with)
+
+
+def _noise_of(file: ArrayFile, count: int, name: str, config: GeneratorConfig) -> dict[str, Array]:
+    return {
+        key: fit_noise(key, array, count, name, config)
+        for key, array in file.arrays.items()
+        if key.endswith("noise_const")
     }
-    stem = "stdin" if stdin else source.path.stem
-    made_with = (metadata.get("checkpoint"), metadata.get("tuned"))
-    return _Rows(stem, space, array, range(first, last + 1), noise, digest, *made_with)
 
 
 def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:

@@ -22,8 +22,8 @@ from sg2cli.files import (
     new_file,
     sha256,
     sweep,
-    unique,
 )
+from sg2cli.storage.safetensors_reader import unique
 
 OWN = ".sg2"
 MANIFEST = "manifest.json"

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sg2cli.budget import MAX_PIXELS
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.images import BAD_PICTURES
+from sg2cli.image_files import BAD_PICTURES, opened
+from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,8 @@ FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "PPM", "JPEG2000"),
     *("TGA", "ICO", "PCX", "SGI", "QOI"),
 )
-MAX_PIXELS = 1 << 28  # a picture of 16384 x 16384; three bytes each are held
+ORIENTATION = 0x0112  # the tag of EXIF
+STRIP = 1 << 22  # pixels that are converted at once
 SIGNED, WHITE_IS_ZERO = 2, 0  # values of a TIFF's SampleFormat and PhotometricInterpretation
 MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
 
@@ -71,64 +72,84 @@ def read_photo(
     Sg2Error says what is wrong with the file.
     """
     import numpy as np
-    import PIL.Image
 
     name = str(source) if isinstance(source, Path) else "stdin"
-    with _opened(source, name) as picture:
+    with _reading(source, name) as picture:
         upright = picture.size
         box = _box(upright, crop, name, min(MIN_SIDE, size))
-        shown = _flatten(picture, "L" if channels == 1 else "RGB", background).crop(box)
-        shown = shown.resize((size, size), PIL.Image.Resampling.LANCZOS)
-    pixels = np.array(shown).reshape(size, size, channels)
+        mode = "L" if channels == 1 else "RGB"
+        pixels = _reduced(picture, box, size, mode, background, smooth=True)
+    pixels = pixels.reshape(size, size, channels)
     if mask is None:
         return Photo(pixels)
-    with _opened(mask, str(mask)) as picture:
+    with _reading(mask, str(mask)) as picture:
         if picture.size != upright:
             raise UsageError(
                 f"the mask {mask} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
                 "they have to lie on one another"
             )
-        weight = _flatten(picture, "L", "black").crop(box)
-        weight = weight.resize((size, size), PIL.Image.Resampling.BOX)
-    weights = np.array(weight, np.float32) / np.float32(255)
+        shades = _reduced(picture, box, size, "L", "black", smooth=False)
+    weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
         raise UsageError(f"the mask {mask} is black where {name} is cropped: nothing counts")
     return Photo(pixels, weights)
 
 
+class _Upright:
+    """A decoded picture as it is to be seen: a camera may have turned it, and says so in EXIF.
+
+    Parts are turned as they are cut out, so that the whole is in memory but once.
+    """
+
+    def __init__(self, picture: Any) -> None:
+        from PIL.Image import Transpose
+
+        self.picture = picture
+        turns = {
+            2: Transpose.FLIP_LEFT_RIGHT,
+            3: Transpose.ROTATE_180,
+            4: Transpose.FLIP_TOP_BOTTOM,
+            5: Transpose.TRANSPOSE,
+            6: Transpose.ROTATE_270,
+            7: Transpose.TRANSVERSE,
+            8: Transpose.ROTATE_90,
+        }
+        orientation = picture.getexif().get(ORIENTATION, 1)
+        self._orientation = orientation if orientation in turns else 1
+        self._turn = turns.get(self._orientation)
+        width, height = picture.size
+        self.size = (height, width) if self._orientation >= 5 else (width, height)
+
+    def crop(self, box: Box) -> Any:
+        """The part between left, top, right and bottom."""
+        left, top, right, bottom = box
+        width, height = self.size
+        if self._orientation in (2, 3, 6, 7):
+            left, right = width - right, width - left
+        if self._orientation in (3, 4, 7, 8):
+            top, bottom = height - bottom, height - top
+        if self._orientation >= 5:
+            left, top, right, bottom = top, left, bottom, right
+        part = self.picture.crop((left, top, right, bottom))
+        return part if self._turn is None else part.transpose(self._turn)
+
+
 @contextmanager
-def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
-    """A picture through Pillow, upright; every error that comes out of the block names it."""
+def _reading(source: Path | bytes, name: str) -> Iterator[_Upright]:
+    """A picture, decoded and upright; every error that comes out of the block names it."""
     import PIL.Image
-    from PIL import ImageOps
 
     try:
-        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
-            source = source.read_bytes()  # a pipe
-        if source == b"" or (isinstance(source, Path) and not source.stat().st_size):
-            raise Sg2Error(f"{name} is empty")
-        PIL.Image.init()
-        formats = [format for format in FORMATS if format in PIL.Image.OPEN]
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        limit = PIL.Image.MAX_IMAGE_PIXELS
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # so many are warned of, twice is refused
-            try:
-                with PIL.Image.open(file, formats=formats) as picture:
-                    if picture.mode == "I" and picture.format == "TIFF":
-                        raise Sg2Error(
-                            f"{name} has 32 bits a pixel, which may mean anything: "
-                            "save it with 8 or 16"
-                        )
-                    # MPO: photos of phones, whose further pictures are previews and depth.
-                    frames = getattr(picture, "n_frames", 1)
-                    if frames > 1 and picture.format != "MPO":
-                        raise Sg2Error(f"{name} holds {frames} pictures: save one of them alone")
-                    ImageOps.exif_transpose(picture, in_place=True)
-                    yield picture
-            finally:
-                PIL.Image.MAX_IMAGE_PIXELS = limit
+        with Source(source) as file:
+            if not file.size:
+                raise Sg2Error(f"{name} is empty")
+            with opened(file, FORMATS) as picture:
+                if picture.mode == "I" and picture.format == "TIFF":
+                    raise Sg2Error(
+                        f"{name} has 32 bits a pixel, which may mean anything: save it with 8 or 16"
+                    )
+                picture.load()
+                yield _Upright(picture)
     except PIL.UnidentifiedImageError as error:
         raise Sg2Error(
             f"{name} is no picture that can be read: give a PNG, JPEG, WebP..."
@@ -137,10 +158,33 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
         raise Sg2Error(
             f"{name} unpacks to more than {MAX_PIXELS >> 20} million pixels: reduce it first"
         ) from error
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
-    except (*BAD_PICTURES, MemoryError) as error:
+    except BAD_PICTURES as error:
         raise Sg2Error(f"{name} cannot be used: {error}") from error
+
+
+def _reduced(
+    upright: _Upright, box: Box, size: int, mode: str, background: str, smooth: bool
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What is in the box, in 8 bits a channel, reduced to [size,size] or [size,size,3].
+
+    By strips, so that beside the picture as it was decoded there is little in memory. Lanczos and
+    box filters work on rows first and then on columns, as they do here: the pixels are the same.
+    """
+    import numpy as np
+    import PIL.Image
+
+    left, top, right, bottom = box
+    method = PIL.Image.Resampling.LANCZOS if smooth else PIL.Image.Resampling.BOX
+    narrow = PIL.Image.new(mode, (size, bottom - top))
+    to_srgb = _to_srgb(upright.picture)
+    height = max(1, STRIP // (right - left))
+    for y in range(top, bottom, height):
+        strip = upright.crop((left, y, right, min(y + height, bottom)))
+        shown = _flatten(strip, upright.picture, mode, background, to_srgb)
+        narrow.paste(shown.resize((size, shown.height), method), (0, y - top))
+    return np.array(narrow.resize((size, size), method))
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -169,12 +213,12 @@ def _box(size: tuple[int, int], crop: Crop, name: str, smallest: int) -> Box:
     return box
 
 
-def _flatten(picture: Any, mode: str, background: str) -> Any:
+def _flatten(strip: Any, whole: Any, mode: str, background: str, to_srgb: dict[str, Any]) -> Any:
     """In 8 bits a channel, sRGB, opaque: 'RGB', or 'L' of it."""
     import PIL.Image
 
-    picture, alpha = _without_alpha(_in_8_bits(picture))
-    shown = _in_srgb(picture)
+    strip, alpha = _without_alpha(_in_8_bits(strip, whole))
+    shown = _in_srgb(strip, to_srgb)
     if alpha is not None:
         behind = PIL.Image.new("RGB", shown.size, background)
         behind.paste(shown, mask=alpha)
@@ -197,20 +241,20 @@ def _without_alpha(picture: Any) -> tuple[Any, Any]:
     return picture.convert("L" if grey else "RGB"), None
 
 
-def _in_8_bits(picture: Any) -> Any:
+def _in_8_bits(strip: Any, whole: Any) -> Any:
     """Pictures of 12 to 32 bits a pixel, which Pillow would cut off at 255."""
     import numpy as np
     import PIL.Image
     from PIL import TiffImagePlugin
 
-    fields = getattr(picture, "tag_v2", {})  # of a TIFF
+    fields = getattr(whole, "tag_v2", {})  # of a TIFF
     if SIGNED in fields.get(TiffImagePlugin.SAMPLEFORMAT, ()):
         raise ValueError("its numbers may be below zero, so that nobody knows what is black")
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture).astype(np.float64)
+    if not strip.mode.startswith(("I", "F")):
+        return strip
+    values = np.asarray(strip).astype(np.float64)
     (bits, *_) = fields.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
-    highest = 1.0 if picture.mode == "F" else 2.0**bits - 1
+    highest = 1.0 if strip.mode == "F" else 2.0**bits - 1
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     if values.min() < 0 or values.max() > highest:
@@ -218,23 +262,35 @@ def _in_8_bits(picture: Any) -> Any:
     if fields.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
         values = highest - values  # which Pillow does for 8 bits only
     grey = PIL.Image.fromarray((values * (255 / highest) + 0.5).astype(np.uint8))
-    transparent = picture.info.get("transparency")
+    transparent = strip.info.get("transparency")
     if isinstance(transparent, int):  # one shade
         grey.putalpha(PIL.Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
 
 
-def _in_srgb(picture: Any) -> Any:
-    """Colours as the embedded profile means them; one that cannot be used is left alone."""
+def _to_srgb(picture: Any) -> dict[str, Any]:
+    """For `_in_srgb`: the embedded profile, and by mode the transforms that are made of it."""
     from PIL import ImageCms
 
     profile = picture.info.get("icc_profile")
     if not profile:
-        return picture
+        return {}
     try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        srgb = ImageCms.createProfile("sRGB")
-        shown = ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB")
+        return {"profile": ImageCms.ImageCmsProfile(io.BytesIO(profile))}
     except (OSError, ImageCms.PyCMSError):
-        return picture  # as viewers do with a profile that they cannot read
-    return picture if shown is None else shown
+        return {}
+
+
+def _in_srgb(strip: Any, to_srgb: dict[str, Any]) -> Any:
+    """Colours as the embedded profile means them; one that cannot be used is left alone."""
+    from PIL import ImageCms
+
+    if not to_srgb:
+        return strip
+    try:
+        if strip.mode not in to_srgb:
+            own, srgb = to_srgb["profile"], ImageCms.createProfile("sRGB")
+            to_srgb[strip.mode] = ImageCms.buildTransform(own, srgb, strip.mode, "RGB")
+        return ImageCms.applyTransform(strip, to_srgb[strip.mode]) or strip
+    except (OSError, ImageCms.PyCMSError):
+        return strip  # as viewers do with a profile that they cannot read

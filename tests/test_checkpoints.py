@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from safetensors.torch import load_file, save_file
 from test_generator import NETWORKS
 
 from sg2cli import checkpoints
+from sg2cli.budget import MAX_SMALL_FILE
 from sg2cli.checkpoints import Network, find_network, load_generator, save_generator
-from sg2cli.checkpoints.base import expected_shapes
+from sg2cli.checkpoints.base import config_fields, expected_shapes
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError
+from sg2cli.files import sha256
+from sg2cli.storage.safetensors_reader import SafetensorsFile
 
 
 @pytest.fixture
@@ -88,19 +92,66 @@ def test_half_precision_files_become_float32(saved: Path) -> None:
         torch.testing.assert_close(loaded.state_dict()[key], tensor.half().float())
 
 
-def test_weights_are_mapped_not_copied(saved: Path) -> None:
-    """Their memory lies in the mapped file, in /proc's words."""
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        pytest.skip("needs /proc")
-    G = load_generator(saved)
-    ranges = [
-        [int(number, 16) for number in line.split()[0].split("-")]
-        for line in maps.read_text().splitlines()
-        if line.endswith(str(saved))
-    ]
-    address = G.synthesis.b4.conv1.weight.data_ptr()  # type: ignore[union-attr]
-    assert any(first <= address < last for first, last in ranges)
+def test_weights_outlive_their_file(tmp_path: Path) -> None:
+    """A file that is cut short would end the process if its weights were mapped."""
+    path = tmp_path / "large.safetensors"
+    save_generator(random_generator(img_resolution=256, channels=(128,) * 7), path, {})
+    assert path.stat().st_size > MAX_SMALL_FILE  # so that it is not read at once
+    network = Network.open(path)
+    G = network.load()
+    expected = {key: tensor.clone() for key, tensor in G.state_dict().items()}
+    with path.open("rb+") as file:
+        file.truncate(5000)
+    assert all(tensor.equal(expected[key]) for key, tensor in G.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"large\.safetensors: damaged"):
+        network.load()
+
+
+def test_a_file_cut_short_while_it_is_read_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "large.safetensors"
+    save_generator(random_generator(img_resolution=256, channels=(128,) * 7), path, {})
+    with SafetensorsFile(path) as file:
+        with path.open("rb+") as other:
+            other.truncate(5000)
+        with pytest.raises(OSError, match="became shorter"):
+            file.tensor("synthesis.b256.conv1.weight")
+
+
+def test_the_hash_is_that_of_the_numbers_that_were_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_generator(random_generator(0), path, {})
+    network, other = Network.open(path), Network.open(path)
+    assert network.sha256 == sha256(path)
+    save_generator(random_generator(1), path, {}, overwrite=True)
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        network.load()
+    other.load()
+    assert other.sha256 == sha256(path)
+
+
+def test_numbers_beyond_float32_are_refused(saved: Path) -> None:
+    value = torch.full((10, 4, 4), 1e300, dtype=torch.float64)
+    change(saved, lambda t: t.update({"synthesis.b4.const": value}))
+    with pytest.raises(CheckpointError, match="const holds numbers beyond those of float32"):
+        load_generator(saved)
+
+
+@pytest.mark.parametrize("name", ["synthesis.b8.conv1", "mapping.fc0"])
+def test_a_network_without_channels_is_refused(tmp_path: Path, name: str) -> None:
+    changes: Any = {"channels": (10, 0, 6)} if "b8" in name else {"mapping_features": (0, 16)}
+    config = replace(random_generator().config, **changes)
+    path = tmp_path / "a.safetensors"
+    tensors = {key: torch.zeros(shape) for key, shape in expected_shapes(config).items()}
+    save_file(tensors, path, {"sg2": json.dumps(config_fields(config))})
+    with pytest.raises(CheckpointError, match=rf"{name}\.weight is empty: it has the shape"):
+        Network.open(path)
+
+
+def test_a_stored_filter_of_any_length_is_not_multiplied_out(saved: Path) -> None:
+    name = "synthesis.b8.conv0.resample_filter"
+    change(saved, lambda t: t.update({name: torch.ones(100_000)}))
+    with pytest.raises(CheckpointError, match="resample_filter has the shape"):
+        load_generator(saved)
 
 
 @pytest.mark.parametrize(

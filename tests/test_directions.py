@@ -212,6 +212,27 @@ def test_what_is_no_direction(in_tmp: Path, text: str, told: str) -> None:
     assert not Path("canary").exists()
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.safetensors", "a.pt"])
+def test_directions_without_number_are_refused_unread(
+    in_tmp: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sg2cli.directions.MAX_DIRECTIONS", 128 * 100)
+    vectors = torch.ones(101, 128)
+    np.save("a.npy", vectors.numpy())
+    save_file({"sefa": vectors, "sefa_std": torch.ones(101)}, "a.safetensors")
+    torch.save({"eigvec": vectors.T}, "a.pt")
+    monkeypatch.setattr("sg2cli.storage.array_files.StoredArray.whole", None)
+    with pytest.raises(Sg2Error, match="more than 12,800 numbers"):
+        find_direction(f"{name}:0", AVATARS, ALL)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_deviations_that_are_no_numbers_are_refused(in_tmp: Path, value: float) -> None:
+    save_file({"sefa": torch.eye(128), "sefa_std": torch.full((128,), value)}, "a.safetensors")
+    with pytest.raises(Sg2Error, match="is NaN, or too large"):
+        find_direction("a.safetensors:0", AVATARS, ALL)
+
+
 def test_classes_have_their_own_deviation() -> None:
     C = random_generator(c_dim=3, embed_features=5)
     a, b = (moments(C, 500, class_index=index) for index in (0, 1))

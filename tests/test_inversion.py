@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import torch
 from networks import GOLDEN, golden, random_generator
 from reference import Reference
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from test_losses import TARGETS, authors_lpips
 from torch import Tensor
 
@@ -291,6 +293,87 @@ def test_tuning_ends_when_its_time_is_over_or_its_loss_not_finite(tmp_path: Path
     with pytest.raises(Sg2Error, match="not finite"):
         snapshots.tune(run, path, {})
     assert run.state.step == 1 and all(w.isfinite().all() for w in run.state.weights.values())
+
+
+def rewritten(
+    path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]
+) -> None:
+    """A snapshot with other fields and tensors."""
+    with safe_open(path, "pt") as file:
+        fields = json.loads(file.metadata()["sg2"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(fields, tensors)
+    path.write_bytes(save(tensors, {"sg2": json.dumps(fields)}))
+
+
+def set_randomness(tensors: dict[str, torch.Tensor], at: int, *content: int) -> None:
+    tensors["randomness"] = tensors["randomness"].clone()
+    tensors["randomness"][..., at : at + len(content)] = torch.tensor(content, dtype=torch.uint8)
+
+
+def replaced(name: str, new: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    def change(fields: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = new(tensors[name].clone())
+
+    return change
+
+
+HOSTILE_SNAPSHOTS: dict[str, Any] = {
+    "infinity in a history": replaced("history.0", lambda t: t.fill_(math.inf)),
+    "NaN in a history": replaced("history.0", lambda t: t.fill_(math.nan)),
+    "a history that jumps": replaced("history.0", lambda t: t + 1),
+    "a history of float32": replaced("history.0", lambda t: t.float()),
+    "a history of more lines": replaced("history.0", lambda t: t.repeat(2, 1)),
+    "numbers used beyond their end": lambda f, t: set_randomness(
+        t, 8, 112, 2, 0, 0, 1, 0, 0, 0, 200, 2
+    ),
+    "more numbers left than there are": lambda f, t: set_randomness(t, 8, 255, 255, 0, 0),
+    "fewer than none left": lambda f, t: set_randomness(t, 8, 255, 255, 255, 255),
+    "not seeded": lambda f, t: set_randomness(t, 12, 0),
+    "a number of more than 32 bits": lambda f, t: set_randomness(t, 24 + 4, 1),
+    "a normal number that is NaN": lambda f, t: set_randomness(t, 5024, *[255] * 8),
+    "no truth": lambda f, t: set_randomness(t, 5052, 7),
+    "fewer bytes of randomness": replaced("randomness", lambda t: t[..., :-8].contiguous()),
+    "improved in the future": replaced("improved_at", lambda t: t + 1000),
+    "improved before the beginning": replaced("improved_at", lambda t: t - 1000),
+    "steps of truth": lambda f, t: f.update(step=True),
+    "steps below zero": lambda f, t: f.update(began_at=-1),
+    "members of text": lambda f, t: f.update(members=["0"]),
+    "members as text": lambda f, t: f.update(members="01"),
+    "members of truth": lambda f, t: f.update(members=[False, True]),
+    "members without end": lambda f, t: f.update(members=list(range(100_000))),
+    "weights in half": replaced("params.ws", lambda t: t.half()),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_SNAPSHOTS)
+def test_a_hostile_snapshot_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
+    path, run = tmp_path / "s.safetensors", start(SHORT, count=2)
+    run.step()
+    snapshots.save_state(path, run, {})
+    rewritten(path, lambda fields, tensors: None)
+    assert snapshots.load_state(path, start(SHORT, count=2), {})
+    rewritten(path, HOSTILE_SNAPSHOTS[name])
+    with pytest.raises(Sg2Error, match=r"s\.safetensors is damaged \(its .*\): remove it"):
+        snapshots.load_state(path, start(SHORT, count=2), {})
+
+
+def test_a_hostile_snapshot_of_tuning_is_refused(tmp_path: Path) -> None:
+    path, run = tmp_path / "t.safetensors", tuning()
+    run.step()
+    snapshots.save_tuning(path, run, {})
+    rewritten(path, HOSTILE_SNAPSHOTS["numbers used beyond their end"])
+    with pytest.raises(Sg2Error, match="used beyond their end"):
+        snapshots.load_tuning(path, run, {})
+
+
+@pytest.mark.parametrize("drawn", [0, 1, 623, 624, 625, 2000])
+def test_any_state_of_a_generator_is_taken(drawn: int) -> None:
+    numbers = torch.Generator().manual_seed(drawn)
+    for kind in (torch.rand, torch.randn):
+        for dtype in (torch.float32, torch.float64):
+            kind(drawn, generator=numbers, dtype=dtype)
+            snapshots._check_randomness(numbers.get_state())
 
 
 @pytest.mark.parametrize("damage", ["cut", "shape", "step", "members", "key"])

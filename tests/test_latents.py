@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from networks import random_generator
 from safetensors.numpy import save_file
 
+from sg2cli import latents as latents_module
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.latent_files import Stream, inspect, is_latents, save_latents
 from sg2cli.latents import (
@@ -20,12 +23,14 @@ from sg2cli.latents import (
     LatentList,
     MeanLatent,
     SeedRange,
+    _Names,
     open_latents,
     parse_latents,
     parse_seeds,
     to_ws,
     truncate,
 )
+from sg2cli.storage.reading import Source
 
 G = random_generator()  # z 12, w 16, 6 ws
 WS = np.random.RandomState(1).randn(3, 6, 16).astype(np.float32)
@@ -248,7 +253,9 @@ def test_a_file_cut_at_any_byte_is_refused(in_tmp: Path, name: str) -> None:
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(in_tmp: Path) -> None:
     np.savez_compressed("f.npz", w=np.zeros((1 << 20, 16), "f4"))
-    with pytest.raises(Sg2Error, match="unpacks from .* to 64 MiB"):
+    with pytest.raises(
+        Sg2Error, match="unpacks from .* to 67,108,992 bytes, more than 20 times its size"
+    ):
         opened("f.npz")
 
 
@@ -395,3 +402,100 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(in_tmp: Path, name: str
             Path(name).write_bytes(content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :])
             with suppress(Sg2Error):
                 list(opened(name))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_names_are_those_of_counting_one_by_one(seed: int) -> None:
+    """Ranges that overlap in any way; a seed's second picture is -2."""
+    random = np.random.RandomState(seed)
+    pairs = np.sort(random.randint(0, 30, (random.randint(1, 12), 2)), axis=1).tolist()
+    text = ",".join(f"{a}-{b}" for a, b in pairs)
+    times: Counter[int] = Counter()
+    expected = []
+    for a, b in pairs:
+        for number in range(a, b + 1):
+            times[number] += 1
+            again = f"-{times[number]}" if times[number] > 1 else ""
+            expected.append(f"seed{number:04d}{again}")
+    latents = open_latents(parse_seeds(text), G.config)
+    assert [latent.name for latent in latents] == expected
+    assert len(latents) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",".join(map(str, range(10_000))),
+        ",".join(["7"] * 10_000),
+        ",".join(["0-4294967295"] * 10_000),
+        ",".join(["avg"] * 10_000),
+        ",".join(f"{i}-{20_000 - i}" for i in range(10_000)),
+    ],
+    ids=["seeds", "one seed", "all seeds", "avg", "nested"],
+)
+def test_ten_thousand_parts_are_looked_at_a_few_times_each(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each once for each of the others."""
+    latents = open_latents(parse_latents(text), G.config)
+    looked_at = 0
+
+    class Counted(list[Any]):
+        def __iter__(self) -> Any:
+            nonlocal looked_at
+            for part in super().__iter__():
+                looked_at += 1
+                yield part
+
+    latents.parts = Counted(latents.parts)
+    tried = 0
+    is_seed_name = _Names._is_seed_name
+
+    def counted(self: _Names, name: str) -> bool:
+        nonlocal tried
+        tried += 1
+        return is_seed_name(self, name)
+
+    monkeypatch.setattr(_Names, "_is_seed_name", counted)
+    names = [latent.name for latent in islice(latents, 10_000)]
+    assert len(set(names)) == 10_000
+    assert looked_at <= 3 * 10_000
+    assert tried <= 2 * 10_000
+
+
+def test_a_file_of_which_single_rows_are_asked_for_is_read_once(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save("a.npy", np.random.RandomState(0).randn(50, G.config.w_dim))
+    opened: list[Path] = []
+    read = latents_module.read_latents
+
+    def counted(file: Path, name: str) -> Any:
+        opened.append(file)
+        return read(file, name)
+
+    monkeypatch.setattr(latents_module, "read_latents", counted)
+    found = list(open_latents(parse_latents(",".join(f"a.npy[{i}]" for i in range(50))), G.config))
+    assert [latent.name for latent in found] == [f"a-{i:04d}" for i in range(50)]
+    assert len(opened) == 1
+
+
+def test_rows_that_lie_all_over_a_file_are_read_once(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array in Fortran's order, of which a row is a number here and a number there."""
+    values = np.random.RandomState(0).randn(300_000, 16).astype("f4")
+    np.save("f.npy", np.asfortranarray(values))
+    latents = open_latents(parse_latents("f.npy[0-99]"), G.config)
+    filled = 0
+    fill = Source.fill
+
+    def counted(self: Source, buffer: Any, offset: int) -> None:
+        nonlocal filled
+        filled += memoryview(buffer).nbytes
+        fill(self, buffer, offset)
+
+    monkeypatch.setattr(Source, "fill", counted)
+    found = [latent.values for latent in latents]
+    assert np.array_equal(np.stack(found), values[:100])  # type: ignore[arg-type]
+    assert filled == values.nbytes

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sg2cli.budget import Budget
 from sg2cli.checkpoints.arrays import NUMPY, TORCH, StoredArray, StoredTensor, storage
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
 from sg2cli.checkpoints.unpickle import Attributes, Module, Nested, Opaque, plain
@@ -23,7 +24,7 @@ MAX_DEPTH = 8  # modules in modules; a generator has four
 MAX_COUNT = 10_000  # modules and tensors, of which it has some hundred
 
 
-def read(pickled: Mapping[str, Any]) -> Checkpoint:
+def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
     """The network G_ema of what `unpickle.load` read."""
     network = pickled.get("G_ema")
     if not isinstance(network, Module):
@@ -63,6 +64,7 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     filters = [
         t for name, t in stored.items() if re.search(r"(conv0|skip)\.resample_filter$", name)
     ]
+    budget.charge("resample_filters", len(filters))
     for kernel in filters:
         check_kernel(kernel.shape)
     taps = taps_of(*(kernel.tensor() for kernel in filters)) if filters else [1, 3, 3, 1]

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import mmap
 import struct
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.budget import Budget, LimitExceeded
 from sg2cli.checkpoints.unpickle import (
     Attributes,
-    Budget,
     Inert,
     Opaque,
-    Reader,
     Sealed,
+    budget_for,
     load,
     plain,
 )
-from sg2cli.errors import CheckpointError
+from sg2cli.errors import CheckpointError, brief
+from sg2cli.storage.reading import Source
+from sg2cli.storage.zip_reader import STORED, BadArchive, ZipFile, is_zip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,6 @@ NUMPY_DTYPES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
 MAX_DIMS = 8
 MAX_SIDE = 1 << 40
-MAX_DIRECTORY = 1 << 20  # bytes; a network's has some hundred members of a hundred
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Storage:
     dtype: str
     width: int
     content: memoryview
+    budget: Budget
 
     def __setstate__(self, state: object) -> None:
         raise CheckpointError("unsafe: it tries to change numbers that were checked")
@@ -66,6 +66,8 @@ class StoredTensor(metaclass=Sealed):
         ok = isinstance(storage, Storage) and isinstance(size, tuple) and isinstance(stride, tuple)
         ok = ok and len(size) <= MAX_DIMS and len(stride) <= MAX_DIMS
         numbers = (*size, *stride, offset) if ok else (None,)
+        if ok:
+            storage.budget.charge("tensors")
         if not all(type(n) is int and 0 <= n < MAX_SIDE for n in numbers):
             raise CheckpointError("a tensor in it is not described as torch does")
         self.storage: Storage = storage
@@ -88,16 +90,18 @@ class StoredTensor(metaclass=Sealed):
         raise CheckpointError("unsafe: it tries to change a tensor that was checked")
 
     def tensor(self) -> Tensor:
+        """The numbers, in memory of their own: as much as they take, wherever they lie."""
+        import numpy as np
         import torch
 
-        steps = [(n - 1) * step for n, step in zip(self.shape, self.stride, strict=True)]
-        first = self.offset * self.storage.width
-        last = first + (sum(steps) + 1) * self.storage.width
-        dtype = getattr(torch, self.dtype)
+        dtype, width = getattr(torch, self.dtype), self.storage.width
+        self.storage.budget.charge("bytes_of_tensors", math.prod(self.shape) * width)
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=dtype)
-        flat = torch.frombuffer(bytearray(self.storage.content[first:last]), dtype=dtype)
-        return flat.as_strided(self.shape, self.stride).contiguous()
+        count = len(self.storage.content) // width - self.offset
+        flat = np.frombuffer(self.storage.content, f"<i{width}", count, self.offset * width)
+        view = np.lib.stride_tricks.as_strided(flat, self.shape, [s * width for s in self.stride])
+        return torch.from_numpy(view.copy()).view(dtype)
 
 
 class StoredArray(metaclass=Sealed):
@@ -209,13 +213,15 @@ def storage(content: Any, budget: Budget) -> Storage:
     return found
 
 
-def read_torch(content: mmap.mmap, budget: Budget, more: Mapping[str, object]) -> Any:
+def read_torch(content: bytes, more: Mapping[str, object], budget: Budget | None = None) -> Any:
     """The object that torch.save wrote, old way or new, with StoredTensors for tensors.
 
     `more` are globals that may occur beside torch's own.
     """
-    read = _read_zip if content[:2] == b"PK" else _read_legacy
-    return read(memoryview(content), budget, {**TORCH, **more})
+    budget, allowed = budget or budget_for(len(content)), {**TORCH, **more}
+    if is_zip(content):
+        return _read_zip(content, budget, allowed)
+    return _read_legacy(memoryview(content), budget, allowed)
 
 
 def _read_legacy(view: memoryview, budget: Budget, allowed: Mapping[str, object]) -> Any:
@@ -232,7 +238,7 @@ def _read_legacy(view: memoryview, budget: Budget, allowed: Mapping[str, object]
     def note(pid: Any) -> Any:
         key, name = _storage_id(pid)
         dtype, width = wanted[key] = STORAGES[name]
-        return Storage(dtype, width, views.get(key, memoryview(b"")))
+        return Storage(dtype, width, views.get(key, memoryview(b"")), budget)
 
     # Two passes: the first learns the keys, the second gives tensors their numbers.
     _, after = load(view, {**allowed, **_LENIENT}, budget, note, at)
@@ -267,54 +273,40 @@ def _storage_id(pid: Any) -> tuple[str, str]:
     return plain(pid[2], "the key of a tensor"), pid[1]
 
 
-class _Directory(Reader):
-    """A zip file of which only its directory is read: some hundred bytes for each tensor."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.at = offset + (0, self.at, len(self.view))[whence]
-        if self.at < 0:
-            raise OSError(errno.EINVAL, "before the beginning")
-        return self.at
-
-    def read(self, count: int = -1) -> bytes:
-        content = super().read(count)
-        if len(content) > MAX_DIRECTORY:
-            raise CheckpointError("unsafe: it lists more members than torch.save writes")
-        return content
-
-
-def _read_zip(view: memoryview, budget: Budget, allowed: Mapping[str, object]) -> Any:
+def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> Any:
     """torch.save's way since 1.6: data.pkl, and a member for each storage."""
-    try:
-        with zipfile.ZipFile(_Directory(view)) as members:
-            infos = {info.filename: info for info in members.infolist()}
-    except (zipfile.BadZipFile, struct.error, NotImplementedError, OSError, ValueError) as error:
-        raise CheckpointError(f"damaged ({error}): copy or download it again") from error
-    pickles = [name for name in infos if name.endswith("/data.pkl")]
+    with _told_of_archive():
+        archive = ZipFile(Source(content))
+    pickles = [name for name in archive.members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError("a zip file, but none of torch.save")
     folder = pickles[0][: -len("data.pkl")]
+    storages: dict[tuple[str, str], Storage] = {}  # each is checked once, however often it is used
 
     def member(name: str) -> memoryview:
-        info = infos.get(f"{folder}{name}")
-        if info is None or info.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"damaged: {name[:20]!r} in it is missing, or compressed")
-        # The local header may be longer than the one in the directory.
-        at = info.header_offset
-        try:
-            name_length, extra = struct.unpack("<HH", view[at + 26 : at + 30])
-        except struct.error as error:
-            raise CheckpointError(f"damaged: {name[:20]!r} in it is cut off") from error
-        begin = at + 30 + name_length + extra
-        if begin + info.file_size > len(view):
-            raise CheckpointError(f"damaged: {name[:20]!r} in it is cut off")
-        return view[begin : begin + info.file_size]
+        found = archive.members.get(f"{folder}{name}")
+        if found is None or found.method != STORED:
+            raise CheckpointError(f"damaged: {brief(name)} in it is missing, or compressed")
+        with _told_of_archive():
+            return memoryview(archive.read(found.name))
 
     def persistent_load(pid: Any) -> Storage:
         key, name = _storage_id(pid)
-        return Storage(*STORAGES[name], member(f"data/{key}"))
+        if (key, name) not in storages:
+            storages[key, name] = Storage(*STORAGES[name], member(f"data/{key}"), budget)
+        return storages[key, name]
 
-    if f"{folder}byteorder" in infos and bytes(member("byteorder")) != b"little":
+    if f"{folder}byteorder" in archive.members and bytes(member("byteorder")) != b"little":
         raise CheckpointError("its numbers are big-endian, which is not read")
     found, _ = load(member("data.pkl"), allowed, budget, persistent_load)
     return found
+
+
+@contextmanager
+def _told_of_archive() -> Iterator[None]:
+    try:
+        yield
+    except LimitExceeded as error:
+        raise CheckpointError(f"unsafe: {error}") from error
+    except (BadArchive, OSError) as error:
+        raise CheckpointError(f"damaged, as {error}: copy or download it again") from error

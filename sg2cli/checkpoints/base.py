@@ -88,6 +88,10 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
     def side(key: str, axis: int) -> int:
         if len(shapes.get(key, ())) <= axis:
             raise CheckpointError(f"it has no tensor {key} of {axis + 1} or more dimensions")
+        if not shapes[key][axis]:
+            raise CheckpointError(
+                f"its tensor {key} is empty: it has the shape {list(shapes[key])}"
+            )
         return shapes[key][axis]
 
     found = [int(m[1]) for key in shapes if (m := re.fullmatch(r"synthesis\.b(\d{1,9})\..*", key))]
@@ -188,6 +192,13 @@ def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
 def is_finite(tensor: Tensor) -> bool:
     """Whether it holds neither NaN nor infinity; `isfinite` would make two copies of it."""
     return tensor.numel() == 0 or all(bool(end.isfinite()) for end in tensor.aminmax())
+
+
+def check_finite(name: str, tensor: Tensor, stored: Tensor) -> None:
+    """CheckpointError for a float32 tensor that is not finite; `stored` is what it was before."""
+    if not is_finite(tensor):
+        what = "numbers beyond those of float32" if is_finite(stored) else "NaN or infinity"
+        raise CheckpointError(f"its tensor {name} holds {what}")
 
 
 def parameters(shapes: Shapes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.budget import MAX_CHECKPOINT, Budget, LimitExceeded
 from sg2cli.checkpoints import ada_pickle, rosinality, tf_pickle
 from sg2cli.checkpoints.arrays import read_torch
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_shapes, is_finite, read_config
+from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_finite, check_shapes, read_config
 from sg2cli.checkpoints.safetensors_file import Network, write_generator
-from sg2cli.checkpoints.unpickle import Budget, load, mapped
+from sg2cli.checkpoints.unpickle import budget_for, load
 from sg2cli.errors import CheckpointError, Sg2Error, reason
-from sg2cli.files import new_file, sha256
+from sg2cli.files import new_file
+from sg2cli.storage.reading import read_bytes
+from sg2cli.storage.safetensors_reader import SafetensorsFile
+from sg2cli.storage.zip_reader import is_zip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +31,9 @@ MAX_TOLD = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
 MOST_NOISE = 4096  # pixels a side: a small file could claim any size
 MOST_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
-MOST_DRAWN = 1 << 29  # numbers of a layer's output, some of which are in memory at once
+# Numbers of a layer's output, of which a dozen are in memory at once, where a picture is drawn: so
+# many, or so many for each parameter, of which a network of 1024x1024 has about as many.
+MOST_DRAWN, MOST_DRAWN_PER_PARAMETER = 1 << 23, 2
 MEAN_BATCH = 500
 PICKLES = {**tf_pickle.GLOBALS, **ada_pickle.GLOBALS}
 
@@ -37,22 +44,24 @@ def read_foreign(path: Path) -> Checkpoint:
     CheckpointError for what is unsafe, damaged, or no StyleGAN2 generator.
     """
     with _told_of(path):
-        if path.stat().st_size == 0:
+        content = read_bytes(path, MAX_CHECKPOINT)
+        if not content:
             raise CheckpointError("empty: copy or download it again")
-        content = mapped(path)
-        budget = Budget(len(content))
+        budget = budget_for(len(content))
         # A .pt is a zip file, or begins with a pickle of a number of ten bytes.
-        if content[:2] == b"PK" or (content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a"):
-            checkpoint = _from_torch(read_torch(content, budget, rosinality.GLOBALS))
+        if is_zip(content) or (content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a"):
+            found = read_torch(content, rosinality.GLOBALS, budget)
+            checkpoint = _from_torch(found, budget)
         elif content[:1] in (b"\x80", b"("):
-            found, _ = load(content, PICKLES, budget)
-            checkpoint = _from_pickle(found)
+            found, _ = load(memoryview(content), PICKLES, budget)
+            checkpoint = _from_pickle(found, budget)
         else:
             raise CheckpointError("neither a pickle, nor a .pt, nor a .safetensors")
         # Tensors may share numbers, so that a small file could claim any size; a network's do not.
         if sum(math.prod(shape) for shape in checkpoint.shapes.values()) > len(content):
             raise CheckpointError("unsafe: its tensors claim more numbers than the file has bytes")
-        source = {"format": checkpoint.format, "file": path.name, "sha256": sha256(path)}
+        digest = hashlib.sha256(content).hexdigest()  # of the very bytes that were read
+        source = {"format": checkpoint.format, "file": path.name, "sha256": digest}
         checkpoint.fields["source"] = source
         _complete(checkpoint)
         return checkpoint
@@ -65,22 +74,24 @@ def _told_of(path: Path) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error)[:MAX_TOLD]}") from error
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    except LimitExceeded as error:
+        raise CheckpointError(f"{path}: unsafe: {error}") from error
     except Exception as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise CheckpointError(f"{path}: damaged, or no network ({told})") from error
 
 
-def _from_torch(found: Any) -> Checkpoint:
+def _from_torch(found: Any, budget: Budget) -> Checkpoint:
     if not isinstance(found, dict):
         raise CheckpointError("a file of torch.save, but it holds no networks")
-    return rosinality.read(found)
+    return rosinality.read(found, budget)
 
 
-def _from_pickle(found: Any) -> Checkpoint:
+def _from_pickle(found: Any, budget: Budget) -> Checkpoint:
     if isinstance(found, dict):
-        return ada_pickle.read(found)
+        return ada_pickle.read(found, budget)
     if isinstance(found, tuple | list):
         return tf_pickle.read(tuple(found))
     raise CheckpointError("a pickle, but of no network")
@@ -147,9 +158,9 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
         G = Generator(config)
     tensors = {}
     for name in list(checkpoint.tensors):
-        tensor = checkpoint.tensors.pop(name).read().to(torch.float32).contiguous()
-        if not is_finite(tensor):
-            raise CheckpointError(f"its tensor {name} holds NaN or infinity")
+        stored = checkpoint.tensors.pop(name).read()
+        tensor = stored.to(torch.float32).contiguous()
+        check_finite(name, tensor, stored)
         tensors[name] = tensor
     G.load_state_dict(tensors, assign=True)
     G.requires_grad_(False)
@@ -197,13 +208,16 @@ def convert(
 
 
 def _holds(path: Path, G: Generator) -> bool:
+    """Whether the file has the configuration and the very numbers of a generator."""
+    expected = G.state_dict()
     try:
-        network = Network.open(path)
-        written, expected = network.load().state_dict(), G.state_dict()
-    except CheckpointError:
+        if Network.open(path).config != G.config:
+            return False
+        with SafetensorsFile(path) as file:
+            same = file.entries.keys() == expected.keys()
+            return same and all(file.tensor(name).equal(expected[name]) for name in expected)
+    except (CheckpointError, OSError, ValueError):
         return False
-    same = network.config == G.config and written.keys() == expected.keys()
-    return same and all(tensor.equal(written[name]) for name, tensor in expected.items())
 
 
 def _oddity(G: Generator) -> str:
@@ -216,8 +230,9 @@ def _oddity(G: Generator) -> str:
 
     config = G.config
     largest = max(n * r * r for n, r in zip(config.channels, config.resolutions, strict=True))
-    if largest > MOST_DRAWN:
-        return f"it was not drawn: a layer has {largest * 4 >> 30} GiB"
+    count = sum(parameter.numel() for parameter in G.parameters())
+    if largest > max(MOST_DRAWN, MOST_DRAWN_PER_PARAMETER * count):
+        return f"it was not drawn: a layer has {largest * 4 >> 20} MiB"
     z = torch.from_numpy(np.random.RandomState(0).randn(1, config.z_dim)).float()
     c = torch.eye(1, config.c_dim) if config.c_dim else None  # the first class
     try:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sg2cli.budget import Budget
 from sg2cli.checkpoints.arrays import NUMPY, StoredTensor
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
 from sg2cli.checkpoints.unpickle import Opaque
@@ -52,10 +53,10 @@ RENAMES: list[tuple[str, Callable[..., str]]] = [
     ),
     (r"noises\.noise_(\d{1,2})", lambda i: f"{_noise(int(i))}.noise_const"),
 ]
-FILTER = r"(convs\.\d+\.conv\.blur|to_rgbs\.\d+\.upsample)\.kernel"
+FILTER = r"(convs\.\d{1,2}\.conv\.blur|to_rgbs\.\d{1,2}\.upsample)\.kernel"
 
 
-def read(pickled: Mapping[str, Any]) -> Checkpoint:
+def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
     """The network g_ema of what `arrays.read_torch` read."""
     tensors_of, latent_avg = pickled.get("g_ema"), pickled.get("latent_avg")
     name = "rosinality stylegan2-pytorch"
@@ -69,6 +70,7 @@ def read(pickled: Mapping[str, Any]) -> Checkpoint:
     if odd := [key for key, value in stored.items() if not isinstance(value, StoredTensor)]:
         raise CheckpointError(f"its {odd[0][:60]!r} is no tensor")
     filters = {key: value for key, value in stored.items() if re.fullmatch(FILTER, key)}
+    budget.charge("resample_filters", len(filters))
     tensors = {}
     for key, tensor in stored.items():
         if key in filters:

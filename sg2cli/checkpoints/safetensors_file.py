@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,20 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from safetensors import SafetensorError, safe_open
-
 from sg2cli.checkpoints.base import (
+    check_finite,
     check_kernel,
     check_shapes,
     config_fields,
-    is_finite,
     parameters,
     read_config,
     taps_of,
 )
 from sg2cli.errors import CheckpointError, reason
-from sg2cli.files import check_header, new_file, safetensors_header, sg2_metadata, sha256
+from sg2cli.files import new_file, safetensors_header, sha256
 from sg2cli.settings import GeneratorConfig
+from sg2cli.storage.reading import open_file
+from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,11 +60,10 @@ class Network:
     @classmethod
     def open(cls, path: Path) -> Network:
         """Read the header, and check it. CheckpointError says what is wrong with the file."""
-        with _opened(path, "np") as file:
-            tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            shapes = {key: tuple(tensor.get_shape()) for key, tensor in tensors.items()}
-            dtypes = {key: tensor.get_dtype() for key, tensor in tensors.items()}
-            fields = _sg2_fields(file.metadata() or {})
+        with _opened(path) as file:
+            shapes = {key: entry.shape for key, entry in file.entries.items()}
+            dtypes = {key: entry.dtype for key, entry in file.entries.items()}
+            fields = _sg2_fields(file.metadata)
             if fields.get("kind") == TUNED:
                 raise CheckpointError(
                     "differences of weights, no network: give them to --tuned, or make one with "
@@ -77,7 +77,7 @@ class Network:
             used = [key for key in filters if key.endswith("conv0.resample_filter")]
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
                 check_kernel(shapes[used[0]])
-                fields["resample_filter"] = taps_of(file.get_tensor(used[0]))
+                fields["resample_filter"] = taps_of(file.array(used[0]))
             config = read_config(fields, shapes)
             weights = {key: shape for key, shape in shapes.items() if key not in filters}
             check_shapes(config, weights)
@@ -92,10 +92,10 @@ class Network:
         return sha256(self.path)
 
     def load(self, device: str = "cpu") -> Generator:
-        """The generator with its weights in float32, memory-mapped where they are stored so.
+        """The generator with its weights in float32, in memory of its own.
 
-        CheckpointError names a tensor that holds a value that is not finite, or a stored filter
-        that contradicts the configuration.
+        CheckpointError names a tensor that holds a value that is not finite, in float32, or a
+        stored filter that contradicts the configuration.
         """
         import torch
 
@@ -104,15 +104,20 @@ class Network:
         with torch.device("meta"):
             G = Generator(self.config)
         tensors = {}
-        with _opened(self.path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                tensor = file.get_tensor(key)
-                if not is_finite(tensor):
-                    raise CheckpointError(f"its tensor {key} holds NaN or infinity")
+        digest = hashlib.sha256()
+        with _opened(self.path) as file:
+            for key, stored in file.tensors(digest):
+                tensor = stored.to(torch.float32)
+                check_finite(key, tensor, stored)
                 if FILTER.fullmatch(key):
                     _check_filter(self.config, key, tensor)
                 else:
-                    tensors[key] = tensor.to(device, torch.float32)
+                    tensors[key] = tensor.to(device)
+            if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != self.shapes:
+                raise CheckpointError("it was replaced while it was read")
+        # The hash that pictures carry is that of the numbers that drew them.
+        if vars(self).setdefault("sha256", digest.hexdigest()) != digest.hexdigest():
+            raise CheckpointError(f"{self.path} was changed while it was read")
         G.load_state_dict(tensors, assign=True)
         return G.requires_grad_(False)
 
@@ -135,29 +140,21 @@ def write_generator(G: Generator, file: BinaryIO, source: Mapping[str, Any]) -> 
 
 
 @contextmanager
-def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """The file, memory-mapped. Every error that comes out of the block is told with its name."""
+def _opened(path: Path) -> Iterator[SafetensorsFile]:
+    """The file, read as it is asked for; every error that comes out of the block names it."""
     try:
-        with path.open("rb") as file:
-            _refuse_foreign(file.read(9), path)
-        _check_header(path)
-        with safe_open(path, framework=framework) as file:
+        with open_file(path) as start:
+            _refuse_foreign(start.read(9), path)
+        with SafetensorsFile(path) as file:
             yield file
-    except SafetensorError as error:
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except ValueError as error:
         raise CheckpointError(
             f"{path}: damaged, or no safetensors file ({error}): copy or download it again"
         ) from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-
-
-def _check_header(path: Path) -> None:
-    try:
-        check_header(path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def is_ours(path: Path) -> bool:
@@ -183,7 +180,7 @@ def _refuse_foreign(start: bytes, path: Path) -> None:
 def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         return sg2_metadata(metadata)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"its sg2 metadata cannot be read: {error}") from error
 
 
@@ -196,6 +193,7 @@ def _check_filter(config: GeneratorConfig, key: str, f: Tensor) -> None:
 
     from sg2cli.ops.upfirdn2d import filter_kernel
 
+    check_kernel(tuple(f.shape))
     expected = filter_kernel(config.resample_filter, torch.float64, torch.device("cpu"))
     kernel = torch.outer(f, f) if f.ndim == 1 else f
     fits = kernel.shape == expected.shape and torch.allclose(

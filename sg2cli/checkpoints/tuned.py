@@ -5,17 +5,19 @@ A safetensors with the names and shapes of the network's own tensors, which are 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
+from sg2cli.checkpoints.base import is_finite
 from sg2cli.checkpoints.safetensors_file import TUNED, Network
-from sg2cli.errors import CheckpointError, UsageError
-from sg2cli.files import check_header, kind, new_file, sg2_metadata, sha256
+from sg2cli.errors import CheckpointError, UsageError, reason
+from sg2cli.files import kind, new_file
+from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,26 +33,45 @@ class Tuned:
     sha256: str
 
     def apply(self, G: Generator) -> None:
-        """Add the differences to the weights. CheckpointError for NaN or infinity."""
+        """Add the differences to the weights.
+
+        CheckpointError for NaN or infinity, and for a file that is not the one that was opened.
+        """
         import torch
 
         own = dict(G.named_parameters())
-        with safe_open(self.path, framework="pt") as file, torch.no_grad():
-            for name in file.keys():  # noqa: SIM118
-                difference = file.get_tensor(name)
-                if not difference.isfinite().all():
+        digest, changed = hashlib.sha256(), {}
+        with _opened(self.path) as file, torch.no_grad():
+            for name, difference in file.tensors(digest):
+                if name not in own or own[name].shape != difference.shape:
+                    raise CheckpointError(f"{self.path}: its tensor {name} fits no weight")
+                changed[name] = own[name].data + difference.to(own[name])
+                if not is_finite(changed[name]):
                     raise CheckpointError(f"{self.path}: its tensor {name} holds NaN or infinity")
-                # A new tensor: the weights may be mapped from the network's file.
-                own[name].data = own[name].data + difference.to(own[name])
+        if digest.hexdigest() != self.sha256:
+            raise CheckpointError(f"{self.path} was changed while it was read")
+        for name, weight in changed.items():
+            own[name].data = weight
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[SafetensorsFile]:
+    """The file; errors that come out of the block name it."""
+    try:
+        with SafetensorsFile(path) as file:
+            yield file
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): tune again") from error
+    except (OSError, MemoryError) as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 
 
 def inspect(path: Path) -> dict[str, Any] | None:
     """What made a file of differences; None if it is something else."""
     try:
-        check_header(path)
-        with safe_open(path, framework="np") as file:
-            fields = sg2_metadata(file.metadata())
-    except (OSError, SafetensorError, ValueError, RecursionError):
+        with SafetensorsFile(path) as file:
+            fields = sg2_metadata(file.metadata)
+    except (OSError, ValueError):
         return None
     return fields if fields.get("kind") == TUNED else None
 
@@ -62,22 +83,20 @@ def open_tuned(path: Path, network: Network) -> Tuned:
     """
     if kind(path) != "file":
         raise UsageError(f"no file {path}: give a tuned.safetensors")
-    fields = inspect(path)
-    if fields is None:
+    if inspect(path) is None:
         raise CheckpointError(f"{path} holds no differences of weights, as --tune saves them")
-    if fields.get("checkpoint") != network.sha256:
-        raise UsageError(
-            f"{path} was tuned from another network, {str(fields.get('checkpoint'))[:12]}: "
-            "give that to --network"
-        )
-    with safe_open(path, framework="np") as file:
-        for name in file.keys():  # noqa: SIM118
-            found = file.get_slice(name)
+    with _opened(path) as file:
+        made_with = str(sg2_metadata(file.metadata).get("checkpoint"))
+        if made_with != network.sha256:
+            raise UsageError(
+                f"{path} was tuned from another network, {made_with[:12]}: give that to --network"
+            )
+        for name, entry in file.entries.items():
             fits = name.startswith("synthesis.") and not name.endswith("noise_const")
             shape = network.shapes.get(name) if fits else None
-            if tuple(found.get_shape()) != shape or found.get_dtype() != "F16":
+            if entry.shape != shape or entry.dtype != "F16":
                 raise CheckpointError(f"{path}: its tensor {name} fits none of the network's")
-    return Tuned(path, sha256(path))
+        return Tuned(path, file.sha256())
 
 
 def save_differences(

@@ -7,13 +7,12 @@ built, and lengths and memo numbers that no real file has cost no memory.
 
 from __future__ import annotations
 
-import mmap
 import pickle
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
+from sg2cli.budget import MAX_FILTERS, MAX_OPCODES, MAX_TENSORS, MIB, Budget, LimitExceeded
 from sg2cli.errors import CheckpointError
 
 MAX_TEXT = 1000  # characters of a name or a setting
@@ -21,31 +20,33 @@ MAX_NUMBER = 1 << 60  # below the prime by whose multiples numbers may differ an
 MIN_VIEW = 1 << 10  # bytes; smaller ones are copied
 MAX_ARGUMENTS = 16  # of a call; torch's have up to 8
 BYTES = (str, bytes, bytearray, memoryview)
-MAX_OPCODES = 500_000  # a network with its discriminator has some ten thousand
 # Extension codes name objects of the process that reads; INST and OBJ are of protocol 0.
 REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
 PERSISTENT = {"PERSID", "BINPERSID"}
 
 
-class Budget:
-    """What it may cost to read one file, with all the pickles in it.
+def budget_for(size: int) -> Budget:
+    """What it may cost to read one file of so many bytes, with all the pickles in it.
 
-    A pickle can hand one large object to any number of calls, so that a small file asks for any
-    memory and any time. Real files do so once or twice: their bytes are text first, in protocol 2,
-    and then numbers.
+    A pickle can hand one large object to any number of calls, and one storage to any number of
+    tensors, so that a small file asks for any memory and any time. Real files use each byte once or
+    twice: it is text first, in protocol 2, and then a number.
     """
+    return Budget(
+        opcodes=MAX_OPCODES,
+        bytes_given_to_calls=4 * size + MIB,
+        tensors=MAX_TENSORS,
+        bytes_of_tensors=2 * size + MIB,
+        resample_filters=MAX_FILTERS,
+    )
 
-    def __init__(self, size: int) -> None:
-        self.opcodes = MAX_OPCODES
-        self.bytes = 4 * size + (1 << 20)  # that all calls together are given
 
-    def call(self, arguments: object) -> None:
-        """CheckpointError for a call with more than is left, or with what no call is given."""
-        if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
-            raise CheckpointError("unsafe: it calls something in a way that no network needs")
-        self.bytes -= sum(len(a) for a in arguments if isinstance(a, BYTES))
-        if self.bytes < 0:
-            raise CheckpointError("unsafe: it makes far more of its bytes than there are")
+def charge_call(budget: Budget, arguments: object) -> None:
+    """CheckpointError for a call as no network makes it; LimitExceeded for one too many."""
+    if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+        raise CheckpointError("unsafe: it calls something in a way that no network needs")
+    given = sum(len(a) for a in arguments if isinstance(a, BYTES))
+    budget.charge("bytes_given_to_calls", given)
 
 
 class Sealed(type):
@@ -126,7 +127,7 @@ class Opaque(metaclass=Sealed):
 
 
 def load(
-    content: mmap.mmap | memoryview,
+    content: memoryview,
     allowed: Mapping[str, object],
     budget: Budget,
     persistent_load: Callable[[Any], Any] | None = None,
@@ -138,14 +139,18 @@ def load(
     other, with its offset, and for a pickle that is damaged or asks for more than a file holds.
     """
     offsets, end = _scan(content, start, budget, persistent_load is not None)
-    file = Reader(memoryview(content)[start:end])
+    file = Reader(content[start:end])
     unpickler = _Unpickler(file, allowed, budget, persistent_load, offsets)
     try:
         return unpickler.load(), end
     except CheckpointError:
         raise
+    except LimitExceeded as error:
+        raise CheckpointError(f"unsafe: {error}") from error
     except RecursionError as error:
         raise CheckpointError("damaged, or unsafe: it nests without end") from error
+    except MemoryError as error:
+        raise CheckpointError("there is not enough memory to read it") from error
     except Exception as error:  # what stand-ins and the unpickler raise is without number
         told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise CheckpointError(f"damaged, or no network ({told})") from error
@@ -190,18 +195,18 @@ class _Unpickler(_InPython):  # type: ignore[misc]
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
-        self.budget.call(arguments)
+        charge_call(self.budget, arguments)
         function = self.stack[-1]
         more = (self.budget,) if isinstance(function, Nested) else ()
         self.stack[-1] = function(*arguments, *more)
 
     def load_newobj(self) -> None:
-        self.budget.call(self.stack[-1])
+        charge_call(self.budget, self.stack[-1])
         super().load_newobj()
 
     def load_build(self) -> None:
         if isinstance(self.stack[-1], tuple):
-            self.budget.call(self.stack[-1])
+            charge_call(self.budget, self.stack[-1])
         super().load_build()
 
     def load_binbytes(self) -> None:
@@ -296,27 +301,27 @@ class Reader:
 
 
 def _scan(
-    content: mmap.mmap | memoryview, start: int, budget: Budget, persistent: bool
+    content: memoryview, start: int, budget: Budget, persistent: bool
 ) -> tuple[list[int], int]:
     """Offsets of the opcodes that name a global, in order, and the end of the pickle."""
     offsets: list[int] = []
     count = 0
-    file = Reader(memoryview(content)[start:])
+    file = Reader(content[start:])
     try:
         for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]
             name, offset = opcode.name, start + (position or 0)
             count += 1
-            budget.opcodes -= 1
+            budget.charge("opcodes")
             if name in ("GLOBAL", "STACK_GLOBAL"):
                 offsets.append(offset)
             elif name in REFUSED or (name in PERSISTENT and not persistent):
                 _refuse(f"it uses the opcode {name}", offset)
             elif "PUT" in name and int(str(argument)) > count:
                 _refuse(f"its memo grows to {argument}", offset)
-            if budget.opcodes < 0:
-                _refuse("it has too many opcodes", offset)
     except CheckpointError:
         raise
+    except LimitExceeded as error:
+        raise CheckpointError(f"unsafe: {error}") from error
     except Exception as error:  # pickletools' many kinds for a damaged file
         told = " ".join(str(error).split())[:120]
         raise CheckpointError(f"damaged, or no pickle ({told})") from error
@@ -325,9 +330,3 @@ def _scan(
 
 def _refuse(what: str, offset: int) -> NoReturn:
     raise CheckpointError(f"unsafe: {what} at byte {offset}, which no network needs")
-
-
-def mapped(path: Path) -> mmap.mmap:
-    """A file's content, read as it is needed."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

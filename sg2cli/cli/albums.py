@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
+from sg2cli.budget import MAX_PIPE
 from sg2cli.checkpoints import tuned
-from sg2cli.errors import Sg2Error, UsageError, brief
-from sg2cli.files import check_folder, is_there, kind, lock, sg2_metadata, user_path
+from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.files import check_folder, is_there, kind, lock, user_path
 from sg2cli.ownership import OWN, OwnedFolder
 from sg2cli.photos import PHOTO_SUFFIXES
+from sg2cli.storage.reading import read_stream
+from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
 
 LATENT, SNAPSHOT, TUNING = "projected.safetensors", "snapshot.safetensors", "tuning.safetensors"
 TUNED, SUMMARY = "tuned.safetensors", "summary.csv"
@@ -66,7 +67,10 @@ class Entry:
             return self.source
         if sys.stdin is None:
             raise Sg2Error("stdin is closed: give a file, or pipe the photo into sg2")
-        return sys.stdin.buffer.read()
+        try:
+            return read_stream(sys.stdin.buffer, MAX_PIPE)
+        except OSError as error:
+            raise Sg2Error(f"cannot read stdin: {reason(error)}") from error
 
 
 def find_photos(arguments: Sequence[str]) -> list[Path]:
@@ -250,11 +254,10 @@ def _discard_snapshots(folder: Path, names: Sequence[str]) -> None:
 def _is_older_result(folder: Path) -> bool:
     """Whether a version of sg2 that had no manifests wrote its results there."""
     for name in (LATENT, SNAPSHOT):
-        with suppress(OSError, ValueError, RecursionError, SafetensorError):
-            if kind(folder / name) == "file":
-                with safe_open(folder / name, framework="np") as file:
-                    if {"target", "recipe"} & sg2_metadata(file.metadata()).keys():
-                        return True
+        if kind(folder / name) == "file":
+            with suppress(OSError, ValueError), SafetensorsFile(folder / name) as file:
+                if {"target", "recipe"} & sg2_metadata(file.metadata).keys():
+                    return True
     return False
 
 

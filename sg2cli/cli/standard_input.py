@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,25 +10,38 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sg2cli import checkpoints
-from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.budget import MAX_PIPED_CHECKPOINT
+from sg2cli.errors import (
+    CheckpointError,
+    Sg2Error,
+    UsageError,
+    brief,
+    reason,
+)
 from sg2cli.files import kind, user_path
+from sg2cli.storage.reading import BLOCK, open_file, too_large
+
+START = 16
+BEGINNINGS = (  # of pictures, archives, arrays and pickles; a .safetensors has a brace at byte 8
+    *(b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"PK", b"\x93NUMPY", b"\x80", b"("),
+)
 
 
 @contextmanager
 def on_disk(name: str) -> Iterator[Path]:
     """The file of that name; a bundled checkpoint where it lies; stdin or a pipe as a copy."""
     path, bundled = user_path(name), checkpoints.bundled()
-    what = "other" if name == "-" else kind(path)
+    what = "pipe" if name == "-" else kind(path)
     if what != "file" and name in bundled:
         yield bundled[name]
     elif what == "file":
         yield path
-    elif what == "other":
+    elif what in ("pipe", "other"):
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / ("stdin" if name == "-" else path.name)
             try:
                 with copy.open("xb") as file, _opened(name) as pipe:
-                    shutil.copyfileobj(pipe, file)
+                    _copy(pipe, file, name)
             except OSError as error:
                 raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
             with told_of(copy, name):
@@ -46,8 +58,25 @@ def _opened(name: str) -> Iterator[BinaryIO]:
             raise Sg2Error("stdin is closed")
         yield sys.stdin.buffer
     else:
-        with user_path(name).open("rb") as pipe:
+        with open_file(user_path(name)) as pipe:
             yield pipe
+
+
+def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
+    """CheckpointError for what is of no kind that sg2 reads, as it may have no end.
+
+    OSError when it is too large.
+    """
+    start = pipe.read(START)
+    if start and not (start.startswith(BEGINNINGS) or start[8:9] == b"{"):
+        raise CheckpointError(f"{name}: it is of no kind that sg2 reads")
+    file.write(start)
+    left = MAX_PIPED_CHECKPOINT - len(start)
+    while block := pipe.read(BLOCK):
+        left -= len(block)
+        if left < 0:
+            raise too_large(MAX_PIPED_CHECKPOINT)
+        file.write(block)
 
 
 @contextmanager

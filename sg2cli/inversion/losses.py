@@ -17,6 +17,7 @@ from sg2cli.errors import Sg2Error
 from sg2cli.ops.conv2d import conv3x3
 from sg2cli.ops.unit_distance import unit_distance
 from sg2cli.settings import LpipsNet
+from sg2cli.storage.safetensors_reader import SafetensorsFile
 
 Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w]
 
@@ -64,15 +65,13 @@ class LPIPS(nn.Module):
 
     def __init__(self, net: LpipsNet) -> None:
         """Sg2Error when the weights, which come with sg2, are not there."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         super().__init__()
         self.net = net
         path = checkpoints.weights_folder() / f"lpips-{net}.safetensors"
         try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
+            with SafetensorsFile(path) as file:
+                tensors = {name: file.tensor(name) for name in file.entries}
+        except (OSError, ValueError) as error:
             raise Sg2Error(f"cannot read {path} ({error}): install sg2 again") from error
         for name, tensor in tensors.items():
             self.register_buffer(name.replace(".", "_"), tensor.float())

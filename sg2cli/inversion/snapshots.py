@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
@@ -11,19 +13,23 @@ from time import monotonic
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error, reason
-from sg2cli.files import is_there, new_file, sg2_metadata
+from sg2cli.files import is_there, new_file
 from sg2cli.inversion.project import Projection, Record, Run, State
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.provenance import same_settings
+from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
 
 EVERY = 30.0  # seconds
 COUNTS = ("step", "scored_at", "searches", "began_at")  # whole numbers of a State
-Found = tuple[dict[str, Any], dict[str, Tensor]]  # the fields and the tensors of a file
+Found = tuple[dict[str, Any], SafetensorsFile]  # the fields of a file, and its tensors
+# The state of torch's generator on the CPU (CPUGeneratorImpl): seed, `left` and `next`, which say
+# how far the 624 numbers of its Mersenne twister are used, those numbers, and normal numbers.
+RANDOMNESS = struct.Struct("<QiIQ624Q3di4xf?3x")
+TWISTER = 624
 
 
 def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
@@ -60,11 +66,11 @@ def load_tuning(path: Path, tuning: Tuning, recipe: Mapping[str, Any]) -> bool:
     with _reading(path, recipe) as found:
         if not found:
             return False
-        fields, tensors = found
+        fields, file = found
         step = fields["step"]
         if type(step) is not int or not 0 <= step <= tuning.steps:
             raise ValueError("its step is none of this run's")
-        own = _like(tuning.state.tensors(), tensors, "weights.")
+        own = _like(tuning.state.tensors(), file, finite="weights.")
         _check_randomness(own["randomness"])
         tuning.state = tuning.state.with_tensors(step, own)
     return True
@@ -86,11 +92,8 @@ def _is_ours(path: Path) -> bool:
     """Whether a snapshot is there; Sg2Error for another file of its name, which stays."""
     if not is_there(path):
         return False
-    with (
-        suppress(OSError, SafetensorError, ValueError, RecursionError),
-        safe_open(path, framework="pt") as file,
-    ):
-        if "recipe" in sg2_metadata(file.metadata()):
+    with suppress(OSError, ValueError), SafetensorsFile(path) as file:
+        if "recipe" in sg2_metadata(file.metadata):
             return True
     raise Sg2Error(f"{path} is not a snapshot that sg2 wrote: move it away, or give another --out")
 
@@ -102,69 +105,96 @@ def _reading(path: Path, recipe: Mapping[str, Any]) -> Iterator[Found | None]:
         yield None
         return
     try:
-        with safe_open(path, framework="pt") as file:
-            fields = json.loads((file.metadata() or {}).get("sg2", "{}"))
+        with SafetensorsFile(path) as file:
+            fields = sg2_metadata(file.metadata)
             if not same_settings(fields["recipe"], recipe):
                 raise Sg2Error(
                     f"{path} is of other settings, or of another list of photos: the command that "
                     "wrote it goes on from it, --overwrite begins anew"
                 )
-            # Copies: the file is mapped where it lies, and that is not aligned.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        yield fields, tensors
-    except OSError as error:
+            yield fields, file
+    except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
-    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except KeyError as error:
+        raise Sg2Error(
+            f"{path} is damaged (it has no {error}): remove it, to begin anew"
+        ) from error
+    except (TypeError, ValueError) as error:
         raise Sg2Error(f"{path} is damaged ({error}): remove it, to begin anew") from error
 
 
 def _like(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], finite: str
+    expected: Mapping[str, Tensor], file: SafetensorsFile, finite: str | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of these names, on their devices; ValueError if they are others."""
+    """The tensors of these names, on their devices; ValueError if they are others.
+
+    Shapes are compared before anything is read, and what else is in the file is not.
+    """
     own = {}
     for name, like in expected.items():
-        tensor = found[name]
-        if tensor.shape != like.shape or tensor.dtype != like.dtype:
-            raise ValueError(f"its {name} is {list(tensor.shape)}, not {list(like.shape)}")
-        if name.startswith(finite) and not tensor.isfinite().all():
+        shape, dtype = file.entries[name].shape, file.dtype(name)
+        if (shape, dtype) != (tuple(like.shape), like.dtype):
+            raise ValueError(f"its {name} is {dtype} {list(shape)}, not {list(like.shape)}")
+        tensor = file.tensor(name)
+        if finite and name.startswith(finite) and not tensor.isfinite().all():
             raise ValueError(f"its {name} holds NaN or infinity")
         own[name] = tensor.to(like.device)
     return own
 
 
 def _check_randomness(state: Tensor) -> None:
-    try:
-        torch.Generator().set_state(state.clone())
-    except RuntimeError as error:
-        raise ValueError(f"its random numbers are none: {error}") from error
+    """ValueError for a state of a generator that would read beyond its numbers, or draw NaN."""
+    content = state.numpy().tobytes()
+    if len(content) != RANDOMNESS.size:
+        raise ValueError(f"its random numbers have {len(content)} bytes, not {RANDOMNESS.size}")
+    if content[-4] > 1:
+        raise ValueError("its random numbers are damaged")
+    _, left, seeded, position, *numbers = RANDOMNESS.unpack(content)
+    twister, (x, y, rho, normal_is_valid, normal, _) = numbers[:TWISTER], numbers[TWISTER:]
+    fresh = (left, position) == (1, 0)  # before the first number
+    if not (fresh or (1 <= left <= TWISTER and left + position == TWISTER + 1)):
+        raise ValueError("its random numbers are damaged: they are used beyond their end")
+    if seeded != 1 or normal_is_valid not in (0, 1) or max(twister) >= 1 << 32:
+        raise ValueError("its random numbers are damaged")
+    if not all(map(math.isfinite, (x, y, rho, normal))):
+        raise ValueError("its random numbers hold NaN or infinity")
+    torch.Generator().set_state(state.clone())
 
 
 def _checked(
-    run: Run, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    run: Run, fields: Mapping[str, Any], file: SafetensorsFile
 ) -> tuple[State, list[list[Record]]]:
     """The state and the history in the file; ValueError if they are not those of such a run."""
     count = len(run.history)
     members = fields["members"]
     counts = {name: fields[name] for name in COUNTS}
-    if any(type(count) is not int for count in counts.values()):
-        raise ValueError("its steps are no whole numbers")
+    if any(type(number) is not int for number in counts.values()):
+        raise ValueError("its steps are not whole numbers")
     step = counts["step"]
-    if not all(0 <= count <= step <= run.settings.steps for count in counts.values()):
-        raise ValueError("its step is none of this run's")
-    if sorted(set(members)) != list(members) or not set(members) <= set(range(count)):
-        raise ValueError("its members are none of this run's")
-    fresh = run.state.only(list(members))
-    own = _like(fresh.tensors(), tensors, "kept.")
+    if not all(0 <= number <= step <= run.settings.steps for number in counts.values()):
+        raise ValueError("its step is out of range for this run")
+    if not isinstance(members, list) or any(type(member) is not int for member in members):
+        raise ValueError("its members are not whole numbers")
+    if sorted(set(members)) != members or not set(members) <= set(range(count)):
+        raise ValueError("its members are out of range for this run")
+    fresh = run.state.only(members)
+    own = _like(fresh.tensors(), file, finite="kept.")
     for generator_state in own["randomness"]:
-        _check_randomness(generator_state)
+        _check_randomness(generator_state.cpu())
+    if not ((own["improved_at"] >= 0) & (own["improved_at"] <= step)).all():
+        raise ValueError("its steps of improvement are out of range for this run")
     history: list[list[Record]] = [[] for _ in range(count)]
     for member in members:
-        rows = tensors[f"history.{member}"]
-        if rows.shape != (step, 5):
-            raise ValueError(f"its history of {member} has not {step} lines")
-        history[member] = [Record(int(row[0]), *row[1:]) for row in rows.tolist()]
+        history[member] = _history(file, f"history.{member}", step)
     return replace(fresh.with_tensors(own), **counts), history
+
+
+def _history(file: SafetensorsFile, name: str, steps: int) -> list[Record]:
+    """A line for each step, in order; ValueError for anything else."""
+    (rows,) = _like({name: torch.empty(steps, 5, dtype=torch.float64)}, file).values()
+    if rows[:, 0].tolist() != list(range(steps)):
+        raise ValueError(f"its {name} does not have a line for each step")
+    return [Record(int(row[0]), *row[1:]) for row in rows.tolist()]
 
 
 def project(

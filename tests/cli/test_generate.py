@@ -20,6 +20,9 @@ from networks import GOLDEN, golden, random_generator
 from safetensors.numpy import load_file
 
 from sg2cli import checkpoints, images
+from sg2cli.cli import sheets
+from sg2cli.errors import Sg2Error
+from sg2cli.provenance import HASH_KEY
 
 HASH = checkpoints.find_network().sha256
 
@@ -70,7 +73,9 @@ def test_the_account_of_a_picture(sg2: Any) -> None:
         "precision": "fp32",
         "version": "0.1.0",
     }
-    assert images.inspect(Path("out/seed0007.png"))[2] == account
+    provenance = images.inspect(Path("out/seed0007.png"))[2]
+    assert provenance and len(provenance.pop(HASH_KEY)) == 64
+    assert provenance == account
 
 
 @pytest.mark.parametrize(
@@ -188,7 +193,10 @@ def test_skip_existing_and_saved_latents(sg2: Any) -> None:
     args = ["generate", "--seeds", "0", "--save-latents", "l.safetensors", "--skip-existing"]
     assert sg2(*args).lines == ["l.safetensors", "out/seed0000.png"]
     assert sg2(*args).lines == []
-    assert "l.safetensors does not say" in sg2(*args, "--trunc", "0.5", "--out", "o").err
+    assert (
+        "l.safetensors was made with other settings"
+        in sg2(*args, "--trunc", "0.5", "--out", "o").err
+    )
     assert "--overwrite" in sg2(*args[:-1], "--out", "o").err
 
 
@@ -233,7 +241,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", ""], 2, "'' is no seed"),
         ([], 2, "give --seeds or --latents"),
         (["--seeds", "1", "--trunc", "half"], 2, "'half' is no number"),
-        (["--seeds", "1", "--trunc", "nan"], 2, "nan is no psi"),
+        (["--seeds", "1", "--trunc", "nan"], 2, "'nan' is not a usable psi"),
         (["--seeds", "1", "--trunc-cutoff", "11"], 2, "beyond this network's 10 rows"),
         (["--seeds", "1", "--trunc-cutoff", "-1"], 2, "--trunc-cutoff"),
         (["--seeds", "1", "--class", "0"], 2, "no classes"),
@@ -472,20 +480,44 @@ def test_a_sheet_shows_what_could_not_be_written(sg2: Any) -> None:
     assert (pixels("out/grid.png") == pixels("whole/grid.png")).all()
 
 
-def test_a_sheet_with_holes_is_not_written(sg2: Any) -> None:
+def test_a_damaged_image_stays_and_is_drawn_again_on_the_sheet(sg2: Any) -> None:
+    args = ["generate", "--seeds", "0-3", "--grid", "--skip-existing"]
+    assert sg2(*args).code == 0
+    sheet = Path("out/grid.png").read_bytes()
+    Path("out/grid.png").unlink()
+    damaged = Path("out/seed0002.png").read_bytes()[:2000]
+    Path("out/seed0002.png").write_bytes(damaged)
+    result = sg2(*args)
+    assert result.code == 1
+    changed, counts, error = result.err.splitlines()
+    assert changed.startswith("sg2: out/seed0002.png was changed or cut short")
+    assert counts == "sg2: 1 written, 3 kept as they were, 1 failed"
+    assert error.startswith("sg2: 1 of 4 pictures failed: seed0002")
+    assert Path("out/grid.png").read_bytes() == sheet
+    assert Path("out/seed0002.png").read_bytes() == damaged
+
+
+def test_a_sheet_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later run would keep it, holes and all."""
     args = ["generate", "--seeds", "0-3", "--grid", "--skip-existing"]
     assert sg2(*args).code == 0
     Path("out/grid.png").unlink()
-    Path("out/seed0002.png").write_bytes(Path("out/seed0002.png").read_bytes()[:2000])
-    result = sg2(*args)
+    read = sheets.read_image
+
+    def removed_meanwhile(path: Path, shape: tuple[int, ...]) -> Any:
+        if path.name == "seed0002.png":
+            raise Sg2Error(f"cannot read {path}: no such file or directory")
+        return read(path, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sheets, "read_image", removed_meanwhile)
+        result = sg2(*args)
     assert result.code == 1
     *_, hole, counts, error = result.err.splitlines()
     assert hole == "sg2: no sheet is written, as it would have holes"
     assert counts == "sg2: 0 written, 3 kept as they were, 1 failed"
     assert error.startswith("sg2: 1 of 4 pictures failed: seed0002")
-    Path("out/seed0002.png").unlink()
-    assert sg2(*args).lines == ["out/seed0002.png", "out/grid.png"]
+    assert sg2(*args).lines == ["out/grid.png"]
 
 
 @pytest.mark.parametrize("batch", ["1", "3", "8"])

@@ -178,7 +178,7 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
         pass
 
     alive: list[Any] = []
-    monkeypatch.setattr(Pictures, "keeps", lambda self, name, made_by: name != "grid")
+    monkeypatch.setattr(Pictures, "keeps", lambda self, name, made_by, size: name != "grid")
     monkeypatch.setattr("sg2cli.cli.sheets.read_image", lambda path, shape: np.zeros(shape, "u1"))
 
     def cells() -> Any:

@@ -1,0 +1,72 @@
+"""How much work a file may ask for: every reader counts what it does, and stops at a limit.
+
+A limit counts bytes, pixels, scans, directories or objects, never seconds, so that the same file is
+read or refused everywhere. Each is far above what real files need, and low enough that a hostile
+one is refused within seconds and a few hundred megabytes.
+"""
+
+from __future__ import annotations
+
+MIB = 1 << 20
+
+# Whole files, read into memory. A size that is known beforehand is checked before anything is read;
+# of a pipe nobody knows how much is still to come.
+MAX_CHECKPOINT = 2048 * MIB  # of another code; ours are read tensor by tensor
+MAX_PIPE = 256 * MIB
+MAX_PIPED_CHECKPOINT = 2048 * MIB  # which is copied to the disk first
+MAX_SMALL_FILE = 4 * MIB  # up to this size a file is read at once, and closed
+
+# Pickles and archives.
+MAX_OPCODES = 500_000  # a network with its discriminator has some ten thousand
+MAX_TENSORS = 20_000  # a network with its optimiser has some thousand
+MAX_FILTERS = 100  # a generator has three for each of up to eleven blocks
+MAX_MEMBERS = 65_535  # of a zip file; more need its 64-bit form
+MAX_DIRECTORY = 8 * MIB  # bytes of a zip file's list of members
+MAX_DIRECTIONS = 16 * MIB  # numbers of all directions in a file
+MAX_UNPACKED, MAX_RATIO = 16 * MIB, 20  # of compressed latents, which hardly shrink
+
+# .safetensors
+MAX_HEADER = 1 * MIB  # that of a 1024x1024 network has 30 KiB
+MAX_DIMENSIONS = 8
+
+# Pictures.
+MAX_PIXELS = 256 * MIB  # a picture of 16384 x 16384; three or four bytes each are held
+MAX_PIXELS_OF_FORMAT = {  # whose decoders hold a picture several times
+    **{"WEBP": 48 * MIB, "AVIF": 48 * MIB, "JPEG2000": 32 * MIB},
+    "progressive JPEG": 128 * MIB,
+}
+MAX_PIXELS_IN_PYTHON = 8 * MIB  # of formats that Pillow decodes in Python: QOI, PPM as text, ...
+MAX_READ_AT_ONCE = 256 * MIB  # of a compressed TIFF, a WebP or an AVIF, which are read whole
+MAX_SIDE = 65_535  # pixels, as in JPEG
+MAX_PARTS = 20_000  # chunks, segments and blocks of a picture, and one more for each KiB of it
+MAX_SCANS = 100  # of a progressive JPEG; encoders write up to 20
+MAX_SCANNED = 16 * MAX_PIXELS  # pixels of all scans together
+MAX_METADATA = 64 * MIB  # bytes of texts, profiles and comments
+MAX_TAGS = 1000  # of a directory of a TIFF, or of EXIF
+MAX_STRIPS = 1 << 18  # of a TIFF, or tiles
+MAX_PACKETS = 4 * MIB  # of a JPEG 2000
+MAX_CODE_BLOCKS = 1 * MIB  # of which a record is kept
+
+
+class LimitExceeded(ValueError):
+    """A file asks for more than a limit allows; the message names the limit."""
+
+
+class Budget:
+    """Counts what reading one file costs, against a limit for each kind of cost.
+
+    >>> Budget(scans=100).charge("scans", 3000)
+    Traceback (most recent call last):
+    sg2cli.budget.LimitExceeded: it has more than 100 scans
+    """
+
+    def __init__(self, **limits: int) -> None:
+        self.limits = limits
+        self.used = dict.fromkeys(limits, 0)
+
+    def charge(self, what: str, count: int = 1) -> None:
+        """Count something; LimitExceeded when that is more than the file may have."""
+        self.used[what] += count
+        if self.used[what] > self.limits[what]:
+            told = what.replace("_", " ")
+            raise LimitExceeded(f"it has more than {self.limits[what]:,} {told}")

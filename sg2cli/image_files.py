@@ -1,0 +1,107 @@
+"""Picture files through Pillow, which counts little: their structure is counted first.
+
+Files are read as if an enemy had made them: the size is checked before a pixel is unpacked, and
+what Pillow reads is charged to a budget.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from sg2cli.budget import MAX_PIXELS, MAX_PIXELS_IN_PYTHON, MAX_SIDE, Budget, LimitExceeded
+from sg2cli.image_structure import TIFF_SIZES, budget_of, check_pixels, count_pictures
+from sg2cli.storage.reading import CountedFile, Source
+
+BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
+
+
+@contextmanager
+def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterator[Any]:
+    """A picture in one of Pillow's formats, of which no pixel is read yet, and not several.
+
+    LimitExceeded for one that asks for too much; OSError and BAD_PICTURES are what Pillow raises,
+    in the block as well. What is not `sized` may have any number of pixels: do not read them.
+    """
+    import PIL.Image
+
+    budget = budget_of(source.size)
+    pictures = count_pictures(source, budget, sized)
+    PIL.Image.init()
+    with _limits(budget, MAX_PIXELS // 2 if sized else None):
+        file = CountedFile(source, budget)
+        known = [format for format in formats if format in PIL.Image.OPEN]
+        with PIL.Image.open(file, formats=known) as picture:  # type: ignore[arg-type]
+            if max(pictures, _pictures_of_avif(picture)) > 1:
+                raise LimitExceeded("it holds several pictures: save one of them alone")
+            if sized:
+                _check_size(picture)
+            yield picture
+
+
+def _pictures_of_avif(picture: Any) -> int:
+    return picture.n_frames if picture.format == "AVIF" else 1
+
+
+def _check_size(picture: Any) -> None:
+    import PIL.Image
+
+    width, height = picture.size
+    if max(width, height) > MAX_SIDE:
+        raise LimitExceeded(f"it has {width} x {height} pixels, and a side may have {MAX_SIDE}")
+    check_pixels(picture.format, width, height)
+    in_python = any(tile[0] in PIL.Image.DECODERS for tile in picture.tile)
+    if in_python and width * height > MAX_PIXELS_IN_PYTHON:
+        raise LimitExceeded(
+            f"it has more than {MAX_PIXELS_IN_PYTHON >> 20} million pixels, too many for this kind "
+            f"of {picture.format}: save it as a PNG"
+        )
+
+
+@contextmanager
+def _limits(budget: Budget, pixels: int | None) -> Iterator[None]:
+    """Pillow with our limit on pixels, without its warnings, and with a limit on tags.
+
+    Before version 13 it reads the data of each tag of a TIFF or of EXIF, wherever they lie, so that
+    a directory of thousands of tags is read as thousands of times the file.
+    """
+    import PIL.Image
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    limit, load = PIL.Image.MAX_IMAGE_PIXELS, ImageFileDirectory_v2.load
+
+    def counted(directory: Any, file: Any) -> Any:
+        _charge_tags(directory, file, budget)
+        return load(directory, file)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        PIL.Image.MAX_IMAGE_PIXELS = pixels  # so many are warned of, twice is refused
+        ImageFileDirectory_v2.load = counted  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
+            ImageFileDirectory_v2.load = load  # type: ignore[method-assign]
+
+
+def _charge_tags(directory: Any, file: Any, budget: Budget) -> None:
+    """Count the tags of the directory that begins here, and the bytes that they point at."""
+    begin, order = file.tell(), directory._endian
+    big = getattr(directory, "_bigtiff", False)
+    with suppress(struct.error):  # what is cut off is left to Pillow
+        (count,) = _unpack(order + ("Q" if big else "H"), file)
+        budget.charge("tags_read", count)
+        for _ in range(count):
+            _, kind, number, value = _unpack(order + ("2HQ8s" if big else "2HI4s"), file)
+            size = number * TIFF_SIZES.get(kind, 1)
+            if size > len(value):
+                budget.charge("bytes_of_tags_read", size)
+    file.seek(begin)
+
+
+def _unpack(layout: str, file: Any) -> tuple[Any, ...]:
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))

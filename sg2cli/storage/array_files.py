@@ -1,0 +1,192 @@
+"""Arrays of numbers in files: .safetensors, .npz and .npy, told apart by their content.
+
+No pickled object is loaded, and what a header claims is compared with the bytes that are there
+before any memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import tokenize
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.budget import (
+    MAX_DIMENSIONS,
+    MAX_RATIO,
+    MAX_UNPACKED,
+    LimitExceeded,
+)
+from sg2cli.errors import brief
+from sg2cli.storage.reading import Source
+from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
+from sg2cli.storage.zip_reader import ZipFile, is_zip
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+NPY = b"\x93NUMPY"
+UNNAMED = ""  # the array of an .npy
+MAX_NPY_HEADER = 10_000  # bytes, as in NumPy; Python's parser is slow beyond
+BAD_NPY_HEADERS = (  # what NumPy and Python's parser raise; the last, for brackets without end
+    *(LookupError, TypeError, SyntaxError, OverflowError, struct.error, tokenize.TokenError),
+    *(RecursionError, MemoryError),
+)
+DTYPES = ("f2", "f4", "f8", "F16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file, of which single rows can be had."""
+
+    shape: tuple[int, ...]
+    rows: Callable[[slice], Array]
+
+    def row(self, index: int) -> Array:
+        import numpy as np
+
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found to be infinite
+            return np.array(self.rows(slice(index, index + 1)), np.float32)[0]
+
+    def whole(self) -> Array:
+        """All of it in float32."""
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            return np.asarray(self.rows(slice(None)), np.float32)
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """The arrays of a file by name, the hash of the file, and what its metadata tell."""
+
+    arrays: dict[str, StoredArray]
+    sha256: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read_arrays(file: Path | bytes, wanted: Callable[[str], bool]) -> ArrayFile:
+    """The arrays whose names are wanted, of a file or of its bytes; others are left alone.
+
+    A large file stays open as long as its arrays are in use, and its rows are read from it when
+    they are asked for; a small one is read at once, as is a pipe. OSError for a file that cannot be
+    read, ValueError for one that is damaged or asks for more than its size allows.
+    """
+    source = Source(file)
+    start = bytes(source.read(min(len(NPY), source.size)))
+    metadata: dict[str, Any] = {}
+    if start == NPY:
+        arrays = {UNNAMED: _npy(source, "array")}
+    elif is_zip(start):
+        arrays = _npz(source, wanted)
+    else:
+        arrays, metadata = _safetensors(source, wanted)
+    return ArrayFile(arrays, source.sha256(), metadata)
+
+
+def names_of(path: Path) -> set[str]:
+    """The names of the arrays in a file; nothing of them is read. Errors as of `read_arrays`."""
+    with Source(path) as source:
+        start = bytes(source.read(min(len(NPY), source.size)))
+        if start == NPY:
+            return {UNNAMED}
+        if is_zip(start):
+            return set(ZipFile(source).members)
+        return set(SafetensorsFile(source).entries)
+
+
+def _safetensors(
+    source: Source, wanted: Callable[[str], bool]
+) -> tuple[dict[str, StoredArray], dict[str, Any]]:
+    file = SafetensorsFile(source)
+    arrays = {}
+    for name, entry in file.entries.items():
+        if wanted(name):
+            _check_dtype(name, entry.dtype)
+            arrays[name] = StoredArray(entry.shape, partial(file.array, name))
+    metadata = sg2_metadata(file.metadata)
+    if not all(isinstance(metadata.get(key, ""), str) for key in ("checkpoint", "tuned")):
+        raise ValueError("its sg2 metadata are not what sg2 writes")
+    return arrays, metadata
+
+
+def _npz(source: Source, wanted: Callable[[str], bool]) -> dict[str, StoredArray]:
+    archive = ZipFile(source)
+    packed = sum(member.packed for member in archive.members.values())
+    size = sum(member.size for member in archive.members.values())
+    if size > max(MAX_UNPACKED, MAX_RATIO * packed):
+        raise LimitExceeded(
+            f"it unpacks from {packed:,} to {size:,} bytes, more than {MAX_RATIO} times its size"
+        )
+    arrays: dict[str, StoredArray] = {}
+    for member in archive.members:
+        name = member.removesuffix(".npy")
+        if wanted(name):
+            if name in arrays:
+                raise ValueError(f"it has the member {brief(name)} twice")
+            arrays[name] = _npy(Source(bytes(archive.read(member))), f"member {brief(name)}")
+    return arrays
+
+
+def _npy(source: Source, told: str) -> StoredArray:
+    """The array of an .npy (NumPy's format 1.0 and 2.0)."""
+    import numpy as np
+
+    shape, fortran, dtype, begin = _npy_header(source, told)
+    _check_dtype(told, dtype.str[1:])
+    if math.prod(shape) * dtype.itemsize > source.size - begin:
+        raise ValueError(f"its {told} lacks most of {list(shape)} numbers")
+
+    @cache
+    def whole() -> Array:
+        """In memory from then on, as a row of it lies all over the file."""
+        flat = np.empty(math.prod(shape), dtype)
+        source.fill(flat.view(np.uint8).data, begin)
+        return flat.reshape(shape, order="F")
+
+    def rows(which: slice) -> Array:
+        if fortran or not shape:
+            return whole()[which] if shape else whole()
+        start, stop, _ = which.indices(shape[0])
+        count, width = max(stop - start, 0), math.prod(shape[1:])
+        flat = np.empty(count * width, dtype)
+        source.fill(flat.view(np.uint8).data, begin + start * width * dtype.itemsize)
+        return flat.reshape(count, *shape[1:])
+
+    return StoredArray(shape, rows)
+
+
+def _npy_header(source: Source, told: str) -> tuple[tuple[int, ...], bool, Any, int]:
+    """Shape, whether columns come first, type of the numbers, and where they begin."""
+    import numpy as np
+
+    start = io.BytesIO(bytes(source.read(min(source.size, MAX_NPY_HEADER + 12))))
+    try:
+        version = np.lib.format.read_magic(start)
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        if version not in readers:
+            raise ValueError(f"its {told} is of the unknown version {version} of .npy")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of headers that Python 2 wrote
+            shape, fortran, dtype = readers[version](start, max_header_size=MAX_NPY_HEADER)
+    except BAD_NPY_HEADERS as error:
+        raise ValueError(f"the header of its {told} cannot be read") from error
+    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"its {told} has no shape")
+    return shape, fortran, dtype, start.tell()
+
+
+def _check_dtype(told: str, dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"its {told} is {dtype}, not float16, 32 or 64")

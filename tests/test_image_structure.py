@@ -1,0 +1,317 @@
+"""Picture files that ask for more work than they have bytes: counted, and refused by the count."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from sg2cli.budget import MAX_PARTS, MAX_SCANS, MAX_TAGS, LimitExceeded
+from sg2cli.errors import Sg2Error
+from sg2cli.image_structure import budget_of, count_pictures
+from sg2cli.photos import STRIP, read_photo
+from sg2cli.storage.reading import CountedFile, Source
+
+
+def saved(picture: Any, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def noise(*shape: int) -> Any:
+    return np.random.RandomState(0).randint(0, 256, shape, np.uint8)
+
+
+RGB = PIL.Image.fromarray(noise(64, 64, 3))
+PALETTE = RGB.quantize(64)
+PROGRESSIVE = saved(RGB, "jpeg", progressive=True)
+
+
+def used(content: bytes) -> dict[str, int]:
+    """What a file is charged."""
+    budget = budget_of(len(content))
+    count_pictures(Source(content), budget)
+    return budget.used
+
+
+def scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    last = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+    return PROGRESSIVE[:-2] + last * count + b"\xff\xd9"
+
+
+def hidden_scans(count: int) -> bytes:
+    """Behind a marker that means nothing, so that libjpeg reads what looks like its content."""
+    last = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+    return PROGRESSIVE[:-2] + (b"\xff\x02\xff\xff" + last) * count + b"\xff\xd9"
+
+
+def chunk(kind: bytes, content: bytes = b"") -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def with_chunks(*chunks: bytes) -> bytes:
+    content = saved(RGB, "png")
+    return content[:33] + b"".join(chunks) + content[33:]
+
+
+Tag = tuple[int, int, int, int]  # tag, kind, how many, value or where they are
+GREY: dict[int, int] = {
+    256: 32,
+    257: 32,
+    258: 8,
+    259: 1,
+    262: 1,
+    273: 8,
+    277: 1,
+    278: 32,
+    279: 1024,
+}
+
+
+def directory(tags: list[Tag], following: int = 0) -> bytes:
+    entries = b"".join(struct.pack("<2H2I", *tag) for tag in tags)
+    return struct.pack("<H", len(tags)) + entries + struct.pack("<I", following)
+
+
+def tiff(changes: dict[int, Tag] | None = None, following: int = 0, data: bytes = b"") -> bytes:
+    """Grey pixels [32,32], with other tags."""
+    tags = {tag: (tag, 4, 1, value) for tag, value in GREY.items()} | (changes or {})
+    pixels = bytes(1024) + data
+    place = struct.pack("<I", 8 + len(pixels))
+    return b"II*\0" + place + pixels + directory([tags[tag] for tag in sorted(tags)], following)
+
+
+def overlapping_directories(count: int) -> bytes:
+    """Each begins a few bytes behind the one before, inside of it."""
+    first = tiff()
+    begin = len(first)
+    one = struct.pack("<H2H2I", 1, 256, 4, 1, 32)
+    chain = b"".join(one + struct.pack("<I", begin + 18 * (i + 1)) for i in range(count))
+    return tiff(following=begin) + chain
+
+
+def exif(count: int) -> bytes:
+    """Tags, each of which claims most of what is there."""
+    size = 12 * count
+    tags = [(tag, 7, size, 8) for tag in range(1000, 1000 + count)]
+    return b"II*\0" + struct.pack("<I", 8) + directory(tags)
+
+
+def exif_in_segments(content: bytes) -> bytes:
+    """A JPEG without a density, for which Pillow looks into EXIF as soon as it opens the file."""
+    parts = [content[at : at + 60_000] for at in range(0, len(content), 60_000)]
+    segments = [b"\xff\xe1" + struct.pack(">H", len(p) + 8) + b"Exif\0\0" + p for p in parts]
+    return b"\xff\xd8" + b"".join(segments) + saved(RGB, "jpeg")[20:]
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    chunks = b"VP8X" + struct.pack("<I", 10) + bytes(4) + sizes + b"VP8L" + struct.pack("<I", 4)
+    return b"RIFF" + struct.pack("<I", len(chunks) + 8) + b"WEBP" + chunks + b"abcd"
+
+
+def gif_with(extensions: bytes) -> bytes:
+    content = saved(PALETTE, "gif")
+    at = content.index(b",\0\0\0\0")
+    return content[:at] + extensions + content[at:]
+
+
+def j2k(**changes: Any) -> bytes:
+    """A JPEG 2000 codestream whose header says something else of tiles, layers or code blocks."""
+    content = bytearray(saved(RGB, "jpeg2000", no_jp2=True))
+    size, coding = content.index(b"\xff\x51"), content.index(b"\xff\x52")
+    if "tile" in changes:
+        content[size + 22 : size + 30] = struct.pack(">2I", *[changes["tile"]] * 2)
+    if "side" in changes:
+        content[size + 6 : size + 14] = struct.pack(">2I", *[changes["side"]] * 2)
+    if "layers" in changes:
+        content[coding + 6 : coding + 8] = struct.pack(">H", changes["layers"])
+    if "block" in changes:
+        content[coding + 10 : coding + 12] = bytes([changes["block"]] * 2)
+    return bytes(content)
+
+
+def coded_otherwise() -> bytes:
+    """A tile with a header of its own, which could say anything."""
+    content = j2k()
+    at = content.index(b"\xff\x93")  # where its data begin
+    header = content[content.index(b"\xff\x52") :][:14]
+    part = content.index(b"\xff\x90")
+    length = struct.unpack(">I", content[part + 6 : part + 10])[0]
+    start = content[: part + 6] + struct.pack(">I", length + 14) + content[part + 10 : at]
+    return start + header + content[at:]
+
+
+def bmp_that_skips() -> bytes:
+    """Run lengths of which one skips 255 rows of 16 million pixels."""
+    header = struct.pack("<I2i2H6I", 40, 1 << 24, 16, 1, 8, 1, 0, 0, 0, 256, 0)
+    return b"BM" + struct.pack("<I2HI", 0, 0, 0, 1078) + header + bytes(1024) + b"\0\2\xff\xff" * 50
+
+
+ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "scans": (lambda: scans(3000), "more than 100 scans"),
+    "hidden scans": (lambda: hidden_scans(3000), "more than 100 scans"),
+    "progressive": (
+        lambda: re.sub(rb"(\xff\xc2...)....", rb"\g<1>" + b"\x2e\xe0" * 2, PROGRESSIVE, flags=re.S),
+        "more than 128 million pixels",
+    ),
+    "segments": (
+        lambda: PROGRESSIVE[:2] + b"\xff\xfe\0\2" * 50_000 + PROGRESSIVE[2:],
+        r"more than 2\d,\d+ parts",
+    ),
+    "padding": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000, "reads|no picture"),
+    "exif in jpeg": (lambda: exif_in_segments(exif(40_000)), "more than 8,000 tags|^read$"),
+    "exif in png": (lambda: saved(RGB, "png", exif=exif(40_000)), "more than 8,000 tags"),
+    "exif in webp": (lambda: saved(RGB, "webp", exif=exif(40_000)), "more than 8,000 tags"),
+    "chunks": (lambda: with_chunks(chunk(b"abCd") * 100_000), r"more than 2\d,\d+ parts"),
+    "empty data": (lambda: with_chunks(chunk(b"IDAT") * 100_000), r"more than 2\d,\d+ parts"),
+    "texts": (
+        lambda: with_chunks(*[chunk(b"tEXt", b"a\0" + bytes(1 << 20))] * 65),
+        "more than 67,108,864 bytes of metadata",
+    ),
+    "directories": (lambda: overlapping_directories(29_000), "several pictures"),
+    "a directory that follows itself": (lambda: tiff(following=1032), "several pictures"),
+    "tags": (
+        lambda: tiff({t: (t, 7, 9_000, 8) for t in range(1000, 4000)}),
+        "more than 1,000 tags",
+    ),
+    "tags that lie on one another": (
+        lambda: tiff({t: (t, 7, 40_000, 8) for t in range(1000, 1900)}, data=bytes(40_000)),
+        "bytes of tags",
+    ),
+    "strips": (
+        lambda: tiff({273: (273, 4, 5000, 1032)}, data=struct.pack("<I", 8) * 5000),
+        "5,000 strips or tiles, and its picture needs 1",
+    ),
+    "strips without number": (
+        lambda: tiff({273: (273, 4, 300_000, 1032)}, data=struct.pack("<I", 8) * 300_000),
+        "more than 262,144 strips",
+    ),
+    "canvas": (lambda: webp_canvas(16_383, 16_383), "more than 48 million pixels"),
+    "comment": (
+        lambda: gif_with(b"!\xfe" + (b"\xff" + bytes(255)) * 270_000 + b"\0"),
+        "more than 67,108,864 bytes of metadata",
+    ),
+    "comments": (lambda: gif_with(b"!\xfe\1a\0" * 100_000), r"more than 2\d,\d+ parts"),
+    "layers": (lambda: j2k(layers=65_535), "more than 4,194,304 packets"),
+    "tiles": (lambda: j2k(side=5000, tile=2), "more than 4,194,304 packets"),
+    "code blocks": (lambda: j2k(side=5000, tile=5000, block=0), "more than 1,048,576 code blocks"),
+    "pixels of jpeg 2000": (lambda: j2k(side=30_000), "more than 32 million pixels"),
+    "coded otherwise": (coded_otherwise, "coded otherwise"),
+    "a side": (bmp_that_skips, "16777216 x 16 pixels"),
+    "decoded in Python": (
+        lambda: b"qoif" + struct.pack(">2I", 4000, 4000) + b"\3\0" + b"\xfd" * 260_000,
+        "more than 8 million pixels",
+    ),
+    "ascii": (lambda: b"P3 4000 4000 255\n" + b"1 " * 100_000, "more than 8 million pixels"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_pictures_that_ask_for_too_much_are_refused(name: str) -> None:
+    make, told = ATTACKS[name]
+    with pytest.raises(Sg2Error, match=told):
+        read_photo(make(), 32, 3)
+        raise Sg2Error("read")
+
+
+def test_what_is_counted() -> None:
+    assert used(scans(20))["scans"] == PROGRESSIVE.count(b"\xff\xda") + 20 < MAX_SCANS
+    assert used(scans(20))["pixels_of_scans"] == 64 * 64 * used(scans(20))["scans"]
+    assert used(with_chunks(chunk(b"abCd") * 7))["parts"] == used(with_chunks())["parts"] + 7
+    assert used(tiff())["tags"] == len(GREY)
+    assert used(tiff({273: (273, 4, 1, 8)}))["strips"] == 1
+    assert used(gif_with(b"!\xfe\5abcde\0" * 9))["bytes_of_metadata"] == 45
+    assert used(j2k(layers=5))["packets"] == 5 * used(j2k())["packets"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(saved(RGB, format) for format in ("png", "jpeg", "webp", "tiff", "bmp", "jpeg2000")),
+        *(saved(RGB, "tiff", compression="tiff_lzw"), saved(PALETTE, "gif"), PROGRESSIVE),
+        saved(
+            PIL.Image.fromarray(noise(2000, 3000, 3)),
+            "jpeg",
+            progressive=True,
+            restart_marker_rows=1,
+        ),
+        saved(PIL.Image.fromarray(noise(1000, 1000, 3)), "png"),
+        saved(PIL.Image.fromarray(noise(1000, 1000, 3)), "jpeg2000", tile_size=(128, 128)),
+    ],
+)
+def test_real_pictures_are_far_from_the_limits(content: bytes) -> None:
+    budget = budget_of(len(content))
+    assert count_pictures(Source(content), budget) == 1
+    file = CountedFile(Source(content), budget)
+    with PIL.Image.open(file) as picture:  # type: ignore[arg-type]
+        picture.load()
+    for what, count in budget.used.items():
+        assert count <= 0.2 * budget.limits[what] + 1, what
+
+
+def test_a_walk_reads_no_more_than_the_file() -> None:
+    """Whatever the file says; else the walk itself would be the attack."""
+
+    class Counted(Source):
+        total = 0
+
+        def read(self, count: int, offset: int = 0) -> bytes | memoryview:
+            self.total += count
+            return super().read(count, offset)
+
+    contents = [b"\xff\xd8\xff" + b"\xff\x01" * 500_000, b"\xff\xd8\xff" + b"\xff" * 1_000_000]
+    contents += [with_chunks(chunk(b"abCd") * 20_000), gif_with(b"!\xfe\1a\0" * 15_000)]
+    for content in contents:
+        source = Counted(content)
+        count_pictures(source, budget_of(len(content)))
+        assert source.total < 2 * len(content) + 100_000
+
+
+def test_pixels_are_converted_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pixels are those of the whole, turned and reduced at once."""
+    wide = noise(300, 500, 3)
+    options = {"exif": PIL.Image.Exif()}
+    for orientation in range(1, 9):
+        options["exif"][0x0112] = orientation
+        content = saved(PIL.Image.fromarray(wide), "png", **options)
+        whole = read_photo(content, 32, 3, crop=(20, 30, 260, 170)).pixels
+        with monkeypatch.context() as patch:
+            patch.setattr("sg2cli.photos.STRIP", 260 * 7)
+            assert (read_photo(content, 32, 3, crop=(20, 30, 260, 170)).pixels == whole).all()
+    assert STRIP < 1 << 24
+
+
+def test_several_pictures_of_an_avif_are_refused() -> None:
+    frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "green")]
+    content = saved(frames[0], "avif", save_all=True, append_images=frames[1:])
+    with pytest.raises(Sg2Error, match="several pictures"):
+        read_photo(content, 32, 3)
+
+
+def test_a_part_that_is_too_large_is_not_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.avif"
+    path.write_bytes(saved(RGB, "avif"))
+    with path.open("rb+") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(Sg2Error, match="more than 268,435,456 bytes of itself at once"):
+        read_photo(path, 32, 3)
+
+
+def test_limits_are_told() -> None:
+    budget = budget_of(0)
+    with pytest.raises(LimitExceeded, match=f"more than {MAX_PARTS:,} parts"):
+        budget.charge("parts", MAX_PARTS + 1)
+    with pytest.raises(LimitExceeded, match=f"more than {MAX_TAGS:,} tags"):
+        budget.charge("tags", MAX_TAGS + 1)
