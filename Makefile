@@ -12,7 +12,7 @@ demo: .venv/installed  ## 32 pictures and a sheet of them in out/
 
 # A process for each core, of one thread each: torch's own threads gain little on small pictures.
 # Each takes a GiB of memory, so there are four at most.
-WORKERS = $(shell $(BIN)/python -c 'from sg2cli import cores; print(min(4, cores.available()))')
+WORKERS = $(shell $(BIN)/python -c 'from sg2cli import devices; print(min(4, devices.available_cores()))')
 PARALLEL = --numprocesses $(WORKERS) --dist worksteal
 
 test: .venv/installed-dev  ## all tests
@@ -22,7 +22,7 @@ test: .venv/installed-dev  ## all tests
 test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W ignore $(PARALLEL) \
 		tests/test_checkpoints.py tests/test_conv2d.py tests/test_directions.py \
-		tests/test_downloads.py tests/test_hostile_servers.py \
+		tests/storage/test_downloads.py tests/storage/test_hostile_servers.py \
 		tests/test_films.py tests/test_images.py tests/test_latents.py tests/test_photos.py \
 		tests/test_walks.py tests/cli/test_doctor.py tests/cli/test_edit.py tests/cli/test_hostile.py \
 		tests/cli/test_info.py tests/cli/test_interpolate.py tests/cli/test_main.py \

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from textbook import Textbook
 from torch import Tensor
 
-from sg2cli import checkpoints, cores, devices
+from sg2cli import checkpoints, devices
 from sg2cli.generator import Generator
 from sg2cli.inversion.losses import LPIPS
 
@@ -104,7 +104,7 @@ def work(who: str, name: str, batch: int, projects: bool) -> Callable[[], object
         devices.resolve("cpu")
         synthesis: Callable[..., Tensor] = G.synthesis
     else:
-        torch.set_num_threads(min(torch.get_num_threads(), cores.available()))
+        torch.set_num_threads(min(torch.get_num_threads(), devices.available_cores()))
         synthesis = Textbook(G.config, G.state_dict())
     del G
     if not projects:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.budget import MAX_CHECKPOINT, MAX_DIRECTIONS, LimitExceeded
 from sg2cli.checkpoints.arrays import StoredTensor, read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
-from sg2cli.files import kind, new_file, user_path
 from sg2cli.latent_files import reading_of
 from sg2cli.latents import class_vectors
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, read_arrays
+from sg2cli.storage.atomic import new_file
+from sg2cli.storage.budget import MAX_CHECKPOINT, MAX_DIRECTIONS, LimitExceeded
+from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import read_bytes
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sg2cli.budget import MAX_PIXELS, MAX_PIXELS_IN_PYTHON, MAX_SIDE, Budget, LimitExceeded
 from sg2cli.image_structure import TIFF_SIZES, budget_of, check_pixels, count_pictures
+from sg2cli.storage.budget import MAX_PIXELS, MAX_PIXELS_IN_PYTHON, MAX_SIDE, Budget, LimitExceeded
 from sg2cli.storage.reading import CountedFile, Source
 
 BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)

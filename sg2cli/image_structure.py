@@ -11,7 +11,7 @@ import re
 import struct
 from typing import Any
 
-from sg2cli.budget import (
+from sg2cli.storage.budget import (
     MAX_CODE_BLOCKS,
     MAX_METADATA,
     MAX_PACKETS,

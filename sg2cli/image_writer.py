@@ -9,9 +9,9 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sg2cli import cores
-from sg2cli.files import NameTaken, new_file
+from sg2cli import devices
 from sg2cli.images import FORMATS, encode, is_kept
+from sg2cli.storage.atomic import NameTaken, new_file
 
 if TYPE_CHECKING:
     from sg2cli.images import Image
@@ -51,7 +51,7 @@ class ImageWriter:
         self._threads: list[threading.Thread] = []
         # One is enough to keep up with a CPU; a GPU may outrun it. They are started now, as later
         # there may be no memory for a thread. Where none can be started, `put` does the work.
-        for _ in range(max(1, min(4, cores.available()))):
+        for _ in range(max(1, min(4, devices.available_cores()))):
             thread = threading.Thread(target=self._serve, name="write", daemon=True)
             try:
                 thread.start()

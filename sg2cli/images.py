@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import kind
 from sg2cli.image_files import BAD_PICTURES, opened
 from sg2cli.provenance import (
     DESCRIPTION,
@@ -31,6 +30,7 @@ from sg2cli.provenance import (
     png_text,
     same_settings,
 )
+from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.files import new_file, safetensors_header
 from sg2cli.provenance import HASH_KEY, PLACEHOLDER, payload_sha256
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray, names_of, read_arrays
+from sg2cli.storage.atomic import new_file
+from sg2cli.storage.safetensors import safetensors_header
 
 if TYPE_CHECKING:
     from sg2cli.storage.array_files import Array as Array

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sg2cli.budget import MAX_PIPE
 from sg2cli.errors import Sg2Error, UsageError, brief
-from sg2cli.files import kind, user_path
 from sg2cli.latent_files import SUFFIXES, fit, fit_noise, read_latents, reading_of
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray
+from sg2cli.storage.budget import MAX_PIPE
+from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import read_stream
 
 if TYPE_CHECKING:

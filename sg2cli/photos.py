@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sg2cli.budget import MAX_PIXELS
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.image_files import BAD_PICTURES, opened
+from sg2cli.storage.budget import MAX_PIXELS
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:

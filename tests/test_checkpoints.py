@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from test_generator import NETWORKS
 
 from sg2cli import checkpoints
-from sg2cli.budget import MAX_SMALL_FILE
 from sg2cli.checkpoints import Network, find_network, load_generator, save_generator
 from sg2cli.checkpoints.base import config_fields, expected_shapes
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError
-from sg2cli.files import sha256
-from sg2cli.storage.safetensors_reader import SafetensorsFile
+from sg2cli.storage.budget import MAX_SMALL_FILE
+from sg2cli.storage.reading import sha256
+from sg2cli.storage.safetensors import SafetensorsFile
 
 
 @pytest.fixture

@@ -27,13 +27,13 @@ from networks import GOLDEN, random_generator
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sg2cli.budget import LimitExceeded
 from sg2cli.checkpoints import Network, ada_pickle, foreign, rosinality, save_generator
 from sg2cli.checkpoints.arrays import read_torch
 from sg2cli.checkpoints.foreign import PICKLES, convert, read_foreign, to_generator
 from sg2cli.checkpoints.unpickle import budget_for, load
 from sg2cli.errors import CheckpointError, Sg2Error
 from sg2cli.latents import seed_to_z, truncate
+from sg2cli.storage.budget import LimitExceeded
 
 FORMATS = GOLDEN / "formats"
 SAMPLES = sorted(p for p in FORMATS.glob("*.p*") if "unsupported" not in p.name)
@@ -350,7 +350,7 @@ HOSTILE: dict[str, bytes] = {
     "webbrowser": dumps(Call("webbrowser", "open", "file:///canary")),
     "code": dumps(Call("types", "CodeType")),
     "dotted": dumps(Call("collections", "OrderedDict.__init__.__globals__")),
-    "sg2's own": dumps(Call("sg2cli.files", "make_folder", "canary")),
+    "sg2's own": dumps(Call("sg2cli.storage.atomic", "make_folder", "canary")),
     "setstate": dumps(OrderedDict())[:-1] + b"}U\x0c__setstate__cos\nsystem\nsbU\x0ctouch canaryb.",
     "build of a class": b"\x80\x02cdnnlib.tflib.network\nNetwork\n}U\x05statecos\nsystem\nsb.",
     "slots of a class": (b"\x80\x02cdnnlib.tflib.network\nNetwork\n\x4e}U\x05stateU\x01xs\x86b."),

@@ -33,9 +33,9 @@ from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Run, spread_of_w
 from sg2cli.latents import open_latents, parse_latents, to_ws
-from sg2cli.ownership import OwnedFolder
 from sg2cli.photos import Photo, read_photo
 from sg2cli.settings import ProjectSettings
+from sg2cli.storage.ownership import OwnedFolder
 
 CASES = settings(
     max_examples=int(os.environ.get("FUZZ", 1000)) // 50,

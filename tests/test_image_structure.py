@@ -14,10 +14,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sg2cli.budget import MAX_PARTS, MAX_SCANS, MAX_TAGS, LimitExceeded
 from sg2cli.errors import Sg2Error
 from sg2cli.image_structure import budget_of, count_pictures
 from sg2cli.photos import STRIP, read_photo
+from sg2cli.storage.budget import MAX_PARTS, MAX_SCANS, MAX_TAGS, LimitExceeded
 from sg2cli.storage.reading import CountedFile, Source
 
 

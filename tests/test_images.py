@@ -14,8 +14,8 @@ import torch
 
 from sg2cli import images
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import new_file
 from sg2cli.provenance import HASH_KEY, is_unchanged
+from sg2cli.storage.atomic import new_file
 
 RNG = np.random.RandomState(0)
 SIZE = (8, 8)

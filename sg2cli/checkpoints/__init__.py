@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sg2cli.checkpoints.safetensors_file import Network, is_ours, save_generator
 from sg2cli.errors import CheckpointError, UsageError, brief
-from sg2cli.files import kind, user_path
+from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator

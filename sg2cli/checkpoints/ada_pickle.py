@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sg2cli.budget import Budget
 from sg2cli.checkpoints.arrays import NUMPY, TORCH, StoredArray, StoredTensor, storage
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
 from sg2cli.checkpoints.unpickle import Attributes, Module, Nested, Opaque, plain
 from sg2cli.errors import CheckpointError
+from sg2cli.storage.budget import Budget
 
 GLOBALS: dict[str, object] = {
     **NUMPY,

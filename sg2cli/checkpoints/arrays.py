@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.budget import Budget, LimitExceeded
 from sg2cli.checkpoints.unpickle import (
     Attributes,
     Inert,
@@ -20,6 +19,7 @@ from sg2cli.checkpoints.unpickle import (
     plain,
 )
 from sg2cli.errors import CheckpointError, brief
+from sg2cli.storage.budget import Budget, LimitExceeded
 from sg2cli.storage.reading import Source
 from sg2cli.storage.zip_reader import STORED, BadArchive, ZipFile, is_zip
 

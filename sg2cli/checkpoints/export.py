@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.errors import UsageError
-from sg2cli.files import new_file
 from sg2cli.settings import GeneratorConfig
+from sg2cli.storage.atomic import new_file
 
 if TYPE_CHECKING:
     from torch import Tensor

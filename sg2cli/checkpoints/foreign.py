@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.budget import MAX_CHECKPOINT, Budget, LimitExceeded
 from sg2cli.checkpoints import ada_pickle, rosinality, tf_pickle
 from sg2cli.checkpoints.arrays import read_torch
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_finite, check_shapes, read_config
 from sg2cli.checkpoints.safetensors_file import Network, write_generator
 from sg2cli.checkpoints.unpickle import budget_for, load
 from sg2cli.errors import CheckpointError, Sg2Error, reason
-from sg2cli.files import new_file
+from sg2cli.storage.atomic import new_file
+from sg2cli.storage.budget import MAX_CHECKPOINT, Budget, LimitExceeded
 from sg2cli.storage.reading import read_bytes
-from sg2cli.storage.safetensors_reader import SafetensorsFile
+from sg2cli.storage.safetensors import SafetensorsFile
 from sg2cli.storage.zip_reader import is_zip
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sg2cli.budget import Budget
 from sg2cli.checkpoints.arrays import NUMPY, StoredTensor
 from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
 from sg2cli.checkpoints.unpickle import Opaque
 from sg2cli.errors import CheckpointError
+from sg2cli.storage.budget import Budget
 
 GLOBALS: dict[str, object] = {
     **NUMPY,

@@ -21,10 +21,10 @@ from sg2cli.checkpoints.base import (
     taps_of,
 )
 from sg2cli.errors import CheckpointError, reason
-from sg2cli.files import new_file, safetensors_header, sha256
 from sg2cli.settings import GeneratorConfig
-from sg2cli.storage.reading import open_file
-from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
+from sg2cli.storage.atomic import new_file
+from sg2cli.storage.reading import open_file, sha256
+from sg2cli.storage.safetensors import SafetensorsFile, safetensors_header, sg2_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor

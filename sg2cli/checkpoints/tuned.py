@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from sg2cli.checkpoints.base import is_finite
 from sg2cli.checkpoints.safetensors_file import TUNED, Network
 from sg2cli.errors import CheckpointError, UsageError, reason
-from sg2cli.files import kind, new_file
-from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
+from sg2cli.storage.atomic import new_file
+from sg2cli.storage.paths import kind
+from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,8 @@ import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from sg2cli.budget import MAX_FILTERS, MAX_OPCODES, MAX_TENSORS, MIB, Budget, LimitExceeded
 from sg2cli.errors import CheckpointError
+from sg2cli.storage.budget import MAX_FILTERS, MAX_OPCODES, MAX_TENSORS, MIB, Budget, LimitExceeded
 
 MAX_TEXT = 1000  # characters of a name or a setting
 MAX_NUMBER = 1 << 60  # below the prime by whose multiples numbers may differ and have one hash

@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sg2cli.budget import MAX_PIPE
 from sg2cli.checkpoints import tuned
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.files import check_folder, is_there, kind, lock, user_path
-from sg2cli.ownership import OWN, OwnedFolder
 from sg2cli.photos import PHOTO_SUFFIXES
+from sg2cli.storage.atomic import check_folder, lock
+from sg2cli.storage.budget import MAX_PIPE
+from sg2cli.storage.ownership import OWN, OwnedFolder
+from sg2cli.storage.paths import is_there, kind, user_path
 from sg2cli.storage.reading import read_stream
-from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
+from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 LATENT, SNAPSHOT, TUNING = "projected.safetensors", "snapshot.safetensors", "tuning.safetensors"
 TUNED, SUMMARY = "tuned.safetensors", "summary.csv"

@@ -13,9 +13,10 @@ from sg2cli.cli.pictures import FOREIGN, Pictures, check_choice
 from sg2cli.cli.session import Session
 from sg2cli.cli.sheets import Cell, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import check_file, kind, make_folder, new_file, user_path
 from sg2cli.films import SUFFIXES, check_film, write_film
 from sg2cli.images import FORMATS
+from sg2cli.storage.atomic import check_file, make_folder, new_file
+from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
     from sg2cli.images import Image

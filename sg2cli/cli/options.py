@@ -13,9 +13,9 @@ from click.shell_completion import CompletionItem
 
 from sg2cli import checkpoints, latents
 from sg2cli.errors import brief
-from sg2cli.files import user_path
 from sg2cli.latent_files import SUFFIXES
 from sg2cli.settings import NOISE_MODES, PRECISIONS
+from sg2cli.storage.paths import user_path
 from sg2cli.styles import parse_styles
 
 MAX_FACTOR = 1e6  # that a latent is multiplied by; far beyond, float32 overflows

@@ -21,7 +21,6 @@ from sg2cli.checkpoints.tuned import encode_differences, open_tuned
 from sg2cli.cli.albums import SNAPSHOT, TUNED, TUNING, Album, Entry
 from sg2cli.cli.console import Console
 from sg2cli.errors import Sg2Error, is_out_of_memory
-from sg2cli.files import is_there, new_file, sha256
 from sg2cli.films import write_film
 from sg2cli.images import encode, read_image, to_images
 from sg2cli.inversion import results, snapshots
@@ -29,9 +28,12 @@ from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.latents import to_ws
-from sg2cli.ownership import OwnedFolder
 from sg2cli.photos import Photo
 from sg2cli.settings import ProjectSettings, TuneSettings
+from sg2cli.storage.atomic import new_file
+from sg2cli.storage.ownership import OwnedFolder
+from sg2cli.storage.paths import is_there
+from sg2cli.storage.reading import sha256
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sg2cli import checkpoints
-from sg2cli.budget import MAX_PIPED_CHECKPOINT
 from sg2cli.errors import (
     CheckpointError,
     Sg2Error,
@@ -18,7 +17,8 @@ from sg2cli.errors import (
     brief,
     reason,
 )
-from sg2cli.files import kind, user_path
+from sg2cli.storage.budget import MAX_PIPED_CHECKPOINT
+from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import BLOCK, open_file, too_large
 
 START = 16

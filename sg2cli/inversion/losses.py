@@ -17,7 +17,7 @@ from sg2cli.errors import Sg2Error
 from sg2cli.ops.conv2d import conv3x3
 from sg2cli.ops.unit_distance import unit_distance
 from sg2cli.settings import LpipsNet
-from sg2cli.storage.safetensors_reader import SafetensorsFile
+from sg2cli.storage.safetensors import SafetensorsFile
 
 Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w]
 

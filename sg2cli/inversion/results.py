@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from sg2cli.errors import Sg2Error
-from sg2cli.files import is_there
 from sg2cli.images import Sheet, column_header, encode
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Spread
 from sg2cli.latent_files import Stream, inspect, write_latents
 from sg2cli.latents import LatentFile, open_latents
-from sg2cli.ownership import OwnedFolder
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling import Point, render
+from sg2cli.storage.ownership import OwnedFolder
+from sg2cli.storage.paths import is_there
 
 if TYPE_CHECKING:
     from torch import Tensor

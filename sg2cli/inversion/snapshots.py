@@ -17,11 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error, reason
-from sg2cli.files import is_there, new_file
 from sg2cli.inversion.project import Projection, Record, Run, State
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.provenance import same_settings
-from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
+from sg2cli.storage.atomic import new_file
+from sg2cli.storage.paths import is_there
+from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 EVERY = 30.0  # seconds
 COUNTS = ("step", "scored_at", "searches", "began_at")  # whole numbers of a State

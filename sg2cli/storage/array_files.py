@@ -17,15 +17,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.budget import (
-    MAX_DIMENSIONS,
-    MAX_RATIO,
-    MAX_UNPACKED,
-    LimitExceeded,
-)
 from sg2cli.errors import brief
+from sg2cli.storage.budget import MAX_DIMENSIONS, MAX_RATIO, MAX_UNPACKED, LimitExceeded
 from sg2cli.storage.reading import Source
-from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
+from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 from sg2cli.storage.zip_reader import ZipFile, is_zip
 
 if TYPE_CHECKING:

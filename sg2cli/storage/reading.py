@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from sg2cli.budget import MAX_PIPE, MAX_READ_AT_ONCE, MAX_SMALL_FILE, Budget, LimitExceeded
+from sg2cli.storage.budget import MAX_PIPE, MAX_READ_AT_ONCE, MAX_SMALL_FILE, Budget, LimitExceeded
 
 BLOCK = 1 << 20
 KINDS = {
@@ -206,3 +206,17 @@ class CountedFile(io.BufferedIOBase):
 
     def seekable(self) -> bool:
         return True
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return content_sha256(file)
+
+
+def content_sha256(file: BinaryIO) -> str:
+    """Of what is left to read of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

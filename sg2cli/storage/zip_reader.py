@@ -10,8 +10,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from sg2cli.budget import MAX_DIRECTORY, MAX_MEMBERS, Budget, LimitExceeded
 from sg2cli.errors import brief
+from sg2cli.storage.budget import MAX_DIRECTORY, MAX_MEMBERS, Budget, LimitExceeded
 from sg2cli.storage.reading import Source
 
 END = struct.Struct("<4s4H2IH")  # of the central directory

@@ -21,10 +21,11 @@ from networks import random_generator
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sg2cli import checkpoints, files
+from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
 from sg2cli.inversion import project as inversion
 from sg2cli.inversion import results, snapshots
+from sg2cli.storage import atomic
 
 FILES = ["history.csv", "loss.png", "target.png", "projected.png", "compare.png"]
 LATENT = "projected.safetensors"
@@ -634,7 +635,7 @@ def test_tuned_networks_of_others_are_spared(sg2: Any, net: Path) -> None:
 def test_leftovers_of_a_killed_run_are_removed(sg2: Any, net: Path) -> None:
     photo("me.png")
     Path("o/me").mkdir(parents=True)
-    leftover, file = files._temporary(Path("o/me"))
+    leftover, file = atomic._temporary(Path("o/me"))
     file.write(b"half a file")
     file.close()
     assert sg2("project", "me.png", "-n", net, "--steps", 1, "--out", "o").code == 0

@@ -25,9 +25,10 @@ import torch
 from conftest import SG2, one_line
 from networks import GOLDEN, random_generator
 
-from sg2cli import checkpoints, files
-from sg2cli.files import NameTaken, make_folder, new_file
+from sg2cli import checkpoints
 from sg2cli.ops import styled_conv
+from sg2cli.storage import atomic
+from sg2cli.storage.atomic import NameTaken, make_folder, new_file
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_conversion_that_is_stopped(in_tmp: Path, kind: int, code: int) -> Non
 
 def test_what_a_killed_run_left_is_cleaned(tmp_path: Path) -> None:
     """And nothing else: not what another process, or this one, is writing."""
-    (dead, left), (alive, file) = (files._temporary(tmp_path) for _ in range(2))
+    (dead, left), (alive, file) = (atomic._temporary(tmp_path) for _ in range(2))
     left.close()
     theirs = tmp_path / ".sg2-4567.tmp"
     theirs.write_text("of the user")

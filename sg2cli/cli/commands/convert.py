@@ -15,9 +15,10 @@ from sg2cli.checkpoints.tuned import open_tuned
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk, told_of
-from sg2cli.downloads import Download, download
 from sg2cli.errors import Sg2Error, UsageError, brief, is_address, public
-from sg2cli.files import check_file, kind, make_folder, user_path
+from sg2cli.storage.atomic import check_file, make_folder
+from sg2cli.storage.downloads import Download, download
+from sg2cli.storage.paths import kind, user_path
 
 
 @click.command()

@@ -18,9 +18,9 @@ from sg2cli.cli.options import (
     quiet_option,
 )
 from sg2cli.cli.session import Session
-from sg2cli.files import check_file, make_folder
 from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
+from sg2cli.storage.atomic import check_file, make_folder
 from sg2cli.styles import Styles, style_rows
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import click
 
-from sg2cli import __version__, checkpoints, cores, devices
+from sg2cli import __version__, checkpoints, devices
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import json_option, network_options
 from sg2cli.errors import Sg2Error
-from sg2cli.files import sha256
 from sg2cli.settings import LpipsNet, Precision
+from sg2cli.storage.reading import sha256
 
 
 @click.command()
@@ -131,7 +131,7 @@ def _threads(device: str) -> str:
     import torch
 
     devices.resolve("cpu")
-    host, own = os.cpu_count() or 1, cores.available()
+    host, own = os.cpu_count() or 1, devices.available_cores()
     share = "" if own == host else f", of {host} in this machine"
     variables = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
     told = ", ".join(variables) or "none of " + ", ".join(THREAD_VARIABLES) + " is set"

@@ -28,10 +28,11 @@ from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.files import NameTaken, check_folder, is_there, make_folder
 from sg2cli.latent_files import inspect, save_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.settings import DrawSettings, Precision
+from sg2cli.storage.atomic import NameTaken, check_folder, make_folder
+from sg2cli.storage.paths import is_there
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator

@@ -24,11 +24,11 @@ from sg2cli.cli.options import (
     sources_option,
 )
 from sg2cli.errors import UsageError, brief
-from sg2cli.files import kind, user_path
 from sg2cli.latents import LatentFile, open_latents
 from sg2cli.photos import Crop, read_photo
 from sg2cli.sampling import check_settings
 from sg2cli.settings import LPIPS_NETS, PRESETS, SPACES, DrawSettings, Precision, TuneSettings
+from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
     from sg2cli.cli.projections import Job

@@ -17,8 +17,8 @@ from networks import random_generator
 
 from sg2cli.checkpoints import Network
 from sg2cli.checkpoints.known import KNOWN
-from sg2cli.downloads import download
 from sg2cli.errors import Sg2Error
+from sg2cli.storage.downloads import download
 
 CONTENT = np.random.RandomState(0).bytes(1_000_000)
 

@@ -14,16 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sg2cli.errors import Sg2Error, reason
-from sg2cli.files import (
-    content_sha256,
-    is_there,
-    kind,
-    make_folder,
-    new_file,
-    sha256,
-    sweep,
-)
-from sg2cli.storage.safetensors_reader import unique
+from sg2cli.storage.atomic import make_folder, new_file, sweep
+from sg2cli.storage.paths import is_there, kind
+from sg2cli.storage.reading import content_sha256, sha256
+from sg2cli.storage.safetensors import unique
 
 OWN = ".sg2"
 MANIFEST = "manifest.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sg2cli.errors import Sg2Error
-from sg2cli.ownership import OwnedFolder
+from sg2cli.storage.ownership import OwnedFolder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

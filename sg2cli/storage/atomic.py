@@ -2,84 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import math
 import os
 import re
 import secrets
 import stat
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO
 
-from sg2cli.errors import Sg2Error, UsageError, is_address, public, reason
+from sg2cli.errors import Sg2Error, reason
+from sg2cli.storage.paths import is_there, kind, refuse_special
 
 TEMPORARY = re.compile(r"\.sg2-([0-9a-f]{16})-([0-9a-f]{8})\.tmp")
 SKIPPABLE = (".png", ".jpg", ".jpeg", ".webp")  # files that say what made them
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return content_sha256(file)
-
-
-def content_sha256(file: BinaryIO) -> str:
-    """Of what is left to read of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def user_path(text: str) -> Path:
-    """A path as typed, with ~ for a home; one that is nobody's home stays as it is.
-
-    UsageError for an address: as a path it would lose a slash, and be shown with its password.
-    """
-    if is_address(text):
-        raise UsageError(f"{public(text)} is not a path: only sg2 convert reads from the web")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
-
-
-def kind(path: Path) -> Literal["file", "folder", "other", "nothing"]:
-    """What is there under a name; a link that leads nowhere is "other", as its name is taken.
-
-    Sg2Error when a folder on the way may not be searched.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "other" if path.is_symlink() else "nothing"
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
-            return "nothing"  # no file can have such a name
-        raise Sg2Error(f"cannot look for {path}: {reason(error)}") from error
-    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
-
-
-def is_there(path: Path) -> bool:
-    """Whether an output exists; Sg2Error where its name belongs to something that is no file."""
-    what = kind(path)
-    if what == "folder":
-        raise Sg2Error(f"{path} is a folder: give the name of a file")
-    refuse_special(path)
-    return what != "nothing"
-
-
-def refuse_special(path: Path) -> None:
-    """Sg2Error for a FIFO, socket or device: to open or replace one blocks, or breaks something."""
-    if kind(path) == "other" and path.exists():  # else it is a broken link
-        mode = path.stat().st_mode
-        what = "FIFO" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
-        raise Sg2Error(f"{path} is a {what}, not a regular file: give another name")
 
 
 def make_folder(folder: Path) -> None:
@@ -237,20 +174,3 @@ def _link(temporary: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(path) from None
         temporary.rename(path)
-
-
-def safetensors_header(shapes: Mapping[str, tuple[int, ...]], made_by: Mapping[str, Any]) -> bytes:
-    """What stands before the numbers, float32 in the order of the names, of a .safetensors.
-
-    The library writes files that are in memory as a whole; so they can be written as they come.
-    The format: the header's length, and JSON filled up with spaces to a multiple of 8.
-    """
-    fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(made_by)}}
-    start = 0
-    for name, shape in shapes.items():
-        end = start + 4 * math.prod(shape)
-        fields[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-        start = end
-    header = json.dumps(fields).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sg2cli import cores, devices
+from sg2cli import devices
 
 # /proc/self/cgroup, files under /sys/fs/cgroup, cores of 16.
 GROUPS: dict[str, tuple[str, dict[str, str], int]] = {
@@ -56,13 +56,13 @@ def test_quotas(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
-    assert cores.available(tmp_path / "cgroup", tmp_path / "sys") == expected
+    assert devices.available_cores(tmp_path / "cgroup", tmp_path / "sys") == expected
 
 
 def test_no_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
-    assert cores.available(tmp_path / "no-such", tmp_path) == 5
+    assert devices.available_cores(tmp_path / "no-such", tmp_path) == 5
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
@@ -86,6 +86,6 @@ def test_threads_asked_for(asked: str | None, used: int, monkeypatch: pytest.Mon
     chosen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: int(asked or 16))
-    monkeypatch.setattr(cores, "available", lambda: 3)
+    monkeypatch.setattr(devices, "available_cores", lambda: 3)
     devices.resolve("cpu")
     assert chosen == [used]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.errors import Sg2Error, UsageError, public, reason, redact_addresses
-from sg2cli.partial_files import PartialFile, Version, version_of
+from sg2cli.storage.partial_files import PartialFile, Version, version_of
 
 if TYPE_CHECKING:
     import httpx

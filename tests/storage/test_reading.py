@@ -23,10 +23,10 @@ from networks import GOLDEN, random_generator
 from safetensors.torch import save, save_file
 
 import sg2cli
-from sg2cli.budget import MAX_SMALL_FILE, Budget, LimitExceeded
 from sg2cli.checkpoints import save_generator
+from sg2cli.storage.budget import MAX_SMALL_FILE, Budget, LimitExceeded
 from sg2cli.storage.reading import CountedFile, Source, open_file, read_bytes, read_stream
-from sg2cli.storage.safetensors_reader import SafetensorsFile
+from sg2cli.storage.safetensors import SafetensorsFile
 
 NETWORK = GOLDEN / "gray-16.weights.safetensors"
 

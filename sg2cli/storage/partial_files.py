@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sg2cli.errors import Sg2Error
-from sg2cli.files import lock, new_file
+from sg2cli.storage.atomic import lock, new_file
 
 SUFFIX, NOTE_SUFFIX = ".part", ".json"
 MAX_NOTE = 4096  # bytes

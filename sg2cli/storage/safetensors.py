@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.budget import MAX_DIMENSIONS, MAX_HEADER, MAX_TENSORS, Budget, LimitExceeded
 from sg2cli.errors import brief
+from sg2cli.storage.budget import MAX_DIMENSIONS, MAX_HEADER, MAX_TENSORS, Budget, LimitExceeded
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
@@ -209,3 +209,22 @@ def sg2_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("its sg2 metadata are not a JSON object")
     return found
+
+
+def safetensors_header(
+    shapes: Mapping[str, tuple[int, ...]], provenance: Mapping[str, Any]
+) -> bytes:
+    """What stands before the numbers, float32 in the order of the names, of a .safetensors.
+
+    The library writes files that are in memory as a whole; so they can be written as they come.
+    The format: the header's length, and JSON filled up with spaces to a multiple of 8.
+    """
+    fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(provenance)}}
+    start = 0
+    for name, shape in shapes.items():
+        end = start + 4 * math.prod(shape)
+        fields[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        start = end
+    header = json.dumps(fields).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header

@@ -23,10 +23,10 @@ from conftest import SG2
 from foreign_files import write_ada
 from networks import random_generator
 
-from sg2cli import downloads, partial_files
-from sg2cli.downloads import download
 from sg2cli.errors import Sg2Error
-from sg2cli.partial_files import PartialFile, Version
+from sg2cli.storage import downloads, partial_files
+from sg2cli.storage.downloads import download
+from sg2cli.storage.partial_files import PartialFile, Version
 
 CONTENT = np.random.RandomState(0).bytes(400_000)
 HALF = 200_000

@@ -57,7 +57,7 @@ class Budget:
 
     >>> Budget(scans=100).charge("scans", 3000)
     Traceback (most recent call last):
-    sg2cli.budget.LimitExceeded: it has more than 100 scans
+    sg2cli.storage.budget.LimitExceeded: it has more than 100 scans
     """
 
     def __init__(self, **limits: int) -> None:
