@@ -23,7 +23,7 @@ test-oldest: .venv-oldest/installed  ## what depends on other packages, with the
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W ignore $(PARALLEL) \
 		tests/test_checkpoints.py tests/test_conv2d.py tests/test_directions.py \
 		tests/storage/test_downloads.py tests/storage/test_hostile_servers.py \
-		tests/test_films.py tests/test_images.py tests/test_latents.py tests/test_photos.py \
+		tests/images tests/test_latents.py \
 		tests/test_walks.py tests/cli/test_doctor.py tests/cli/test_edit.py tests/cli/test_hostile.py \
 		tests/cli/test_info.py tests/cli/test_interpolate.py tests/cli/test_main.py \
 		tests/cli/test_truncate.py tests/cli/test_reliability.py::test_no_command_connects \

@@ -27,15 +27,15 @@ from torch import Tensor
 from sg2cli import checkpoints
 from sg2cli.directions import find_direction
 from sg2cli.generator import Generator
-from sg2cli.images import encode
+from sg2cli.images.codecs import encode
+from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, spread_of_w
 from sg2cli.inversion.results import Judge, redraw
 from sg2cli.latents import seed_to_z
-from sg2cli.photos import Photo, read_photo
 
 if TYPE_CHECKING:
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
 
 OUT = Path("out/inversion")
 DOC = Path("docs/inversion.md")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sg2cli import __version__, devices
 from sg2cli.errors import Sg2Error, UsageError, is_out_of_memory
-from sg2cli.images import to_images
+from sg2cli.images.pixels import to_images
 from sg2cli.latent_files import Stream
 from sg2cli.latents import Latent, LatentList, to_ws
 from sg2cli.settings import DrawSettings, GeneratorConfig, NoiseMode
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator, Noise
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
     from sg2cli.latent_files import Array
 
 

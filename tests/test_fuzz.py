@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from networks import random_generator
 from safetensors.torch import save
 
-from sg2cli import checkpoints, images
+from sg2cli import checkpoints
 from sg2cli.checkpoints import tuned
 from sg2cli.checkpoints.tuned import open_tuned, save_differences
 from sg2cli.cli import options
@@ -29,11 +29,12 @@ from sg2cli.cli.commands import project
 from sg2cli.cli.commands.info import describe
 from sg2cli.directions import find_direction
 from sg2cli.errors import Sg2Error
+from sg2cli.images import codecs
+from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Run, spread_of_w
 from sg2cli.latents import open_latents, parse_latents, to_ws
-from sg2cli.photos import Photo, read_photo
 from sg2cli.settings import ProjectSettings
 from sg2cli.storage.ownership import OwnedFolder
 
@@ -231,7 +232,7 @@ READERS: dict[str, tuple[Content, Callable[[Path], object]]] = {
             ("gif", "GIF", "P", {}, lambda path: read_photo(path, 16, 3)),
             ("tiff", "TIFF", "RGB", {"compression": "tiff_lzw"}, lambda p: read_photo(p, 16, 3)),
             ("bmp", "BMP", "RGB", {}, lambda path: read_photo(path, 16, 3)),
-            ("ours.png", "PNG", "RGB", {}, images.inspect),
+            ("ours.png", "PNG", "RGB", {}, codecs.inspect_image),
             ("info.jpg", "JPEG", "RGB", {}, lambda path: describe(path, "a")),
         ]
     },

@@ -22,13 +22,13 @@ from torch import Tensor
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
 from sg2cli.generator import Generator
-from sg2cli.images import to_images
+from sg2cli.images.photos import Photo, read_photo
+from sg2cli.images.pixels import to_images
 from sg2cli.inversion import snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import WS, Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.ops import jit
-from sg2cli.photos import Photo, read_photo
 from sg2cli.settings import PRESETS, ProjectSettings, Restart, TuneSettings
 
 SHORT = ProjectSettings(steps=8)

@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sg2cli import images
 from sg2cli.errors import Sg2Error
+from sg2cli.images import codecs
 from sg2cli.latent_files import Stream, inspect, save_latents
 from sg2cli.provenance import HASH_KEY, is_unchanged, payload_sha256, same_settings
 
@@ -27,7 +27,7 @@ def image(channels: int = 3) -> Any:
 
 
 def written(path: Path, pixels: Any = None) -> bytes:
-    content = images.encode(image() if pixels is None else pixels, path.suffix[1:], PROVENANCE)
+    content = codecs.encode(image() if pixels is None else pixels, path.suffix[1:], PROVENANCE)
     path.write_bytes(content)
     return content
 
@@ -36,25 +36,25 @@ def written(path: Path, pixels: Any = None) -> bytes:
 def test_a_whole_file_is_kept(tmp_path: Path, format: str) -> None:
     path = tmp_path / f"a.{format}"
     written(path)
-    assert images.is_kept(path, PROVENANCE, SIZE)
+    assert codecs.is_kept(path, PROVENANCE, SIZE)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_hash_covers_the_data_and_not_the_provenance(tmp_path: Path, format: str) -> None:
     pixels = image()
     first, second = (
-        payload_sha256(io.BytesIO(images.encode(pixels, format, provenance)))
+        payload_sha256(io.BytesIO(codecs.encode(pixels, format, provenance)))
         for provenance in (PROVENANCE, {"b": "ü" * 50})
     )
     assert first == second
-    assert first != payload_sha256(io.BytesIO(images.encode(image(), format, PROVENANCE)))
+    assert first != payload_sha256(io.BytesIO(codecs.encode(image(), format, PROVENANCE)))
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_byte_of_the_image_data_counts(tmp_path: Path, format: str) -> None:
     path = tmp_path / f"a.{format}"
     content = written(path)
-    provenance = images.inspect(path)[2]
+    provenance = codecs.inspect_image(path)[2]
     assert provenance
     start = content.index(b'"payload_sha256"') + 100  # the image data follow the provenance
     start = start if format != "webp" else 40
@@ -88,7 +88,7 @@ def test_a_changed_file_is_not_kept(tmp_path: Path, format: str, damage: str) ->
         info.add_text("sg2", text)
         changed.save(path, **({"pnginfo": info} if format == "png" else {"exif": exif}))
     with pytest.raises(Sg2Error, match=f"a.{format} "):
-        images.is_kept(path, PROVENANCE, SIZE)
+        codecs.is_kept(path, PROVENANCE, SIZE)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -102,13 +102,13 @@ def test_files_of_older_versions_are_decoded(tmp_path: Path, format: str) -> Non
     exif[0x010E] = json.dumps(PROVENANCE)
     picture = PIL.Image.fromarray(image())
     picture.save(path, **({"pnginfo": info} if format == "png" else {"exif": exif}))
-    assert images.is_kept(path, PROVENANCE, SIZE)
+    assert codecs.is_kept(path, PROVENANCE, SIZE)
     with pytest.raises(Sg2Error, match="is 16x8 pixels instead of 8x8"):
-        images.is_kept(path, PROVENANCE, (8, 8))
+        codecs.is_kept(path, PROVENANCE, (8, 8))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(Sg2Error, match=f"a.{format} "):
-        images.is_kept(path, PROVENANCE, SIZE)
+        codecs.is_kept(path, PROVENANCE, SIZE)
 
 
 def test_latents_know_whether_they_were_changed(tmp_path: Path) -> None:

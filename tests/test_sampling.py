@@ -9,8 +9,9 @@ import pytest
 import torch
 from networks import random_generator, relative
 
-from sg2cli import checkpoints, images
+from sg2cli import checkpoints
 from sg2cli.errors import UsageError
+from sg2cli.images import pixels
 from sg2cli.latents import Latent, LatentList, SeedRange, open_latents, parse_latents, parse_seeds
 from sg2cli.sampling import check_settings, draw, locate, noise_of
 from sg2cli.settings import DrawSettings
@@ -53,7 +54,7 @@ def test_noise_modes_differ_and_random_noise_is_the_seeds() -> None:
 
 def test_the_picture_is_that_of_the_library_call() -> None:
     z = torch.from_numpy(np.random.RandomState(4).randn(1, 128).astype("f4"))
-    expected = images.to_images(AVATARS(z))[0]
+    expected = pixels.to_images(AVATARS(z))[0]
     np.testing.assert_array_equal(pictures("4")["seed0004"], expected)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from sg2cli.checkpoints import tuned
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
-from sg2cli.photos import PHOTO_SUFFIXES
+from sg2cli.images.photos import PHOTO_SUFFIXES
 from sg2cli.storage.atomic import check_folder, lock
 from sg2cli.storage.budget import MAX_PIPE
 from sg2cli.storage.ownership import OWN, OwnedFolder

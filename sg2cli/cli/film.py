@@ -13,13 +13,13 @@ from sg2cli.cli.pictures import FOREIGN, Pictures, check_choice
 from sg2cli.cli.session import Session
 from sg2cli.cli.sheets import Cell, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.films import SUFFIXES, check_film, write_film
-from sg2cli.images import FORMATS
+from sg2cli.images.codecs import FORMATS
+from sg2cli.images.video import SUFFIXES, check_video, write_video
 from sg2cli.storage.atomic import check_file, make_folder, new_file
 from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
     from sg2cli.sampling import Point
 
 fps_option = click.option(
@@ -83,7 +83,7 @@ class Film:
             return
         check_choice(overwrite, skip_existing)
         height, width, _ = session.shape
-        check_film(self.path, width, height, fps)
+        check_video(self.path, width, height, fps)
         if skip_existing and kind(self.path) == "file":
             raise Sg2Error(
                 f"{self.path} exists, and a film does not say what made it: "
@@ -121,7 +121,7 @@ class Film:
 
         try:
             with new_file(self.path, self.overwrite) as file:
-                write_film(file, self.path.suffix, images(), self.frames, self.fps)
+                write_video(file, self.path.suffix, images(), self.frames, self.fps)
         except (KeyboardInterrupt, Terminated):
             console.note(
                 f"stopped: {self.path} is not written, as a film is whole or not there; frames in "

@@ -12,13 +12,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.cli.console import Console, Terminated, counts, some_failed
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.image_writer import ImageWriter
-from sg2cli.images import FORMATS, encode, is_kept
+from sg2cli.images.codecs import FORMATS, encode, is_kept
+from sg2cli.images.writer import ImageWriter
 from sg2cli.storage.atomic import NameTaken, check_folder, make_folder, new_file
 from sg2cli.storage.paths import kind, refuse_special, user_path
 
 if TYPE_CHECKING:
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
 
 FOREIGN = {  # a user who writes these wants a file, not a folder of that name
     *(".bmp", ".gif", ".tif", ".tiff", ".tga", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif"),

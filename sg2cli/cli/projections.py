@@ -21,14 +21,15 @@ from sg2cli.checkpoints.tuned import encode_differences, open_tuned
 from sg2cli.cli.albums import SNAPSHOT, TUNED, TUNING, Album, Entry
 from sg2cli.cli.console import Console
 from sg2cli.errors import Sg2Error, is_out_of_memory
-from sg2cli.films import write_film
-from sg2cli.images import encode, read_image, to_images
+from sg2cli.images.codecs import encode, read_image
+from sg2cli.images.photos import Photo
+from sg2cli.images.pixels import to_images
+from sg2cli.images.video import write_video
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.latents import to_ws
-from sg2cli.photos import Photo
 from sg2cli.settings import ProjectSettings, TuneSettings
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.ownership import OwnedFolder
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from sg2cli.checkpoints import Network
     from sg2cli.generator import Generator
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
     from sg2cli.latents import Latent
 
 # Snapshots: of a batch in the folder of its first photo, of a tuning where its result goes.
@@ -348,7 +349,7 @@ class Projector:
         pairs = (np.hstack([target, frame]) for frame in (*drawn, image))
         name = f"film.{self.film}"
         with folder.new_file(name) as file:
-            write_film(file, f".{self.film}", pairs, len(drawn) + 1, fps=30)
+            write_video(file, f".{self.film}", pairs, len(drawn) + 1, fps=30)
         return folder.folder / name
 
     @contextmanager

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sg2cli.cli.pictures import Pictures
 from sg2cli.errors import Sg2Error
-from sg2cli.images import Sheet, read_image
+from sg2cli.images.codecs import read_image
+from sg2cli.images.grid import ImageGrid
 
 if TYPE_CHECKING:
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
 
 Source = TypeVar("Source")
 
@@ -66,12 +67,12 @@ def draw_cells(
     others are drawn all the same.
     """
     with ExitStack() as stack:
-        sheet: Sheet | None = None
+        sheet: ImageGrid | None = None
         size = layout.size(shape) if layout else (0, 0)
         if layout and not pictures.keeps("grid", layout.made_by, size):
             file = stack.enter_context(pictures.open("grid", layout.made_by, size))
             at = (layout.columns, layout.rows)
-            sheet = Sheet(file, pictures.format, *at, shape, layout.made_by, layout.header)
+            sheet = ImageGrid(file, pictures.format, *at, shape, layout.made_by, layout.header)
         if not _draw(pictures, cells, count, shape, sheet, render) and sheet:
             holes = "no sheet is written, as it would have holes"
             pictures.console.note(holes)
@@ -87,7 +88,7 @@ def _draw(
     cells: Iterable[Cell[Source] | None],
     count: int,
     shape: tuple[int, ...],
-    sheet: Sheet | None,
+    sheet: ImageGrid | None,
     render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
 ) -> bool:
     """See `draw_cells`; whether the sheet has all that belongs on it."""

@@ -30,8 +30,8 @@ from sg2cli.settings import ProjectSettings
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
+    from sg2cli.images.photos import Photo
     from sg2cli.latent_files import Array
-    from sg2cli.photos import Photo
 
 WS = "ws"
 # "ws" [N,1,w_dim] in W, [N,num_ws,w_dim] in W+, and noise maps [N,1,H,W] by their names.

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from sg2cli.errors import Sg2Error
-from sg2cli.images import Sheet, column_header, encode
+from sg2cli.images.codecs import encode
+from sg2cli.images.grid import ImageGrid, column_header
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Spread
 from sg2cli.latent_files import Stream, inspect, write_latents
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator
-    from sg2cli.images import Image
-    from sg2cli.photos import Photo
+    from sg2cli.images.photos import Photo
+    from sg2cli.images.pixels import Image
 
 LATENT = "projected.safetensors"
 COMPARED = 256  # pixels a side, at least, of the pictures that are compared
@@ -203,7 +204,7 @@ def _compare(target: Image, image: Image, figures: Figures, made_by: Mapping[str
     ]
     shape = cells[0].shape
     file = io.BytesIO()
-    sheet = Sheet(file, "png", 3, 1, shape, made_by, column_header(labels, shape))
+    sheet = ImageGrid(file, "png", 3, 1, shape, made_by, column_header(labels, shape))
     for cell in cells:
         sheet.append(cell)
     sheet.finish()

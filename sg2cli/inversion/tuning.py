@@ -22,7 +22,7 @@ from sg2cli.settings import TuneSettings
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.photos import Photo
+    from sg2cli.images.photos import Photo
 
 Weights = Mapping[str, Tensor]  # of the synthesis network, by name
 

@@ -19,9 +19,11 @@ from conftest import SG2, one_line
 from networks import GOLDEN, golden, random_generator
 from safetensors.numpy import load_file
 
-from sg2cli import checkpoints, images
+from sg2cli import checkpoints
 from sg2cli.cli import sheets
 from sg2cli.errors import Sg2Error
+from sg2cli.images import codecs
+from sg2cli.images.pixels import to_images
 from sg2cli.provenance import HASH_KEY
 
 HASH = checkpoints.find_network().sha256
@@ -55,7 +57,7 @@ def test_a_golden_picture_comes_out(sg2: Any) -> None:
     for i, (seed, index) in enumerate(zip(config["seeds"], config["classes"], strict=True)):
         args = ["--seeds", seed, "--class", index, "--trunc", 0.7, "--trunc-cutoff", 4]
         assert sg2("generate", "-n", network, *args, "--noise-mode", "none").code == 0
-        picture = images.to_images(expected["image_psi0.7_cutoff4_none"][[i]])[0]
+        picture = to_images(expected["image_psi0.7_cutoff4_none"][[i]])[0]
         assert abs(pixels(f"out/seed{seed:04d}.png").astype(int) - picture).max() <= 1
 
 
@@ -73,7 +75,7 @@ def test_the_account_of_a_picture(sg2: Any) -> None:
         "precision": "fp32",
         "version": "0.1.0",
     }
-    provenance = images.inspect(Path("out/seed0007.png"))[2]
+    provenance = codecs.inspect_image(Path("out/seed0007.png"))[2]
     assert provenance and len(provenance.pop(HASH_KEY)) == 64
     assert provenance == account
 
@@ -112,7 +114,7 @@ def test_a_file_takes_its_format_from_its_name(sg2: Any, name: str) -> None:
     with PIL.Image.open(name) as picture:
         assert picture.format in ("PNG", "JPEG", "WEBP")
         assert (picture.format == "PNG") == name.endswith("png")
-    assert images.inspect(Path(name))[2]["seed"] == 3  # type: ignore[index]
+    assert codecs.inspect_image(Path(name))[2]["seed"] == 3  # type: ignore[index]
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
@@ -584,10 +586,10 @@ def test_a_thousand_failures_are_no_accident(sg2: Any, classes: str) -> None:
 
 
 def test_a_sheet_larger_than_pillows_limit_is_read_back(sg2: Any) -> None:
-    from sg2cli.images import Sheet
+    from sg2cli.images.grid import ImageGrid
 
     with Path("big.png").open("wb") as file:
-        sheet = Sheet(file, "png", 8, 8, (2000, 2000, 1), {"seed": 1})
+        sheet = ImageGrid(file, "png", 8, 8, (2000, 2000, 1), {"seed": 1})
         sheet.finish()
     result = sg2("info", "big.png", "--json")
     assert (result.code, result.err) == (0, "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sg2cli import checkpoints, images
+from sg2cli import checkpoints
 from sg2cli.cli.console import Console
 from sg2cli.cli.film import Film, fps_option, is_film
 from sg2cli.cli.options import (
@@ -27,6 +27,7 @@ from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells, labels
 from sg2cli.directions import check_direction
 from sg2cli.errors import UsageError
+from sg2cli.images import grid
 from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
 from sg2cli.styles import Styles, style_rows
@@ -148,6 +149,6 @@ def edit(
     if film:
         film.write((cell.source for cell in cells()), made_by, render)
     elif pictures:
-        header = images.column_header(texts, session.shape)
+        header = grid.column_header(texts, session.shape)
         layout = Layout(count, len(todo), made_by, header)
         draw_cells(pictures, cells(), len(todo) * count, session.shape, layout, render)

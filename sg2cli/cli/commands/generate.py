@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sg2cli import checkpoints, images
+from sg2cli import checkpoints
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import (
     GRID,
@@ -28,6 +28,7 @@ from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.images import codecs, pixels
 from sg2cli.latent_files import inspect, save_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.settings import DrawSettings, Precision
@@ -130,7 +131,7 @@ def generate(
     count = len(range(first, len(todo), step))
     columns, rows = _grid_shape(grid, len(todo)) if grid else (1, 1)
     size, _, channels = session.shape
-    images.check_format(pictures.format, channels, columns * size, rows * size)
+    codecs.check_format(pictures.format, channels, columns * size, rows * size)
     singles = not (grid and pictures.holds_one)
     names = (latent.name for latent in islice(todo.unchecked(), first, None, step))
     pictures.check(chain(["grid"] if grid else [], names))
@@ -158,7 +159,7 @@ def generate(
         for latent in islice(todo.unchecked(), first, None, step)
     )
 
-    def render(latents: Iterator[Latent]) -> Iterator[images.Image | Sg2Error]:
+    def render(latents: Iterator[Latent]) -> Iterator[pixels.Image | Sg2Error]:
         return sampling.try_draw(G, latents, drawing, console.note)
 
     draw_cells(pictures, cells, count, session.shape, layout, render)

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from sg2cli import checkpoints, images, latent_files
+from sg2cli import checkpoints, latent_files
 from sg2cli.checkpoints import tuned
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
 from sg2cli.cli.standard_input import on_disk
 from sg2cli.errors import Sg2Error, printable, reason
+from sg2cli.images import codecs
 from sg2cli.settings import GeneratorConfig
 
 
@@ -63,7 +64,7 @@ def describe(path: Path, name: str) -> dict[str, Any]:
 
 
 def _picture(path: Path) -> dict[str, Any]:
-    size, mode, made_by = images.inspect(path)
+    size, mode, made_by = codecs.inspect_image(path)
     fields: dict[str, Any] = {"kind": "picture", "size": f"{size[0]}x{size[1]}", "mode": mode}
     return fields | (made_by or {"made by": "unknown: no word of sg2 in it"})
 

@@ -24,8 +24,8 @@ from sg2cli.cli.options import (
     sources_option,
 )
 from sg2cli.errors import UsageError, brief
+from sg2cli.images.photos import Crop, read_photo
 from sg2cli.latents import LatentFile, open_latents
-from sg2cli.photos import Crop, read_photo
 from sg2cli.sampling import check_settings
 from sg2cli.settings import LPIPS_NETS, PRESETS, SPACES, DrawSettings, Precision, TuneSettings
 from sg2cli.storage.paths import kind, user_path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sg2cli import checkpoints, images
+from sg2cli import checkpoints
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import (
     LATENTS,
@@ -27,6 +27,7 @@ from sg2cli.cli.options import (
 from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session
 from sg2cli.cli.sheets import Cell, Layout, draw_cells, labels
+from sg2cli.images import grid
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def truncate(
     pictures = Pictures(out, "png", overwrite, skip_existing, console)
     pictures.needs_folder()
     texts = labels(psis)
-    header = images.column_header(texts, session.shape)
+    header = grid.column_header(texts, session.shape)
     names = (f"{latent.name}-psi{text}" for latent in todo.unchecked() for text in texts)
     pictures.check(chain(["grid"], names))
 

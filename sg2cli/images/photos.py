@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.image_files import BAD_PICTURES, opened
+from sg2cli.images.pillow import BAD_PICTURES, opened
 from sg2cli.storage.budget import MAX_PIXELS
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
 
 Box = tuple[int, int, int, int]  # x, y, width, height
 Crop = Literal["center", "none"] | Box

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sg2cli.image_structure import TIFF_SIZES, budget_of, check_pixels, count_pictures
+from sg2cli.images.cursor import check_pixels
+from sg2cli.images.structure import budget_of, count_pictures
+from sg2cli.images.tiff import TIFF_SIZES
 from sg2cli.storage.budget import MAX_PIXELS, MAX_PIXELS_IN_PYTHON, MAX_SIDE, Budget, LimitExceeded
 from sg2cli.storage.reading import CountedFile, Source
 

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sg2cli import devices
-from sg2cli.images import FORMATS, encode, is_kept
+from sg2cli.images.codecs import FORMATS, encode, is_kept
 from sg2cli.storage.atomic import NameTaken, new_file
 
 if TYPE_CHECKING:
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
 
 IN_FLIGHT = 64 << 20  # bytes of pixels that wait for an encoder
 Task = tuple[int, Path, "Image", Mapping[str, Any]]

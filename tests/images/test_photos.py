@@ -17,7 +17,7 @@ import pytest
 from PIL import ImageCms
 
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.photos import read_photo
+from sg2cli.images.photos import read_photo
 
 SIZE = 32
 RAMP = np.stack(

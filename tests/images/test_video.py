@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from sg2cli.errors import UsageError
-from sg2cli.films import check_film, write_film
+from sg2cli.images.video import check_video, write_video
 
 
 def frames(count: int, size: int = 64, channels: int = 3) -> Iterator[Any]:
@@ -25,7 +25,7 @@ def frames(count: int, size: int = 64, channels: int = 3) -> Iterator[Any]:
 
 def film(suffix: str, count: int, fps: float, **kind: Any) -> io.BytesIO:
     file = io.BytesIO()
-    write_film(file, suffix, frames(count, **kind), count, fps)
+    write_video(file, suffix, frames(count, **kind), count, fps)
     file.seek(0)
     return file
 
@@ -87,7 +87,7 @@ def test_memory_does_not_grow_with_the_length(suffix: str) -> None:
     peaks = []
     for count in (20, 200):
         tracemalloc.start()
-        write_film(Nowhere(), suffix, frames(count, size=256), count, 30)
+        write_video(Nowhere(), suffix, frames(count, size=256), count, 30)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] + (1 << 20)
@@ -95,10 +95,10 @@ def test_memory_does_not_grow_with_the_length(suffix: str) -> None:
 
 def test_what_is_no_film(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"\.mp4, \.gif, \.webp"):
-        check_film(Path("a.avi"), 64, 64)
+        check_video(Path("a.avi"), 64, 64)
     with pytest.raises(UsageError, match="beyond what webp holds"):
-        check_film(Path("a.webp"), 20_000, 64)
-    check_film(Path("a.GIF"), 64, 64)
+        check_video(Path("a.webp"), 20_000, 64)
+    check_video(Path("a.GIF"), 64, 64)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'sg2cli\[video\]'"):
-        check_film(Path("a.mp4"), 64, 64)
+        check_video(Path("a.mp4"), 64, 64)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sg2cli import image_writer, images
 from sg2cli.errors import Sg2Error
-from sg2cli.image_writer import ImageWriter
+from sg2cli.images import codecs
+from sg2cli.images import writer as image_writer
+from sg2cli.images.writer import ImageWriter
 
 RNG = np.random.RandomState(0)
 
@@ -31,10 +32,10 @@ def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.Mon
         return encoded(image, format, made_by)
 
     monkeypatch.setattr(image_writer, "encode", uneven)
-    monkeypatch.setattr(image_writer.cores, "available", lambda: 4)
+    monkeypatch.setattr(image_writer.devices, "available_cores", lambda: 4)
 
     def on_written(path: Path, made_by: Any, is_new: bool) -> None:
-        images.read_image(path, (8, 8, 3))
+        codecs.read_image(path, (8, 8, 3))
         told.append(path.name)
 
     with ImageWriter(on_written) as writer:
@@ -104,7 +105,7 @@ def test_threads_that_cannot_be_started_are_done_without(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", limited)
-    monkeypatch.setattr(image_writer.cores, "available", lambda: 4)
+    monkeypatch.setattr(image_writer.devices, "available_cores", lambda: 4)
     written: list[str] = []
     with ImageWriter(lambda path, made_by, is_new: written.append(path.name)) as writer:
         for i in range(10):

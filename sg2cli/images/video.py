@@ -1,4 +1,4 @@
-"""Films: frames to mp4, GIF or animated WebP, each written as it comes."""
+"""Videos: frames to mp4, GIF or animated WebP, each written as it comes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import IO, TYPE_CHECKING, Any
 from sg2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from sg2cli.images import Image
+    from sg2cli.images.pixels import Image
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 
 
-def check_film(path: Path, width: int, height: int, fps: float = 30) -> None:
+def check_video(path: Path, width: int, height: int, fps: float = 30) -> None:
     """UsageError when no film of this name and size can be written here."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: films are written as {', '.join(SUFFIXES)} or into a folder")
@@ -35,10 +35,10 @@ def check_film(path: Path, width: int, height: int, fps: float = 30) -> None:
         raise UsageError(f"{width}x{height} pixels are beyond what webp holds")
 
 
-def write_film(
+def write_video(
     file: IO[bytes], suffix: str, frames: Iterator[Image], count: int, fps: float
 ) -> None:
-    """Encode `count` frames [H,W,C] of one size as they come; `check_film` has passed."""
+    """Encode `count` frames [H,W,C] of one size as they come; `check_video` has passed."""
     writers = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}
     writers[suffix.lower()](file, frames, count, fps)
 

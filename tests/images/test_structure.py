@@ -15,8 +15,8 @@ import PIL.Image
 import pytest
 
 from sg2cli.errors import Sg2Error
-from sg2cli.image_structure import budget_of, count_pictures
-from sg2cli.photos import STRIP, read_photo
+from sg2cli.images.photos import STRIP, read_photo
+from sg2cli.images.structure import budget_of, count_pictures
 from sg2cli.storage.budget import MAX_PARTS, MAX_SCANS, MAX_TAGS, LimitExceeded
 from sg2cli.storage.reading import CountedFile, Source
 
@@ -288,7 +288,7 @@ def test_pixels_are_converted_by_strips(monkeypatch: pytest.MonkeyPatch) -> None
         content = saved(PIL.Image.fromarray(wide), "png", **options)
         whole = read_photo(content, 32, 3, crop=(20, 30, 260, 170)).pixels
         with monkeypatch.context() as patch:
-            patch.setattr("sg2cli.photos.STRIP", 260 * 7)
+            patch.setattr("sg2cli.images.photos.STRIP", 260 * 7)
             assert (read_photo(content, 32, 3, crop=(20, 30, 260, 170)).pixels == whole).all()
     assert STRIP < 1 << 24
 

@@ -1,0 +1,144 @@
+"""Image files: pixels to bytes and back, with the provenance inside."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.images.pillow import BAD_PICTURES, opened
+from sg2cli.provenance import (
+    DESCRIPTION,
+    PLACEHOLDER,
+    describe,
+    fill_in_hash,
+    insert_into_png,
+    is_unchanged,
+    same_settings,
+)
+from sg2cli.storage.paths import kind
+from sg2cli.storage.reading import Source
+
+if TYPE_CHECKING:
+    from sg2cli.images.pixels import Image
+
+FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+FORMATS_WRITTEN = ("PNG", "JPEG", "WEBP")
+LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
+MAX_PIXELS = 1 << 32  # of an image that we write: a grid of 4096 at 1024x1024
+
+
+def encode(image: Image, format: str, provenance: Mapping[str, Any]) -> bytes:
+    """The bytes of an image file, format png, jpg or webp, with its provenance inside."""
+    import PIL.Image
+
+    picture = PIL.Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    file = io.BytesIO()
+    if format == "png":
+        picture.save(file, "png", compress_level=1)
+        return insert_into_png(file.getvalue(), provenance)
+    exif = PIL.Image.Exif()
+    exif[DESCRIPTION] = describe(provenance, PLACEHOLDER)
+    if format == "jpg":
+        picture.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
+    else:
+        picture.save(file, "webp", quality=95, exif=exif)
+    return fill_in_hash(file.getvalue())
+
+
+def check_format(format: str, channels: int, width: int, height: int) -> None:
+    """UsageError when pictures of this kind have no such files."""
+    if format == "jpg" and channels in (2, 4):
+        raise UsageError("this network draws an alpha channel, which jpg lacks: use png or webp")
+    if max(width, height) > LIMITS[format]:
+        raise UsageError(f"{width}x{height} pixels are beyond what {format} holds: use png")
+    if width * height > MAX_PIXELS:
+        raise UsageError(
+            f"an image of {width}x{height} pixels is too large, {MAX_PIXELS:,} are the limit: give "
+            "fewer or smaller cells"
+        )
+
+
+def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
+    """Width and height, mode, and what made it, as `encode` wrote it, or None; no pixel is read.
+
+    Sg2Error when the file is no picture.
+    """
+    try:
+        with _opened(path) as picture:
+            text = picture.info.get("sg2") or picture.getexif().get(DESCRIPTION)
+            size, mode = picture.size, picture.mode
+    except (OSError, MemoryError) as error:
+        raise Sg2Error(f"{path} is not a picture that can be read ({reason(error)})") from error
+    except BAD_PICTURES as error:
+        raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
+    try:
+        fields = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        fields = None
+    return size, mode, fields if isinstance(fields, dict) else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A picture of a kind that sg2 writes; a grid may be large, and only its header be read."""
+    with Source(path) as source, opened(source, FORMATS_WRITTEN, sized=False) as picture:
+        yield picture
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> Image:
+    """The pixels of a picture that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
+    import numpy as np
+
+    try:
+        with _opened(path) as picture:
+            if picture.size == (shape[1], shape[0]):
+                mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]]
+                return np.asarray(picture.convert(mode)).reshape(shape)
+    except (OSError, MemoryError) as error:
+        raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
+    except BAD_PICTURES as error:
+        raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
+    raise Sg2Error(f"{path} is {picture.size[0]}x{picture.size[1]} pixels: remove it")
+
+
+def is_kept(path: Path, provenance: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Whether a file holds the whole image [w,h] that these settings give, by any version of sg2.
+
+    False where there is none; Sg2Error where something else has its name.
+    """
+    what = kind(path)
+    if what == "nothing":
+        return False
+    if what == "file":  # reading a FIFO may block forever
+        found_size, _, found = inspect_image(path)
+        if found is not None and same_settings(found, provenance):
+            _check_unchanged(path, found, found_size, size)
+            return True
+    raise Sg2Error(
+        f"{path} was made with other settings: --overwrite replaces it, another --out keeps it"
+    )
+
+
+def _check_unchanged(
+    path: Path, provenance: Mapping[str, Any], found: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Sg2Error for an image file of another size, damaged, or edited since it was written."""
+    remedy = "--overwrite replaces it, another --out keeps it"
+    if found != size:
+        raise Sg2Error(
+            f"{path} is {found[0]}x{found[1]} pixels instead of {size[0]}x{size[1]}: {remedy}"
+        )
+    try:
+        unchanged = is_unchanged(path, provenance)
+        if unchanged is None:  # written by an older version
+            with _opened(path) as picture:
+                picture.load()
+    except (OSError, MemoryError, *BAD_PICTURES) as error:
+        raise Sg2Error(f"{path} is damaged ({error}): {remedy}") from error
+    if unchanged is False:
+        raise Sg2Error(f"{path} was changed or cut short after sg2 wrote it: {remedy}")

@@ -1,0 +1,165 @@
+"""Grids of many images in one file, written as it fills, under a row of labels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from sg2cli.errors import UsageError
+from sg2cli.images.codecs import check_format, encode
+from sg2cli.provenance import (
+    PNG_SIGNATURE,
+    PNG_TEXT_AT,
+    png_text,
+)
+
+if TYPE_CHECKING:
+    from sg2cli.images.pixels import Image
+
+MAX_GRID = 1 << 30  # bytes of pixels of a grid that is held in memory
+
+
+class ImageGrid:
+    """A grid of pictures of one size, which are appended along the rows; what is left out is white.
+
+    A PNG is written while the grid fills, so that one row of pictures is in memory. jpg and webp
+    have to be held whole.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        format: str,
+        columns: int,
+        rows: int,
+        shape: tuple[int, ...],
+        provenance: Mapping[str, Any],
+        header: Image | None = None,
+    ) -> None:
+        """`shape` [H,W,C] is a picture's; a header [h,columns*W,C] stands above all."""
+        import numpy as np
+
+        height, width, channels = shape
+        self.columns, self.rows, self.shape = columns, rows, shape
+        self.size = (columns * width, rows * height + (0 if header is None else len(header)))
+        check_format(format, channels, *self.size)
+        self._row: Image = self._allocate(np, (height, columns * width, channels))
+        self._count = 0
+        self._take: Callable[[Image], None]
+        self._finish: Callable[[], None]
+        if format == "png":
+            stream = PngStream(file, self.size, channels, provenance)
+            self._take, self._finish = stream.write, stream.finish
+        else:
+            if self.size[0] * self.size[1] * channels > MAX_GRID:
+                raise UsageError(f"{self.size[0]}x{self.size[1]} pixels are too many: use png")
+            taken: list[Image] = []
+            self._take = taken.append
+            self._finish = lambda: _write_all(
+                file, encode(np.concatenate(taken), format, provenance)
+            )
+        if header is not None:
+            self._take(header)
+
+    @staticmethod
+    def _allocate(np: Any, shape: tuple[int, int, int]) -> Image:
+        """A white row of cells; UsageError when it is too large."""
+        try:
+            if math.prod(shape) <= MAX_GRID:
+                return np.full(shape, 255, np.uint8)
+        except MemoryError:
+            pass
+        raise UsageError(
+            f"a row of the grid has {shape[1]}x{shape[0]} pixels, which memory does not hold: give "
+            "fewer columns"
+        )
+
+    def append(self, image: Image | None) -> None:
+        """Fill the next cell, or leave it white."""
+        column = self._count % self.columns
+        width = self.shape[1]
+        self._row[:, column * width : (column + 1) * width] = 255 if image is None else image
+        self._count += 1
+        if column == self.columns - 1:
+            self._take(self._row.copy())
+
+    def finish(self) -> None:
+        """Leave what is missing white, and end the file."""
+        while self._count < self.columns * self.rows:
+            self.append(None)
+        self._finish()
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
+
+
+def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Image:
+    """A strip [h,columns*W,C] with a label above each column of pictures [H,W,C]."""
+    import numpy as np
+    import PIL.Image
+    from PIL import ImageDraw, ImageFont
+
+    width, channels = shape[1], shape[2]
+    size = min(40, max(10, width // 6))
+    while size > 5 and max(map(ImageFont.load_default(size).getlength, labels)) > width - 2:
+        size -= 1
+    font = ImageFont.load_default(size)
+    strip = PIL.Image.new("L", (width * len(labels), 2 * size), 255)
+    draw = ImageDraw.Draw(strip)
+    for i, label in enumerate(labels):
+        draw.text((width * i + width // 2, size), label, fill=0, font=font, anchor="mm")
+    grey = np.asarray(strip)[:, :, None]
+    if channels in (2, 4):  # the last is alpha
+        opaque = np.full_like(grey, 255)
+        return np.concatenate([grey.repeat(channels - 1, axis=2), opaque], axis=2)
+    return grey.repeat(channels, axis=2)
+
+
+class PngStream:
+    """A PNG that is written a few rows at a time, as Pillow cannot (PNG specification 5-10).
+
+    The file has to be seekable: the hash in the provenance is known when all is written.
+    """
+
+    def __init__(
+        self, file: IO[bytes], size: tuple[int, int], channels: int, provenance: Mapping[str, Any]
+    ) -> None:
+        self._file, self._start, self._provenance = file, file.tell(), provenance
+        self._compressor = zlib.compressobj(1)
+        self._digest = hashlib.sha256()
+        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+        self._write(PNG_SIGNATURE)
+        self._chunk(b"IHDR", struct.pack(">2I5B", *size, 8, colour_type, 0, 0, 0))
+        file.write(png_text(provenance))
+
+    def write(self, rows: Image) -> None:
+        """Rows of pixels [h,W,C], each with the filter Sub: the difference to the pixel before."""
+        import numpy as np
+
+        differences = rows.copy()
+        differences[:, 1:] -= rows[:, :-1]
+        lines = np.ones((len(rows), 1 + rows[0].size), np.uint8)  # a row begins with its filter, 1
+        lines[:, 1:] = differences.reshape(len(rows), -1)
+        self._chunk(b"IDAT", self._compressor.compress(lines.tobytes()))
+
+    def finish(self) -> None:
+        self._chunk(b"IDAT", self._compressor.flush())
+        self._chunk(b"IEND", b"")
+        end = self._file.tell()
+        self._file.seek(self._start + PNG_TEXT_AT)
+        self._file.write(png_text(self._provenance, self._digest.hexdigest()))
+        self._file.seek(end)
+
+    def _chunk(self, kind: bytes, content: bytes) -> None:
+        if content or kind == b"IEND":
+            checksum = struct.pack(">I", zlib.crc32(kind + content))
+            self._write(struct.pack(">I", len(content)) + kind + content + checksum)
+
+    def _write(self, content: bytes) -> None:
+        self._digest.update(content)
+        self._file.write(content)

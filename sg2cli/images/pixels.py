@@ -1,0 +1,31 @@
+"""Pixels: what a network draws, as 8-bit images.
+
+An image is an array [H,W,C] of uint8 with 1 to 4 channels: grey, grey and alpha, RGB, RGBA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.errors import Sg2Error
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Image = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def to_images(pictures: Tensor) -> Image:
+    """[N,C,H,W], of which -1..1 is shown -> [N,H,W,C] uint8, rounded as NVIDIA's scripts do.
+
+    Sg2Error when a value is not finite: no picture is better than a wrong one.
+    """
+    import torch
+
+    if not pictures.isfinite().all():
+        raise Sg2Error(
+            "the network drew NaN or infinity: a latent that holds them or is too far out, "
+            "or too low a --precision"
+        )
+    pixels = (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()

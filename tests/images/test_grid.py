@@ -1,0 +1,84 @@
+"""Grids of images, and that a large PNG takes little memory."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_codecs import MADE_BY, noise, without_hash
+
+from sg2cli.errors import UsageError
+from sg2cli.images import codecs, grid
+from sg2cli.provenance import is_unchanged
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_sheet_has_its_pictures_in_reading_order(
+    tmp_path: Path, format: str, channels: int
+) -> None:
+    if format == "jpg" and channels in (2, 4):
+        pytest.skip("jpg has no alpha")
+    path = tmp_path / "sheet"
+    cells = [np.full((16, 16, channels), 40 * i + 30, np.uint8) for i in range(5)]
+    if format == "png":
+        cells = [noise(channels, 16) for _ in range(5)]
+    header = np.full((3, 48, channels), 200, np.uint8)
+    with path.open("w+b") as file:
+        sheet = grid.ImageGrid(file, format, 3, 2, (16, 16, channels), MADE_BY, header)
+        for cell in [*cells[:4], None, cells[4]]:
+            sheet.append(cell)
+        sheet.finish()
+    size, _, provenance = codecs.inspect_image(path)
+    assert size == (48, 35)
+    assert provenance and without_hash(provenance) == MADE_BY
+    assert is_unchanged(path, provenance)
+    found = codecs.read_image(path, (35, 48, channels)).astype(int)
+    bar = 0 if format == "png" else 3
+    assert abs(found[:3] - 200).max() <= bar
+    assert abs(found[3:19, 32:48] - cells[2]).max() <= bar
+    assert abs(found[19:, :16] - cells[3]).max() <= bar
+    assert abs(found[19:, 16:32] - 255).max() <= bar
+    assert abs(found[19:, 32:] - cells[4]).max() <= bar
+
+
+def test_an_unfinished_sheet_is_white(tmp_path: Path) -> None:
+    path = tmp_path / "sheet"
+    with path.open("w+b") as file:
+        grid.ImageGrid(file, "png", 2, 2, (4, 4, 3), {}).finish()
+    assert (codecs.read_image(path, (8, 8, 3)) == 255).all()
+
+
+def test_a_sheet_too_large_for_its_format_is_refused() -> None:
+    with pytest.raises(UsageError, match="beyond what jpg holds"):
+        grid.ImageGrid(io.BytesIO(), "jpg", 2000, 1, (64, 64, 3), {})
+    with pytest.raises(UsageError, match="too many"):
+        grid.ImageGrid(io.BytesIO(), "jpg", 1000, 1000, (64, 64, 3), {})
+
+
+def test_a_large_png_sheet_takes_a_row_of_memory() -> None:
+    """300 MB of pixels, of which no more than a few rows are held."""
+    import tracemalloc
+
+    class Nowhere(io.RawIOBase):
+        def write(self, content: Any) -> int:
+            return len(content)
+
+        def tell(self) -> int:
+            return 0
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return 0
+
+    cell = noise(3, 64)
+    tracemalloc.start()
+    sheet = grid.ImageGrid(Nowhere(), "png", 100, 250, (64, 64, 3), {})  # type: ignore[arg-type]
+    for _ in range(100 * 250):
+        sheet.append(cell)
+    sheet.finish()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 << 20

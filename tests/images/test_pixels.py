@@ -1,0 +1,23 @@
+"""What a network draws, as 8-bit images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sg2cli.errors import Sg2Error
+from sg2cli.images import pixels
+
+
+def test_rounding_is_that_of_the_field() -> None:
+    """(img * 127.5 + 128), cut off at 0 and 255, truncated."""
+    values = torch.tensor([-9.0, -1.0, -0.999, 0.0, 0.0039, 0.0040, 0.996, 1.0, 9.0])
+    found = pixels.to_images(values.reshape(1, 1, 3, 3)).ravel().tolist()
+    assert found == [0, 0, 0, 128, 128, 128, 254, 255, 255]
+    assert pixels.to_images(torch.zeros(2, 3, 4, 5)).shape == (2, 4, 5, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(Sg2Error, match="--precision"):
+        pixels.to_images(torch.full((1, 3, 2, 2), value))
