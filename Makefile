@@ -18,13 +18,12 @@ PARALLEL = --numprocesses $(WORKERS) --dist worksteal
 test: .venv/installed-dev  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
 
-# The readers and writers of every format, latents, films, downloads and every command once.
+# The readers and writers of every format, latents, videos, downloads and every command once.
 test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W ignore $(PARALLEL) \
-		tests/test_checkpoints.py tests/test_conv2d.py tests/test_directions.py \
+		tests/images tests/latents tests/test_checkpoints.py tests/test_conv2d.py \
 		tests/storage/test_downloads.py tests/storage/test_hostile_servers.py \
-		tests/images tests/test_latents.py \
-		tests/test_walks.py tests/cli/test_doctor.py tests/cli/test_edit.py tests/cli/test_hostile.py \
+		tests/cli/test_doctor.py tests/cli/test_edit.py tests/cli/test_hostile.py \
 		tests/cli/test_info.py tests/cli/test_interpolate.py tests/cli/test_main.py \
 		tests/cli/test_truncate.py tests/cli/test_reliability.py::test_no_command_connects \
 		tests/cli/test_project.py::test_a_result_is_whole_and_drawn_again_pixel_for_pixel

@@ -25,14 +25,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sg2cli import checkpoints
-from sg2cli.directions import find_direction
 from sg2cli.generator import Generator
 from sg2cli.images.codecs import encode
 from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, spread_of_w
 from sg2cli.inversion.results import Judge, redraw
-from sg2cli.latents import seed_to_z
+from sg2cli.latents.directions import find_direction
+from sg2cli.latents.mapping import seed_to_z
 
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Image
@@ -225,9 +225,9 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    from sg2cli.latent_files import inspect
+    from sg2cli.latents.files import inspect_latents
 
-    return inspect(path)[1]
+    return inspect_latents(path)[1]
 
 
 def worst(values: Sequence[float], name: str) -> str:

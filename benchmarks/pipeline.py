@@ -21,7 +21,8 @@ from networks import random_generator
 from sg2cli import checkpoints
 from sg2cli.generator import Generator
 from sg2cli.images.writer import ImageWriter
-from sg2cli.latents import LatentList, SeedRange
+from sg2cli.latents.notation import SeedRange
+from sg2cli.latents.sources import LatentList
 from sg2cli.sampling import draw, made_by
 from sg2cli.settings import DrawSettings
 

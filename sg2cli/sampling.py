@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sg2cli import __version__, devices
 from sg2cli.errors import Sg2Error, UsageError, is_out_of_memory
 from sg2cli.images.pixels import to_images
-from sg2cli.latent_files import Stream
-from sg2cli.latents import Latent, LatentList, to_ws
+from sg2cli.latents.files import Stream
+from sg2cli.latents.mapping import to_ws
+from sg2cli.latents.sources import Latent, LatentList
 from sg2cli.settings import DrawSettings, GeneratorConfig, NoiseMode
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator, Noise
     from sg2cli.images.pixels import Image
-    from sg2cli.latent_files import Array
+    from sg2cli.storage.array_files import Array
 
 
 T = TypeVar("T")
@@ -220,7 +221,7 @@ def ws_streams(
     settings: DrawSettings,
     on_row: Callable[[], object] = lambda: None,
 ) -> dict[str, Stream]:
-    """The ws as drawn, and the noise maps that come with latents, for `latents.save_latents`."""
+    """The ws as drawn, and the noise maps that come with latents, for `save_latents`."""
     count, config = len(latents), G.config
 
     def ws() -> Iterator[Array]:

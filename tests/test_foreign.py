@@ -32,7 +32,7 @@ from sg2cli.checkpoints.arrays import read_torch
 from sg2cli.checkpoints.foreign import PICKLES, convert, read_foreign, to_generator
 from sg2cli.checkpoints.unpickle import budget_for, load
 from sg2cli.errors import CheckpointError, Sg2Error
-from sg2cli.latents import seed_to_z, truncate
+from sg2cli.latents.mapping import seed_to_z, truncate
 from sg2cli.storage.budget import LimitExceeded
 
 FORMATS = GOLDEN / "formats"

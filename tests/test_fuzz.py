@@ -27,14 +27,16 @@ from sg2cli.checkpoints.tuned import open_tuned, save_differences
 from sg2cli.cli import options
 from sg2cli.cli.commands import project
 from sg2cli.cli.commands.info import describe
-from sg2cli.directions import find_direction
 from sg2cli.errors import Sg2Error
 from sg2cli.images import codecs
 from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Run, spread_of_w
-from sg2cli.latents import open_latents, parse_latents, to_ws
+from sg2cli.latents.directions import find_direction
+from sg2cli.latents.mapping import to_ws
+from sg2cli.latents.notation import parse_latents
+from sg2cli.latents.sources import open_latents
 from sg2cli.settings import ProjectSettings
 from sg2cli.storage.ownership import OwnedFolder
 

@@ -9,7 +9,7 @@ import torch
 from networks import GOLDEN_NAMES, golden, random_generator, relative
 from reference import Reference
 
-from sg2cli.latents import seed_to_z, truncate
+from sg2cli.latents.mapping import seed_to_z, truncate
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "skip": {},

@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 from sg2cli import checkpoints
-from sg2cli.inversion.losses import (
-    LPIPS,
-    noise_penalty,
-    pixel_distance,
-    row_spread,
-    whiten,
-)
+from sg2cli.inversion.losses import LPIPS, noise_penalty, pixel_distance, row_spread, whiten
 from sg2cli.ops import jit
 from sg2cli.settings import LpipsNet
 

@@ -13,7 +13,7 @@ import pytest
 
 from sg2cli.errors import Sg2Error
 from sg2cli.images import codecs
-from sg2cli.latent_files import Stream, inspect, save_latents
+from sg2cli.latents.files import Stream, inspect_latents, save_latents
 from sg2cli.provenance import HASH_KEY, is_unchanged, payload_sha256, same_settings
 
 RNG = np.random.RandomState(0)
@@ -115,7 +115,7 @@ def test_latents_know_whether_they_were_changed(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     ws = np.ones((2, 6, 16), np.float32)
     save_latents(path, {"ws": Stream(ws.shape, list(ws))}, PROVENANCE)
-    provenance = inspect(path)[1]
+    provenance = inspect_latents(path)[1]
     assert same_settings(provenance, PROVENANCE) and provenance.keys() == {*PROVENANCE, HASH_KEY}
     assert is_unchanged(path, provenance)
     content = path.read_bytes()

@@ -12,7 +12,8 @@ from networks import random_generator, relative
 from sg2cli import checkpoints
 from sg2cli.errors import UsageError
 from sg2cli.images import pixels
-from sg2cli.latents import Latent, LatentList, SeedRange, open_latents, parse_latents, parse_seeds
+from sg2cli.latents.notation import SeedRange, parse_latents, parse_seeds
+from sg2cli.latents.sources import Latent, LatentList, open_latents
 from sg2cli.sampling import check_settings, draw, locate, noise_of
 from sg2cli.settings import DrawSettings
 

@@ -11,12 +11,7 @@ from torch import Tensor
 
 from sg2cli.ops import jit, styled_conv_cpu
 from sg2cli.ops.modulated_conv2d import modulated_conv2d
-from sg2cli.ops.styled_conv import (
-    styled_conv,
-    styled_conv_reference,
-    styled_conv_rgb,
-    to_rgb,
-)
+from sg2cli.ops.styled_conv import styled_conv, styled_conv_reference, styled_conv_rgb, to_rgb
 from sg2cli.ops.styled_conv_cpu import Layer
 from sg2cli.ops.upfirdn2d import upfirdn2d, upsample2d
 

@@ -9,15 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.unpickle import (
-    Attributes,
-    Inert,
-    Opaque,
-    Sealed,
-    budget_for,
-    load,
-    plain,
-)
+from sg2cli.checkpoints.unpickle import Attributes, Inert, Opaque, Sealed, budget_for, load, plain
 from sg2cli.errors import CheckpointError, brief
 from sg2cli.storage.budget import Budget, LimitExceeded
 from sg2cli.storage.reading import Source

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from sg2cli import checkpoints, latents
+from sg2cli import checkpoints
 from sg2cli.errors import brief
-from sg2cli.latent_files import SUFFIXES
+from sg2cli.latents import notation
+from sg2cli.latents.files import SUFFIXES
+from sg2cli.latents.mixing import parse_styles
 from sg2cli.settings import NOISE_MODES, PRECISIONS
 from sg2cli.storage.paths import user_path
-from sg2cli.styles import parse_styles
 
 MAX_FACTOR = 1e6  # that a latent is multiplied by; far beyond, float32 overflows
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -131,8 +132,8 @@ def _amount(text: str) -> tuple[float, float]:
     return low, high
 
 
-SEEDS = ParsedType("seeds", latents.parse_seeds)
-LATENTS = ParsedType("latents", latents.parse_latents, complete="file")
+SEEDS = ParsedType("seeds", notation.parse_seeds)
+LATENTS = ParsedType("latents", notation.parse_latents, complete="file")
 DEVICE = ParsedType("device", _device)
 PSI = ParsedType("psi", _psi)
 DIRECTIONS_FILE = ParsedType("file", _directions_file, complete="file")

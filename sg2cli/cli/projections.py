@@ -29,7 +29,7 @@ from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import Tuning
-from sg2cli.latents import to_ws
+from sg2cli.latents.mapping import to_ws
 from sg2cli.settings import ProjectSettings, TuneSettings
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.ownership import OwnedFolder
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sg2cli.checkpoints import Network
     from sg2cli.generator import Generator
     from sg2cli.images.pixels import Image
-    from sg2cli.latents import Latent
+    from sg2cli.latents.sources import Latent
 
 # Snapshots: of a batch in the folder of its first photo, of a tuning where its result goes.
 TUNING_STEP = 4  # times as long as a step of projection, about: two pictures, and all weights

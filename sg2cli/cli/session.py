@@ -11,13 +11,14 @@ from sg2cli import checkpoints
 from sg2cli.checkpoints.tuned import Tuned, open_tuned
 from sg2cli.cli.console import Console
 from sg2cli.errors import UsageError
-from sg2cli.latents import LatentList, open_latents
+from sg2cli.latents.sources import LatentList, open_latents
 from sg2cli.sampling import check_settings, made_by
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.latents import Latent, LatentSource
+    from sg2cli.latents.notation import LatentSource
+    from sg2cli.latents.sources import Latent
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sg2cli import checkpoints
-from sg2cli.errors import (
-    CheckpointError,
-    Sg2Error,
-    UsageError,
-    brief,
-    reason,
-)
+from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief, reason
 from sg2cli.storage.budget import MAX_PIPED_CHECKPOINT
 from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import BLOCK, open_file, too_large

@@ -6,11 +6,7 @@ import re
 import struct
 from typing import Any
 
-from sg2cli.storage.budget import (
-    MAX_PIXELS,
-    MAX_PIXELS_OF_FORMAT,
-    LimitExceeded,
-)
+from sg2cli.storage.budget import MAX_PIXELS, MAX_PIXELS_OF_FORMAT, LimitExceeded
 from sg2cli.storage.reading import Source
 
 BLOCK = 1 << 16

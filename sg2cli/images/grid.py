@@ -11,11 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.errors import UsageError
 from sg2cli.images.codecs import check_format, encode
-from sg2cli.provenance import (
-    PNG_SIGNATURE,
-    PNG_TEXT_AT,
-    png_text,
-)
+from sg2cli.provenance import PNG_SIGNATURE, PNG_TEXT_AT, png_text
 
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Image

@@ -5,10 +5,7 @@ from __future__ import annotations
 import struct
 
 from sg2cli.images.cursor import Cursor
-from sg2cli.storage.budget import (
-    Budget,
-    LimitExceeded,
-)
+from sg2cli.storage.budget import Budget, LimitExceeded
 
 J2K_SIZ, J2K_COD, J2K_SOT, J2K_SOD, J2K_EOC = 0xFF51, 0xFF52, 0xFF90, 0xFF93, 0xFFD9
 J2K_OTHERWISE = (0xFF53, 0xFF5F)  # COC and POC

@@ -5,10 +5,7 @@ from __future__ import annotations
 import struct
 
 from sg2cli.images.cursor import Cursor
-from sg2cli.storage.budget import (
-    Budget,
-    LimitExceeded,
-)
+from sg2cli.storage.budget import Budget, LimitExceeded
 
 TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 TIFF_SIZES |= {16: 8, 17: 8, 18: 8}

@@ -24,14 +24,14 @@ from sg2cli.inversion.losses import (
     row_spread,
     whiten,
 )
-from sg2cli.latents import class_vectors
+from sg2cli.latents.mapping import class_vectors
 from sg2cli.sampling import default_batch
 from sg2cli.settings import ProjectSettings
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.images.photos import Photo
-    from sg2cli.latent_files import Array
+    from sg2cli.storage.array_files import Array
 
 WS = "ws"
 # "ws" [N,1,w_dim] in W, [N,num_ws,w_dim] in W+, and noise maps [N,1,H,W] by their names.

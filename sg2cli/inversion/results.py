@@ -18,8 +18,9 @@ from sg2cli.images.codecs import encode
 from sg2cli.images.grid import ImageGrid, column_header
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import Projection, Record, Spread
-from sg2cli.latent_files import Stream, inspect, write_latents
-from sg2cli.latents import LatentFile, open_latents
+from sg2cli.latents.files import Stream, inspect_latents, write_latents
+from sg2cli.latents.notation import LatentFile
+from sg2cli.latents.sources import open_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling import Point, render
 from sg2cli.storage.ownership import OwnedFolder
@@ -143,7 +144,7 @@ def read_result(
     path = folder / LATENT
     if not is_there(path):
         return None
-    made_by = inspect(path)[1]
+    made_by = inspect_latents(path)[1]
     which = next((i for i, recipe in enumerate(recipes) if _agrees(made_by, recipe)), None)
     if which is None:
         raise OtherSettings(

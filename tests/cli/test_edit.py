@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from test_generate import pixels
 
 from sg2cli import checkpoints
-from sg2cli.latent_files import inspect
+from sg2cli.latents.files import inspect_latents
 
 
 def test_pictures_and_sheet(sg2: Any) -> None:
@@ -71,7 +71,7 @@ def test_directions_of_a_file(sg2: Any) -> None:
         "pca": (128, 128),
         "pca_std": (128,),
     }
-    assert inspect(Path("directions.safetensors"))[1]["samples"] == 20000
+    assert inspect_latents(Path("directions.safetensors"))[1]["samples"] == 20000
     assert "--overwrite" in one_line(sg2("directions").err)
     direction = "directions.safetensors:pca:0"
     assert sg2("edit", "0", "--direction", direction, "--amount", "1").code == 0

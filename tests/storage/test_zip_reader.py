@@ -16,7 +16,7 @@ import torch
 
 from sg2cli.checkpoints.foreign import read_foreign
 from sg2cli.errors import CheckpointError, Sg2Error
-from sg2cli.latent_files import read_latents
+from sg2cli.latents.files import read_latents
 from sg2cli.storage.budget import LimitExceeded
 from sg2cli.storage.reading import Source
 from sg2cli.storage.zip_reader import BadArchive, ZipFile

@@ -18,10 +18,10 @@ from sg2cli.cli.options import (
     quiet_option,
 )
 from sg2cli.cli.session import Session
+from sg2cli.latents.mixing import Styles, style_rows
 from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
 from sg2cli.storage.atomic import check_file, make_folder
-from sg2cli.styles import Styles, style_rows
 
 
 @click.command()
@@ -85,7 +85,7 @@ def directions(
     check_file(out, overwrite)
 
     G, _ = session.load(device, precision)
-    from sg2cli import directions as found
+    from sg2cli.latents import directions as found
 
     with console.progress("Mapping", samples, "latent") as bar:
         w = found.moments(G, samples, seed, class_index, bar.update)

@@ -141,7 +141,8 @@ def _threads(device: str) -> str:
 def _drawing(device: str) -> str:
     """Draws the default network, and holds the picture against the one it drew when published."""
     from sg2cli import sampling
-    from sg2cli.latents import open_latents, parse_seeds
+    from sg2cli.latents.notation import parse_seeds
+    from sg2cli.latents.sources import open_latents
 
     G = checkpoints.load_generator(device=devices.resolve(device))
     start = time.perf_counter()

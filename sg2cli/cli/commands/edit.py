@@ -25,15 +25,15 @@ from sg2cli.cli.options import (
 from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells, labels
-from sg2cli.directions import check_direction
 from sg2cli.errors import UsageError
 from sg2cli.images import grid
+from sg2cli.latents.directions import check_direction
+from sg2cli.latents.mixing import Styles, style_rows
 from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
-from sg2cli.styles import Styles, style_rows
 
 if TYPE_CHECKING:
-    from sg2cli.latents import LatentSource
+    from sg2cli.latents.notation import LatentSource
     from sg2cli.sampling import Point
 
 
@@ -122,7 +122,8 @@ def edit(
         pictures.check(chain(["grid"], names))
 
     G, used = session.load(device, precision)
-    from sg2cli import directions, sampling
+    from sg2cli import sampling
+    from sg2cli.latents import directions
 
     with console.progress("Mapping", 100_000, "latent") as bar:
         index = drawing.class_index

@@ -29,7 +29,7 @@ from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images import codecs, pixels
-from sg2cli.latent_files import inspect, save_latents
+from sg2cli.latents.files import inspect_latents, save_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.settings import DrawSettings, Precision
 from sg2cli.storage.atomic import NameTaken, check_folder, make_folder
@@ -37,7 +37,8 @@ from sg2cli.storage.paths import is_there
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.latents import Latent, LatentList, LatentSource
+    from sg2cli.latents.notation import LatentSource
+    from sg2cli.latents.sources import Latent, LatentList
 
 
 @click.command()
@@ -198,7 +199,7 @@ def _save(
     except NameTaken:  # before, or by another process meanwhile
         if not pictures.skip_existing:
             raise
-        found = inspect(path)[1]
+        found = inspect_latents(path)[1]
         if not same_settings(found, made_by) or is_unchanged(path, found) is False:
             raise Sg2Error(
                 f"{path} was made with other settings, or changed after sg2 wrote it: "

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from sg2cli import checkpoints, latent_files
+from sg2cli import checkpoints
 from sg2cli.checkpoints import tuned
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
 from sg2cli.cli.standard_input import on_disk
 from sg2cli.errors import Sg2Error, printable, reason
 from sg2cli.images import codecs
+from sg2cli.latents import files
 from sg2cli.settings import GeneratorConfig
 
 
@@ -54,7 +55,7 @@ def describe(path: Path, name: str) -> dict[str, Any]:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return _picture(path)
-    if latent_files.is_latents(path):
+    if files.is_latents(path):
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
         return _foreign(path, name)
@@ -70,7 +71,7 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def _latents(path: Path) -> dict[str, Any]:
-    arrays, made_by = latent_files.inspect(path)
+    arrays, made_by = files.inspect_latents(path)
     listed = {name: "x".join(map(str, shape)) for name, shape in arrays.items()}
     return {"kind": "latents", "arrays": listed, **made_by}
 

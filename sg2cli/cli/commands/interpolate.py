@@ -21,11 +21,12 @@ from sg2cli.cli.options import (
 )
 from sg2cli.cli.session import Session
 from sg2cli.errors import UsageError
+from sg2cli.latents import interpolation
+from sg2cli.latents.interpolation import METHODS, Method, blend_noise, key_frames, steps
 from sg2cli.settings import DrawSettings, Precision
-from sg2cli.walks import METHODS, Method, blend_noise, key_frames, steps, walk
 
 if TYPE_CHECKING:
-    from sg2cli.latents import LatentSource
+    from sg2cli.latents.notation import LatentSource
     from sg2cli.sampling import Point
 
 
@@ -101,16 +102,16 @@ def interpolate(
         points = list(sampling.locate(G, key_latents, drawing, size))
         ws = [point.ws.cpu().numpy() for point in points]
         centre = G.mapping.w_avg.cpu().numpy()
-        for place in walk(ws, frames, method, loop, centre):
+        for place in interpolation.interpolate(ws, frames, method, loop, centre):
             yield sampling.Point(G.mapping.w_avg.new_tensor(place))
 
     def in_z() -> Iterator[Point]:
-        from sg2cli.latents import z_of
+        from sg2cli.latents.mapping import z_of
 
         zs = [z_of(latent, session.network.config.z_dim) for latent in key_latents]
         places = (
             replace(key_latents[0], space="z", values=z, noise={})
-            for z in walk(zs, frames, method, loop)
+            for z in interpolation.interpolate(zs, frames, method, loop)
         )
         return sampling.locate(G, places, drawing, size)
 

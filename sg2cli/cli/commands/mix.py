@@ -26,13 +26,14 @@ from sg2cli.cli.pictures import Pictures
 from sg2cli.cli.session import Session, is_mapped
 from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import UsageError
-from sg2cli.latents import LatentFile
+from sg2cli.latents.mixing import Styles, default_styles, style_rows
+from sg2cli.latents.mixing import mix as mix_ws
+from sg2cli.latents.notation import LatentFile
 from sg2cli.settings import DrawSettings, Precision
-from sg2cli.styles import Styles, default_styles, style_rows
-from sg2cli.styles import mix as mix_ws
 
 if TYPE_CHECKING:
-    from sg2cli.latents import Latent, LatentSource
+    from sg2cli.latents.notation import LatentSource
+    from sg2cli.latents.sources import Latent
     from sg2cli.sampling import Point
 
 STDIN = LatentFile(Path("-"))

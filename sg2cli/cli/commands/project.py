@@ -25,14 +25,15 @@ from sg2cli.cli.options import (
 )
 from sg2cli.errors import UsageError, brief
 from sg2cli.images.photos import Crop, read_photo
-from sg2cli.latents import LatentFile, open_latents
+from sg2cli.latents.notation import LatentFile
+from sg2cli.latents.sources import open_latents
 from sg2cli.sampling import check_settings
 from sg2cli.settings import LPIPS_NETS, PRESETS, SPACES, DrawSettings, Precision, TuneSettings
 from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
     from sg2cli.cli.projections import Job
-    from sg2cli.latents import LatentSource
+    from sg2cli.latents.notation import LatentSource
 
 
 def _crop(text: str) -> Crop:

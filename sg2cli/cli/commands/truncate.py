@@ -31,7 +31,7 @@ from sg2cli.images import grid
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:
-    from sg2cli.latents import LatentSource
+    from sg2cli.latents.notation import LatentSource
     from sg2cli.sampling import Point
 
 
@@ -97,7 +97,7 @@ def truncate(
 
     G, used = session.load(device, precision)
     from sg2cli import sampling
-    from sg2cli.latents import truncate as truncate_ws
+    from sg2cli.latents.mapping import truncate as truncate_ws
 
     size = sampling.batch_size(G, drawing, len(todo) * len(psis))
 

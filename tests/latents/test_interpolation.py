@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sg2cli.errors import UsageError
-from sg2cli.walks import METHODS, blend_noise, key_frames, slerp, steps, walk
+from sg2cli.latents.interpolation import METHODS, blend_noise, interpolate, key_frames, slerp, steps
 
 RNG = np.random.RandomState(0)
 KEYS = [RNG.randn(6, 16).astype("f4") for _ in range(4)]
@@ -20,7 +20,7 @@ KEYS = [RNG.randn(6, 16).astype("f4") for _ in range(4)]
 def test_a_walk_has_its_frames_and_passes_through_its_keys(
     method: Any, loop: bool, frames: int
 ) -> None:
-    places = list(walk(KEYS, frames, method, loop))
+    places = list(interpolate(KEYS, frames, method, loop))
     assert len(places) == frames
     at = key_frames(len(KEYS), frames, loop)
     assert at[0] == 0 and at == sorted(set(at))
@@ -35,7 +35,7 @@ def test_a_walk_has_no_leaps(method: Any) -> None:
     """With more frames a step gets shorter in proportion, at the closing of a loop, too."""
 
     def longest(frames: int) -> float:
-        places = list(walk(KEYS, frames, method, loop=True))
+        places = list(interpolate(KEYS, frames, method, loop=True))
         pairs = zip(places, [*places[1:], places[0]], strict=True)
         return max(float(np.linalg.norm(a - b)) for a, b in pairs)
 
@@ -47,7 +47,7 @@ def test_a_cubic_walk_has_no_corners(loop: bool) -> None:
     """The change of direction from frame to frame vanishes with their distance, everywhere."""
 
     def sharpest(frames: int, method: Any) -> float:
-        places = list(walk(KEYS, frames, method, loop))
+        places = list(interpolate(KEYS, frames, method, loop))
         steps_ = np.diff(np.stack([*places, *places[: 2 * loop]]), axis=0).reshape(-1, 96)
         unit = steps_ / np.linalg.norm(steps_, axis=1, keepdims=True)
         return float(np.linalg.norm(np.diff(unit, axis=0), axis=1).max())
@@ -57,7 +57,7 @@ def test_a_cubic_walk_has_no_corners(loop: bool) -> None:
 
 
 def test_linear_is_half_way_in_the_middle() -> None:
-    places = list(walk(KEYS[:2], 3, "linear"))
+    places = list(interpolate(KEYS[:2], 3, "linear"))
     np.testing.assert_allclose(places[1], (KEYS[0] + KEYS[1]) / 2, rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Walks through latents: a path that begins at the first, and passes through all of them."""
+"""Interpolation: a path that begins at the first latent, and passes through all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from sg2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from sg2cli.latent_files import Array
+    from sg2cli.storage.array_files import Array
 
 Method = Literal["linear", "slerp", "cubic"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -40,7 +40,7 @@ def steps(keys: int, frames: int, loop: bool) -> Iterator[tuple[int, int, float]
         yield segment, (segment + 1) % keys, t
 
 
-def walk(
+def interpolate(
     keys: Sequence[Array],
     frames: int,
     method: Method,

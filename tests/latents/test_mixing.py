@@ -9,7 +9,7 @@ import torch
 from networks import random_generator
 
 from sg2cli.errors import UsageError
-from sg2cli.styles import default_styles, mix, parse_styles, style_rows
+from sg2cli.latents.mixing import default_styles, mix, parse_styles, style_rows
 
 
 def config(resolution: int) -> Any:

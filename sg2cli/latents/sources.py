@@ -1,125 +1,26 @@
-"""Latents in one notation: seeds, files and the mean; from z to w to ws.
-
-    z [N,z_dim] -> mapping -> w [N,w_dim] -> one row a layer -> ws [N,num_ws,w_dim]
-
-Parsing needs neither torch nor the network; `open_latents` checks files against the network.
-"""
+"""Latents from seeds, files and the mean, in order, each made when it is asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sg2cli.errors import Sg2Error, UsageError, brief
-from sg2cli.latent_files import SUFFIXES, fit, fit_noise, read_latents, reading_of
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.latents.files import fit, fit_noise, read_latents, reading_of
+from sg2cli.latents.naming import Names
+from sg2cli.latents.notation import NOTATION, LatentFile, LatentSource, MeanLatent, SeedRange
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray
 from sg2cli.storage.budget import MAX_PIPE
-from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import read_stream
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sg2cli.generator import Generator
     from sg2cli.storage.array_files import Array
-
-MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
-SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
-ROWS_OF_FILE = re.compile(r"(.+?)(:z)?(?:\[(\d{1,9})(?:-(\d{1,9}))?\])?(:z)?", re.ASCII)
-NOTATION = (
-    "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
-)
-
-
-@dataclass(frozen=True)
-class SeedRange:
-    """The seeds from first to last, both included."""
-
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class LatentFile:
-    """Rows of a file of latents; path '-' is stdin. `holds_z` says so of an .npy."""
-
-    path: Path
-    first: int | None = None  # None: all rows
-    last: int | None = None
-    holds_z: bool = False
-
-
-@dataclass(frozen=True)
-class MeanLatent:
-    """`avg`: the network's w_avg."""
-
-
-LatentSource = SeedRange | LatentFile | MeanLatent
-
-
-def parse_seeds(text: str) -> tuple[SeedRange, ...]:
-    """'0-99', '85,100-105' -> ranges. ValueError says what is wrong with it."""
-    return tuple(_seed_range(part.strip()) for part in text.split(","))
-
-
-def parse_latents(text: str) -> tuple[LatentSource, ...]:
-    """A comma-separated list in the notation of the module. ValueError says what is wrong."""
-    parts = [part.strip() for part in text.split(",")]
-    plain = all(part == "avg" or SEED.fullmatch(part) for part in parts)
-    if not plain and kind(Path(text)) == "file":  # also one with a comma in its name
-        return (_latent_file(text),)
-    return tuple(_latent_source(part) for part in parts)
-
-
-def _seed_range(text: str) -> SeedRange:
-    match = SEED.fullmatch(text)
-    if not match:
-        raise ValueError(
-            f"{brief(text)} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105"
-        )
-    if max(len(digits or "") for digits in match.groups()) > 10:
-        raise ValueError(f"{brief(text)} goes beyond the largest seed, {MAX_SEED}")
-    first = int(match[1])
-    last = int(match[2] or first)
-    if last < first:
-        raise ValueError(f"the range {text} falls: write {last}-{first}")
-    if last > MAX_SEED:
-        raise ValueError(f"{last} is beyond the largest seed, {MAX_SEED}")
-    return SeedRange(first, last)
-
-
-def _latent_source(text: str) -> LatentSource:
-    if text == "avg":
-        return MeanLatent()
-    if SEED.fullmatch(text):
-        return _seed_range(text)
-    return _latent_file(text)
-
-
-def _latent_file(text: str) -> LatentFile:
-    path, first, last, holds_z = Path(text), None, None, False
-    if kind(path) != "file":
-        match = ROWS_OF_FILE.fullmatch(text)
-        if not match or (match[1] != "-" and not match[1].lower().endswith(SUFFIXES)):
-            raise ValueError(f"{brief(text)} is no latent: give {NOTATION}")
-        path, holds_z = user_path(match[1]), bool(match[2] or match[5])
-        if holds_z and path.suffix.lower() in (".npz", ".safetensors"):
-            raise ValueError(f"{brief(text)}: only the array of an .npy has no name and needs ':z'")
-        if match[3]:
-            first, last = int(match[3]), int(match[4] or match[3])
-            if last < first:
-                raise ValueError(f"the rows of {brief(text)} fall: write [{last}-{first}]")
-        if str(path) != "-" and kind(path) in ("nothing", "folder"):
-            raise ValueError(f"no file {path}")
-    return LatentFile(path, first, last, holds_z)
 
 
 @dataclass(frozen=True)
@@ -226,7 +127,7 @@ class LatentList:
 
     def unchecked(self) -> Iterator[Latent]:
         """With those that cannot be drawn, for commands that go on without their pictures."""
-        names = _Names(self.parts, self.reserved)
+        names = Names(self.parts, self.reserved)
         for part in self.parts:
             if isinstance(part, SeedRange):
                 for seed, times in names.seeds(part):
@@ -238,53 +139,6 @@ class LatentList:
                 for row in part.rows:
                     name = part.stem if part.array.shape[0] == 1 else f"{part.stem}-{row:04d}"
                     yield part.latent(row, names.free(name))
-
-
-class _Names:
-    """Gives each latent of a list a name of its own.
-
-    A seed's second picture is seed0085-2. A list may have thousands of ranges, and a range billions
-    of seeds: they are cut where ranges begin and end, and what is between two cuts is counted as a
-    whole.
-    """
-
-    def __init__(
-        self, parts: Iterable[SeedRange | MeanLatent | _Rows], reserved: Iterable[str]
-    ) -> None:
-        ranges = [part for part in parts if isinstance(part, SeedRange)]
-        self.starts = sorted(r.first for r in ranges)
-        self.ends = sorted(r.last + 1 for r in ranges)
-        self.cuts = sorted({*self.starts, *self.ends})
-        self.times = [0] * len(self.cuts)  # how often what follows each cut came so far
-        self.taken = set(reserved)
-        self.numbers: dict[str, int] = {}  # the last number that a name was given with
-
-    def seeds(self, part: SeedRange) -> Iterator[tuple[int, int]]:
-        """Each seed of a range, and the how-manieth time it comes."""
-        begin, end = bisect_left(self.cuts, part.first), bisect_left(self.cuts, part.last + 1)
-        for i in range(begin, end):
-            self.times[i] += 1
-            for seed in range(self.cuts[i], self.cuts[i + 1]):
-                yield seed, self.times[i]
-
-    def free(self, name: str) -> str:
-        """The name, or the name with the first number that nothing else has."""
-        number = self.numbers.get(name, 0) + 1
-        candidate = name if number == 1 else f"{name}-{number}"
-        while candidate in self.taken or self._is_seed_name(candidate):
-            number += 1
-            candidate = f"{name}-{number}"
-        self.numbers[name] = number
-        self.taken.add(candidate)
-        return candidate
-
-    def _is_seed_name(self, name: str) -> bool:
-        match = re.fullmatch(r"seed(\d{4,10})(?:-(\d{1,9}))?", name, re.ASCII)
-        if not match:
-            return False
-        seed = int(match[1])
-        times = bisect_right(self.starts, seed) - bisect_right(self.ends, seed)
-        return int(match[2] or 1) <= times
 
 
 def _length(part: SeedRange | MeanLatent | _Rows) -> int:
@@ -359,70 +213,3 @@ def _noise_of(file: ArrayFile, count: int, name: str, config: GeneratorConfig) -
         for key, array in file.arrays.items()
         if key.endswith("noise_const")
     }
-
-
-def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-    """Move the first `cutoff` rows to the mean (StyleGAN appendix B): psi 1 keeps, 0 is w_avg.
-
-    ws [N,num_ws,w_dim], w_avg [w_dim] -> [N,num_ws,w_dim]
-    """
-    import torch
-
-    reached = w_avg.lerp(ws[:, :cutoff], psi)
-    return reached if cutoff is None else torch.cat([reached, ws[:, cutoff:]], dim=1)
-
-
-def seed_to_z(seed: int, z_dim: int) -> Array:
-    """The z [z_dim] of a seed, float32: the one that NVIDIA's scripts draw."""
-    import numpy as np
-
-    return np.random.RandomState(seed).randn(1, z_dim)[0].astype(np.float32)
-
-
-def z_of(latent: Latent, z_dim: int) -> Array:
-    """The z [z_dim] of a latent that is one or a seed."""
-    own = latent.values if latent.space == "z" else None
-    return seed_to_z(latent.seed, z_dim) if own is None else own
-
-
-def class_vectors(G: Generator, count: int, class_index: int) -> Tensor | None:
-    """One-hot c [N,c_dim] for the mapping network; None where there are no classes."""
-    import torch
-
-    if not G.config.c_dim:
-        return None
-    c = torch.zeros(count, G.config.c_dim, device=G.device)
-    c[:, class_index] = 1
-    return c
-
-
-def to_ws(
-    G: Generator,
-    latents: Sequence[Latent],
-    psi: float | None = None,
-    cutoff: int | None = None,
-    class_index: int | None = None,
-) -> Tensor:
-    """Map and truncate: -> ws [N,num_ws,w_dim] on the device of the network.
-
-    Without a psi, latents from seeds and z are taken as they are, which is psi 1. With one, w and
-    ws from files are truncated, too. A class is needed for z of a conditional network.
-    """
-    import numpy as np
-    import torch
-
-    config = G.config
-    rows: list[Tensor] = []
-    # All go through the mapping network, so that its batch, and so its rounding, is the same
-    # whatever the latents are.
-    zs = [z_of(latent, config.z_dim) for latent in latents]
-    c = class_vectors(G, len(zs), class_index or 0)  # of latents that need none, any will do
-    mapped = G.mapping(torch.from_numpy(np.stack(zs)).to(G.device), c)
-    for latent, w in zip(latents, mapped, strict=True):
-        if latent.space == "avg":
-            w = G.mapping.w_avg
-        elif latent.space == "w":
-            w = torch.from_numpy(latent.values).to(G.device)
-        rows.append(w.expand(config.num_ws, -1))
-    ws = torch.stack(rows)
-    return ws if psi is None else truncate(ws, G.mapping.w_avg, psi, cutoff)

@@ -14,9 +14,11 @@ from networks import random_generator, relative
 from safetensors.torch import load_file, save_file
 
 from sg2cli import checkpoints, sampling
-from sg2cli.directions import edit, find_direction, moments, pca, save_directions, sefa
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.latents import open_latents, parse_seeds, to_ws
+from sg2cli.latents.directions import edit, find_direction, moments, pca, save_directions, sefa
+from sg2cli.latents.mapping import to_ws
+from sg2cli.latents.notation import parse_seeds
+from sg2cli.latents.sources import open_latents
 
 AVATARS = checkpoints.load_generator()
 ALL = list(range(AVATARS.config.num_ws))
@@ -216,7 +218,7 @@ def test_what_is_no_direction(in_tmp: Path, text: str, told: str) -> None:
 def test_directions_without_number_are_refused_unread(
     in_tmp: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sg2cli.directions.MAX_DIRECTIONS", 128 * 100)
+    monkeypatch.setattr("sg2cli.latents.directions.MAX_DIRECTIONS", 128 * 100)
     vectors = torch.ones(101, 128)
     np.save("a.npy", vectors.numpy())
     save_file({"sefa": vectors, "sefa_std": torch.ones(101)}, "a.safetensors")

@@ -23,7 +23,7 @@ from sg2cli.storage.atomic import new_file
 from sg2cli.storage.safetensors import safetensors_header
 
 if TYPE_CHECKING:
-    from sg2cli.storage.array_files import Array as Array
+    from sg2cli.storage.array_files import Array
 
 SUFFIXES = (".safetensors", ".npz", ".npy")
 NAMES = ("z", "w", "ws")
@@ -159,7 +159,7 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def inspect(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+def inspect_latents(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     """The shapes of a file's arrays, and what made it, where a .safetensors says so."""
     found = read_latents(path, str(path))
     return {name or "unnamed": array.shape for name, array in found.arrays.items()}, found.metadata

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.arrays import StoredTensor, read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
-from sg2cli.latent_files import reading_of
-from sg2cli.latents import class_vectors
+from sg2cli.latents.files import reading_of
+from sg2cli.latents.mapping import class_vectors
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, read_arrays
 from sg2cli.storage.atomic import new_file

@@ -1,0 +1,82 @@
+"""From z to w to ws, and truncation.
+
+z [N,z_dim] -> mapping -> w [N,w_dim] -> one row a layer -> ws [N,num_ws,w_dim]"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sg2cli.generator import Generator
+    from sg2cli.latents.sources import Latent
+    from sg2cli.storage.array_files import Array
+
+
+def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+    """Move the first `cutoff` rows to the mean (StyleGAN appendix B): psi 1 keeps, 0 is w_avg.
+
+    ws [N,num_ws,w_dim], w_avg [w_dim] -> [N,num_ws,w_dim]
+    """
+    import torch
+
+    reached = w_avg.lerp(ws[:, :cutoff], psi)
+    return reached if cutoff is None else torch.cat([reached, ws[:, cutoff:]], dim=1)
+
+
+def seed_to_z(seed: int, z_dim: int) -> Array:
+    """The z [z_dim] of a seed, float32: the one that NVIDIA's scripts draw."""
+    import numpy as np
+
+    return np.random.RandomState(seed).randn(1, z_dim)[0].astype(np.float32)
+
+
+def z_of(latent: Latent, z_dim: int) -> Array:
+    """The z [z_dim] of a latent that is one or a seed."""
+    own = latent.values if latent.space == "z" else None
+    return seed_to_z(latent.seed, z_dim) if own is None else own
+
+
+def class_vectors(G: Generator, count: int, class_index: int) -> Tensor | None:
+    """One-hot c [N,c_dim] for the mapping network; None where there are no classes."""
+    import torch
+
+    if not G.config.c_dim:
+        return None
+    c = torch.zeros(count, G.config.c_dim, device=G.device)
+    c[:, class_index] = 1
+    return c
+
+
+def to_ws(
+    G: Generator,
+    latents: Sequence[Latent],
+    psi: float | None = None,
+    cutoff: int | None = None,
+    class_index: int | None = None,
+) -> Tensor:
+    """Map and truncate: -> ws [N,num_ws,w_dim] on the device of the network.
+
+    Without a psi, latents from seeds and z are taken as they are, which is psi 1. With one, w and
+    ws from files are truncated, too. A class is needed for z of a conditional network.
+    """
+    import numpy as np
+    import torch
+
+    config = G.config
+    rows: list[Tensor] = []
+    # All go through the mapping network, so that its batch, and so its rounding, is the same
+    # whatever the latents are.
+    zs = [z_of(latent, config.z_dim) for latent in latents]
+    c = class_vectors(G, len(zs), class_index or 0)  # of latents that need none, any will do
+    mapped = G.mapping(torch.from_numpy(np.stack(zs)).to(G.device), c)
+    for latent, w in zip(latents, mapped, strict=True):
+        if latent.space == "avg":
+            w = G.mapping.w_avg
+        elif latent.space == "w":
+            w = torch.from_numpy(latent.values).to(G.device)
+        rows.append(w.expand(config.num_ws, -1))
+    ws = torch.stack(rows)
+    return ws if psi is None else truncate(ws, G.mapping.w_avg, psi, cutoff)

@@ -1,0 +1,107 @@
+"""The notation of latents: seeds, ranges, files with rows, and the mean.
+
+Parsing needs neither torch nor the network; `sources.open_latents` checks files against it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sg2cli.errors import brief
+from sg2cli.latents.files import SUFFIXES
+from sg2cli.storage.paths import kind, user_path
+
+if TYPE_CHECKING:
+    pass
+
+MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
+SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
+ROWS_OF_FILE = re.compile(r"(.+?)(:z)?(?:\[(\d{1,9})(?:-(\d{1,9}))?\])?(:z)?", re.ASCII)
+NOTATION = (
+    "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
+)
+
+
+@dataclass(frozen=True)
+class SeedRange:
+    """The seeds from first to last, both included."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class LatentFile:
+    """Rows of a file of latents; path '-' is stdin. `holds_z` says so of an .npy."""
+
+    path: Path
+    first: int | None = None  # None: all rows
+    last: int | None = None
+    holds_z: bool = False
+
+
+@dataclass(frozen=True)
+class MeanLatent:
+    """`avg`: the network's w_avg."""
+
+
+LatentSource = SeedRange | LatentFile | MeanLatent
+
+
+def parse_seeds(text: str) -> tuple[SeedRange, ...]:
+    """'0-99', '85,100-105' -> ranges. ValueError says what is wrong with it."""
+    return tuple(_seed_range(part.strip()) for part in text.split(","))
+
+
+def parse_latents(text: str) -> tuple[LatentSource, ...]:
+    """A comma-separated list in the notation of the module. ValueError says what is wrong."""
+    parts = [part.strip() for part in text.split(",")]
+    plain = all(part == "avg" or SEED.fullmatch(part) for part in parts)
+    if not plain and kind(Path(text)) == "file":  # also one with a comma in its name
+        return (_latent_file(text),)
+    return tuple(_latent_source(part) for part in parts)
+
+
+def _seed_range(text: str) -> SeedRange:
+    match = SEED.fullmatch(text)
+    if not match:
+        raise ValueError(
+            f"{brief(text)} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105"
+        )
+    if max(len(digits or "") for digits in match.groups()) > 10:
+        raise ValueError(f"{brief(text)} goes beyond the largest seed, {MAX_SEED}")
+    first = int(match[1])
+    last = int(match[2] or first)
+    if last < first:
+        raise ValueError(f"the range {text} falls: write {last}-{first}")
+    if last > MAX_SEED:
+        raise ValueError(f"{last} is beyond the largest seed, {MAX_SEED}")
+    return SeedRange(first, last)
+
+
+def _latent_source(text: str) -> LatentSource:
+    if text == "avg":
+        return MeanLatent()
+    if SEED.fullmatch(text):
+        return _seed_range(text)
+    return _latent_file(text)
+
+
+def _latent_file(text: str) -> LatentFile:
+    path, first, last, holds_z = Path(text), None, None, False
+    if kind(path) != "file":
+        match = ROWS_OF_FILE.fullmatch(text)
+        if not match or (match[1] != "-" and not match[1].lower().endswith(SUFFIXES)):
+            raise ValueError(f"{brief(text)} is no latent: give {NOTATION}")
+        path, holds_z = user_path(match[1]), bool(match[2] or match[5])
+        if holds_z and path.suffix.lower() in (".npz", ".safetensors"):
+            raise ValueError(f"{brief(text)}: only the array of an .npy has no name and needs ':z'")
+        if match[3]:
+            first, last = int(match[3]), int(match[4] or match[3])
+            if last < first:
+                raise ValueError(f"the rows of {brief(text)} fall: write [{last}-{first}]")
+        if str(path) != "-" and kind(path) in ("nothing", "folder"):
+            raise ValueError(f"no file {path}")
+    return LatentFile(path, first, last, holds_z)

@@ -1,0 +1,82 @@
+"""The notation of latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sg2cli.latents.notation import LatentFile, MeanLatent, SeedRange, parse_latents, parse_seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "ranges"),
+    [
+        ("85", [(85, 85)]),
+        ("0-99", [(0, 99)]),
+        ("85,100-105", [(85, 85), (100, 105)]),
+        (" 1 , 2-3", [(1, 1), (2, 3)]),
+        ("7-7", [(7, 7)]),
+        ("007", [(7, 7)]),
+        ("0-4294967295", [(0, 2**32 - 1)]),
+    ],
+)
+def test_seeds(text: str, ranges: list[tuple[int, int]]) -> None:
+    assert parse_seeds(text) == tuple(SeedRange(*each) for each in ranges)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is no seed"),
+        ("x", "'x' is no seed"),
+        ("1,,2", "is no seed"),
+        ("1.5", "is no seed"),
+        ("-1", "is no seed"),
+        ("1-2-3", "is no seed"),
+        ("١٢", "is no seed"),
+        ("7-3", "write 3-7"),
+        ("4294967296", "largest seed"),
+        ("1" * 5000, "largest seed"),
+    ],
+)
+def test_what_is_no_seed(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_seeds(text)
+
+
+def test_latent_notation(in_tmp: Path) -> None:
+    for name in ("a.npy", "b.safetensors", "c,d.npz", "e[1].npy"):
+        Path(name).write_bytes(b"")
+    assert parse_latents("85,avg,0-2") == (SeedRange(85, 85), MeanLatent(), SeedRange(0, 2))
+    assert parse_latents("a.npy") == (LatentFile(Path("a.npy")),)
+    assert parse_latents("a.npy:z[2]") == (LatentFile(Path("a.npy"), 2, 2, holds_z=True),)
+    assert parse_latents("b.safetensors[0-9],3") == (
+        LatentFile(Path("b.safetensors"), 0, 9),
+        SeedRange(3, 3),
+    )
+    assert parse_latents("c,d.npz") == (LatentFile(Path("c,d.npz")),)
+    assert parse_latents("e[1].npy") == (LatentFile(Path("e[1].npy")),)
+    assert parse_latents("-[1]") == (LatentFile(Path("-"), 1, 1),)
+    for text, told in {
+        "": "is no latent",
+        "mean": "is no latent",
+        "no.npy": "no file no.npy",
+        "b.safetensors[9-0]": "fall",
+        "b.safetensors:z": "':z'",
+        "3-1": "write 1-3",
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            parse_latents(text)
+
+
+def test_a_long_list_is_no_file_name(in_tmp: Path) -> None:
+    assert len(parse_latents(",".join(map(str, range(1000))))) == 1000
+
+
+def test_seeds_are_seeds_whatever_files_there_are(in_tmp: Path) -> None:
+    for name in ("85", "avg", "1,2"):
+        Path(name).write_bytes(b"")
+    assert parse_latents("85") == (SeedRange(85, 85),)
+    assert parse_latents("avg") == (MeanLatent(),)
+    assert len(parse_latents("1,2")) == 2
