@@ -55,3 +55,12 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     difference = (found.double() - expected.double()).norm() / expected.double().norm()
     assert math.isfinite(difference)
     return difference.item()
+
+
+def same(found: Any, expected: Any, but: str = "nothing") -> None:
+    """Assert that two generators have the same tensors, apart from one."""
+    state = found.state_dict()
+    assert state.keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        if name != but:
+            torch.testing.assert_close(state[name], tensor, rtol=1e-6, atol=1e-6)

@@ -1,6 +1,6 @@
 """Whatever is typed, and whatever is in a file: a value, or an error of ours.
 
-FUZZ sets how many cases of each are tried, beside those for pickles in test_foreign.
+FUZZ sets how many cases of each are tried, beside those for pickles in test_convert.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from networks import random_generator
 from safetensors.torch import save
 
 from sg2cli import checkpoints
-from sg2cli.checkpoints import tuned
-from sg2cli.checkpoints.tuned import open_tuned, save_differences
+from sg2cli.checkpoints import weight_deltas
+from sg2cli.checkpoints.weight_deltas import open_weight_deltas, save_weight_deltas
 from sg2cli.cli import options
 from sg2cli.cli.commands import project
 from sg2cli.cli.commands.info import describe
@@ -206,7 +206,7 @@ READERS: dict[str, tuple[Content, Callable[[Path], object]]] = {
     ),
     "t.safetensors": (
         saved(
-            lambda path: save_differences(
+            lambda path: save_weight_deltas(
                 path,
                 {"synthesis.b4.conv1.bias": torch.ones(10).half()},
                 {"checkpoint": network(path.parent).sha256},
@@ -214,7 +214,10 @@ READERS: dict[str, tuple[Content, Callable[[Path], object]]] = {
             ),
             "t.safetensors",
         ),
-        lambda path: (tuned.inspect(path), open_tuned(path, network(path.parent))),
+        lambda path: (
+            weight_deltas.inspect_weight_deltas(path),
+            open_weight_deltas(path, network(path.parent)),
+        ),
     ),
     "snapshot.safetensors": (
         saved(lambda path: snapshots.save_state(path, new_run(), {}), "snapshot.safetensors"),

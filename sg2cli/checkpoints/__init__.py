@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sg2cli.checkpoints.safetensors_file import Network, is_ours, save_generator
+from sg2cli.checkpoints.native import Network, is_ours, save_generator
 from sg2cli.errors import CheckpointError, UsageError, brief
 from sg2cli.storage.paths import kind, user_path
 

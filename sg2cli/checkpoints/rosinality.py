@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sg2cli.checkpoints.arrays import NUMPY, StoredTensor
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
-from sg2cli.checkpoints.unpickle import Opaque
+from sg2cli.checkpoints.config import Checkpoint, LazyTensor, check_kernel, taps_of
+from sg2cli.checkpoints.numpy_arrays import NUMPY
+from sg2cli.checkpoints.stand_ins import Opaque
+from sg2cli.checkpoints.torch_tensors import PickledTensor
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
 
@@ -67,7 +68,7 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
     if not isinstance(tensors_of, dict) or not tensors_of:
         raise CheckpointError("a file of torch.save, but it has neither g_ema nor a decoder")
     stored = {str(key): value for key, value in tensors_of.items()}
-    if odd := [key for key, value in stored.items() if not isinstance(value, StoredTensor)]:
+    if odd := [key for key, value in stored.items() if not isinstance(value, PickledTensor)]:
         raise CheckpointError(f"its {odd[0][:60]!r} is no tensor")
     filters = {key: value for key, value in stored.items() if re.fullmatch(FILTER, key)}
     budget.charge("resample_filters", len(filters))
@@ -78,7 +79,7 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
         else:
             new_name = rename(key)
             tensors[new_name] = _reshaped(key, new_name, tensor)
-    if isinstance(latent_avg, StoredTensor) and latent_avg.shape:
+    if isinstance(latent_avg, PickledTensor) and latent_avg.shape:
         width = latent_avg.shape[-1]
         tensors["mapping.w_avg"] = LazyTensor(
             (width,), lambda: latent_avg.tensor().reshape(-1, width).float().mean(dim=0)
@@ -107,7 +108,7 @@ def rename(key: str) -> str:
     raise CheckpointError(f"unknown rosinality key {key[:60]!r}")
 
 
-def _reshaped(key: str, name: str, tensor: StoredTensor) -> LazyTensor:
+def _reshaped(key: str, name: str, tensor: PickledTensor) -> LazyTensor:
     """Without their dimensions of 1: [1,O,I,3,3], [1,C,4,4], [1,3,1,1], [1,1,H,W]."""
     shape = tensor.shape
     if name.endswith((".const", "torgb.weight")) or (name.endswith(".weight") and len(shape) == 5):

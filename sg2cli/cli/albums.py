@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sg2cli.checkpoints import tuned
+from sg2cli.checkpoints import weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.images.photos import PHOTO_SUFFIXES
 from sg2cli.storage.atomic import check_folder, lock
@@ -180,7 +180,7 @@ class Album:
         with suppress(OSError), (self.out / SUMMARY).open("rb") as file:
             if file.readline(1000).decode(errors="replace").strip() == ",".join(COLUMNS):
                 self.shared.adopt(SUMMARY)
-        if tuned.inspect(self.out / TUNED) is not None:
+        if weight_deltas.inspect_weight_deltas(self.out / TUNED) is not None:
             self.shared.adopt(TUNED)
 
     @property

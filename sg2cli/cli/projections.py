@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sg2cli import __version__
-from sg2cli.checkpoints.tuned import encode_differences, open_tuned
+from sg2cli.checkpoints.weight_deltas import encode_weight_deltas, open_weight_deltas
 from sg2cli.cli.albums import SNAPSHOT, TUNED, TUNING, Album, Entry
 from sg2cli.cli.console import Console
 from sg2cli.errors import Sg2Error, is_out_of_memory
@@ -316,10 +316,10 @@ class Projector:
             "tune_steps_done": tuning.state.step,
             "version": __version__,
         }
-        path = folder.write(TUNED, encode_differences(tuning.differences(), made_by))
+        path = folder.write(TUNED, encode_weight_deltas(tuning.differences(), made_by))
         self.console.wrote(path, made_by)
         tuned = copy.deepcopy(self.G)
-        opened = open_tuned(path, self.network)
+        opened = open_weight_deltas(path, self.network)
         opened.apply(tuned)
         for job, projection in found:
             recipe = {**self._tuned(job), "tuned": opened.sha256}

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sg2cli import checkpoints
-from sg2cli.checkpoints.tuned import Tuned, open_tuned
+from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
 from sg2cli.errors import UsageError
 from sg2cli.latents.sources import LatentList, open_latents
@@ -30,9 +30,11 @@ class Session:
     console: Console
 
     @cached_property
-    def tuned(self) -> Tuned | None:
+    def tuned(self) -> WeightDeltas | None:
         """The differences of --tuned, found to fit the network."""
-        return open_tuned(self.settings.tuned, self.network) if self.settings.tuned else None
+        return (
+            open_weight_deltas(self.settings.tuned, self.network) if self.settings.tuned else None
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.arrays import StoredTensor, read_torch
+from sg2cli.checkpoints.torch_tensors import PickledTensor, read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
 from sg2cli.latents.files import reading_of
 from sg2cli.latents.mapping import class_vectors
@@ -257,7 +257,7 @@ def _eigenvectors(content: bytes) -> Tensor:
     except CheckpointError as error:
         raise ValueError(f"it is not a factor.pt, {error}") from error
     found = stored.get("eigvec") if isinstance(stored, dict) else None
-    if not isinstance(found, StoredTensor) or len(found.shape) != 2:
+    if not isinstance(found, PickledTensor) or len(found.shape) != 2:
         raise ValueError("it is not a factor.pt: it has no matrix eigvec")
     if math.prod(found.shape) > MAX_DIRECTIONS:
         raise LimitExceeded(f"its eigvec has more than {MAX_DIRECTIONS:,} numbers")

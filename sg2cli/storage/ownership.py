@@ -43,12 +43,12 @@ class OwnedFolder:
 
     def _read(self) -> None:
         if kind(self.own) != "folder" or self.own.is_symlink():
-            raise self._foreign("it is not a folder")
+            raise self._not_ours("it is not a folder")
         sweep(self.own)
         manifest = self.own / MANIFEST
         if manifest.is_symlink() or kind(manifest) != "file":
             if any(self.own.iterdir()):
-                raise self._foreign("it has no manifest")
+                raise self._not_ours("it has no manifest")
             return  # killed before there was one
         try:
             with manifest.open("rb") as file:
@@ -60,10 +60,10 @@ class OwnedFolder:
         except OSError as error:
             raise Sg2Error(f"cannot read {manifest}: {reason(error)}") from error
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise self._foreign(f"its manifest is damaged ({error})") from error
+            raise self._not_ours(f"its manifest is damaged ({error})") from error
         self.fields, self._hashes = found, hashes
 
-    def _foreign(self, why: str) -> Sg2Error:
+    def _not_ours(self, why: str) -> Sg2Error:
         return Sg2Error(
             f"{self.own} was not made by sg2, or is damaged: {why}; move it away, or give another "
             "--out"

@@ -369,7 +369,7 @@ def test_an_input_from_a_fifo_is_read(in_tmp: Path, net: Path) -> None:
 def test_where_nothing_can_be_written_nothing_is_computed(
     sg2: Any, net: Path, args: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sg2cli.checkpoints.safetensors_file import Network
+    from sg2cli.checkpoints.native import Network
 
     def computes(*_: object) -> None:
         raise AssertionError("it computes")

@@ -375,7 +375,7 @@ def test_a_time_limit_counts_tuning(sg2: Any, net: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["other network", "no differences", "cut", "nan", "missing"])
 def test_tuned_files_that_do_not_fit_are_refused(sg2: Any, net: Path, damage: str) -> None:
-    from sg2cli.checkpoints.tuned import save_differences
+    from sg2cli.checkpoints.weight_deltas import save_weight_deltas
 
     G = checkpoints.load_generator(net)
     made_by = {"checkpoint": checkpoints.find_network(net).sha256}
@@ -387,7 +387,7 @@ def test_tuned_files_that_do_not_fit_are_refused(sg2: Any, net: Path, damage: st
         difference[0, 0] = torch.nan
     path = Path("t.safetensors")
     if damage != "missing":
-        save_differences(path, {name: difference}, made_by)
+        save_weight_deltas(path, {name: difference}, made_by)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-3])
     file = net if damage == "no differences" else path

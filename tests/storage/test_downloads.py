@@ -16,7 +16,7 @@ from foreign_files import write_ada
 from networks import random_generator
 
 from sg2cli.checkpoints import Network
-from sg2cli.checkpoints.known import KNOWN
+from sg2cli.checkpoints.official import OFFICIAL_NETWORKS
 from sg2cli.errors import Sg2Error
 from sg2cli.storage.downloads import download
 
@@ -326,12 +326,14 @@ def test_known_names_are_fetched_from_their_publisher(
 ) -> None:
     write_ada(random_generator(), Path("net.pkl"))
     server.content = Path("net.pkl").read_bytes()
-    monkeypatch.setitem(KNOWN, "ffhq", server.url)
+    monkeypatch.setitem(OFFICIAL_NETWORKS, "ffhq", server.url)
     result = sg2("convert", "ffhq", "ffhq.safetensors")
     assert result.lines == ["ffhq.safetensors"]
     assert "non-commercial" in result.err
-    assert len(KNOWN) == 27
+    assert len(OFFICIAL_NETWORKS) == 27
     unknown = sg2("convert", "ffhq2", "ffhq2.safetensors")
     assert unknown.code == 2
     assert "no file 'ffhq2', nor an official network: ffhq, metfaces, " in unknown.err
-    assert all(url.startswith("https://") for name, url in KNOWN.items() if name != "ffhq")
+    assert all(
+        url.startswith("https://") for name, url in OFFICIAL_NETWORKS.items() if name != "ffhq"
+    )

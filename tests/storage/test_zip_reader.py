@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sg2cli.checkpoints.foreign import read_foreign
+from sg2cli.checkpoints.convert import read_checkpoint
 from sg2cli.errors import CheckpointError, Sg2Error
 from sg2cli.latents.files import read_latents
 from sg2cli.storage.budget import LimitExceeded
@@ -187,7 +187,7 @@ def test_a_pt_whose_numbers_were_changed_is_refused(in_tmp: Path) -> None:
     content = Path("net.pt").read_bytes()
     Path("net.pt").write_bytes(damaged(content, weights.numpy().tobytes()))
     with pytest.raises(CheckpointError, match="damaged, as its member .* its checksum is another"):
-        read_foreign(Path("net.pt"))
+        read_checkpoint(Path("net.pt"))
 
 
 def test_a_pt_with_a_member_twice_is_refused(in_tmp: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_pt_with_a_member_twice_is_refused(in_tmp: Path) -> None:
     content = Path("net.pt").read_bytes()
     Path("net.pt").write_bytes(content.replace(b"/data/1", b"/data/0"))
     with pytest.raises(CheckpointError, match="the member .*/data/0' twice"):
-        read_foreign(Path("net.pt"))
+        read_checkpoint(Path("net.pt"))
 
 
 @pytest.mark.parametrize("writes", [np.savez, np.savez_compressed])

@@ -8,10 +8,10 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints import export
-from sg2cli.checkpoints.base import first
+from sg2cli.checkpoints.config import first
 from sg2cli.checkpoints.export import TARGETS
-from sg2cli.checkpoints.known import KNOWN, LICENCE
-from sg2cli.checkpoints.tuned import open_tuned
+from sg2cli.checkpoints.official import LICENCE, OFFICIAL_NETWORKS
+from sg2cli.checkpoints.weight_deltas import open_weight_deltas
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk, told_of
@@ -93,7 +93,7 @@ def _write_ours(
     with on_disk(name) as path:
         network = checkpoints.find_network(path)
         made_by = {"format": target or "safetensors", "source": network.sha256}
-        differences = open_tuned(merge, network) if merge else None
+        differences = open_weight_deltas(merge, network) if merge else None
         G = network.load()
         if differences:
             differences.apply(G)
@@ -109,15 +109,15 @@ def _write_ours(
 def _read_other(
     name: str, out: Path, sha256: str | None, overwrite: bool, console: Console
 ) -> None:
-    from sg2cli.checkpoints import foreign
+    from sg2cli.checkpoints import convert as conversion
 
     address = name if is_address(name) else None
     bundled = name in ("-", *checkpoints.bundled())
     if not address and not bundled and kind(user_path(name)) == "nothing":
-        if name not in KNOWN:
-            official = first(list(KNOWN), 7)
+        if name not in OFFICIAL_NETWORKS:
+            official = first(list(OFFICIAL_NETWORKS), 7)
             raise UsageError(f"no file {brief(name)}, nor an official network: {official}")
-        address = KNOWN[name]
+        address = OFFICIAL_NETWORKS[name]
         console.note(LICENCE)
     if sha256 and not address:
         raise UsageError("--sha256 is for files from the web")
@@ -126,7 +126,7 @@ def _read_other(
         url = public(address)
         origin = {"url": url, "file": url.rpartition("/")[2]}
         with _fetch(address, out.parent, sha256, console) as found, told_of(found.path, url):
-            read, network, odd = foreign.convert(found.path, out, overwrite, origin)
+            read, network, odd = conversion.convert(found.path, out, overwrite, origin)
             if network.source["sha256"] != found.sha256:
                 raise Sg2Error(f"{url} was changed on the disk: remove {out} and convert it again")
     else:
@@ -136,7 +136,7 @@ def _read_other(
                     f"{name} is a .safetensors, which sg2 reads as it is: --to ada or "
                     "--to rosinality writes it for other code"
                 )
-            read, network, odd = foreign.convert(path, out, overwrite)
+            read, network, odd = conversion.convert(path, out, overwrite)
     config = network.config
     classes = f"{config.c_dim} classes" if config.c_dim else "no classes"
     clamp = "no clamp" if config.conv_clamp is None else f"clamp {config.conv_clamp:g}"

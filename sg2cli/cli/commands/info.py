@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sg2cli import checkpoints
-from sg2cli.checkpoints import tuned
+from sg2cli.checkpoints import weight_deltas
 from sg2cli.cli.console import Console
 from sg2cli.cli.options import NetworkType, json_option
 from sg2cli.cli.standard_input import on_disk
@@ -58,8 +58,8 @@ def describe(path: Path, name: str) -> dict[str, Any]:
     if files.is_latents(path):
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
-        return _foreign(path, name)
-    if (made_by := tuned.inspect(path)) is not None:
+        return _other_format(path, name)
+    if (made_by := weight_deltas.inspect_weight_deltas(path)) is not None:
         return made_by | {"kind": "differences of weights, for --tuned"}
     return _checkpoint(checkpoints.find_network(path))
 
@@ -87,11 +87,11 @@ def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
     }
 
 
-def _foreign(path: Path, name: str) -> dict[str, Any]:
-    from sg2cli.checkpoints.base import first, parameters, read_config
-    from sg2cli.checkpoints.foreign import read_foreign
+def _other_format(path: Path, name: str) -> dict[str, Any]:
+    from sg2cli.checkpoints.config import first, parameters, read_config
+    from sg2cli.checkpoints.convert import read_checkpoint
 
-    found = read_foreign(path)
+    found = read_checkpoint(path)
     return {
         "kind": f"StyleGAN2 generator, {found.format}",
         **_facts(read_config(found.fields, found.shapes)),

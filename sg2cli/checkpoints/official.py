@@ -7,7 +7,7 @@ _ADA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/"
 _NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files/"
 _TF = "https://nvlabs-fi-cdn.nvidia.com/stylegan2/networks/"
 
-KNOWN: dict[str, str] = {
+OFFICIAL_NETWORKS: dict[str, str] = {
     **{
         name: f"{_ADA}{name}.pkl"
         for name in ("ffhq", "metfaces", "afhqcat", "afhqdog", "afhqwild", "brecahad", "cifar10")

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.arrays import NUMPY, StoredArray
-from sg2cli.checkpoints.base import MAX_TAPS, Checkpoint, LazyTensor, first
-from sg2cli.checkpoints.unpickle import Attributes, TensorFlowNetwork, plain
+from sg2cli.checkpoints.config import MAX_TAPS, Checkpoint, LazyTensor, first
+from sg2cli.checkpoints.numpy_arrays import NUMPY, PickledArray
+from sg2cli.checkpoints.stand_ins import Attributes, TensorFlowNetwork, plain
 from sg2cli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ DECIDING = {  # what of static_kwargs is read, or settled by the shapes of the t
 
 
 def read(pickled: tuple[Any, ...]) -> Checkpoint:
-    """The network Gs of what `unpickle.load` read."""
+    """The network Gs of what `pickle_reader.load` read."""
     network = pickled[2] if len(pickled) == 3 else None
     if not isinstance(network, TensorFlowNetwork):
         raise CheckpointError("no (G, D, Gs) of NVIDIA's TensorFlow code")
@@ -134,7 +134,7 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
     return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, ["G", "D"], notes=notes)
 
 
-def _rename(name: str, array: StoredArray) -> tuple[str, LazyTensor]:
+def _rename(name: str, array: PickledArray) -> tuple[str, LazyTensor]:
     for pattern, new_name, change in RENAMES:
         if match := re.fullmatch(pattern, name):
             if len(array.shape) != DIMENSIONS.get(change, len(array.shape)):
@@ -144,18 +144,18 @@ def _rename(name: str, array: StoredArray) -> tuple[str, LazyTensor]:
 
 
 def _changed(
-    array: StoredArray, reshape: Callable[[Any], Any], turn: Callable[[Tensor], Tensor]
+    array: PickledArray, reshape: Callable[[Any], Any], turn: Callable[[Tensor], Tensor]
 ) -> LazyTensor:
     return LazyTensor(tuple(reshape(array.shape)), lambda: turn(array.tensor()))
 
 
-def _variables(parts: Mapping[str, TensorFlowNetwork]) -> dict[str, StoredArray]:
-    found: dict[str, StoredArray] = {}
+def _variables(parts: Mapping[str, TensorFlowNetwork]) -> dict[str, PickledArray]:
+    found: dict[str, PickledArray] = {}
     for prefix, part in parts.items():
         variables = part.state.get("variables")
         for item in variables if isinstance(variables, list) else []:
             if not (
-                isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], StoredArray)
+                isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], PickledArray)
             ):
                 raise CheckpointError("its variables are not pairs of a name and an array")
             found[f"{prefix}{plain(item[0], 'a name')}"] = item[1]
@@ -173,7 +173,7 @@ def _kwargs(parts: Mapping[str, TensorFlowNetwork]) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    if isinstance(value, StoredArray) and math.prod(value.shape) <= MAX_TAPS**2:
+    if isinstance(value, PickledArray) and math.prod(value.shape) <= MAX_TAPS**2:
         value = value.tensor().tolist()
     if not isinstance(value, list | tuple) or len(value) > MAX_TAPS:
         raise CheckpointError("its resample_kernel is no short list")
@@ -182,6 +182,6 @@ def _listed(value: Any) -> list[Any]:
 
 def _number(value: Any) -> Any:
     """A plain value, or a number that numpy wrapped."""
-    if isinstance(value, StoredArray) and math.prod(value.shape) == 1:
+    if isinstance(value, PickledArray) and math.prod(value.shape) == 1:
         return value.tensor().reshape(()).item()
     return plain(value, "a setting")

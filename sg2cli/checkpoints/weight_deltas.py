@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.base import is_finite
-from sg2cli.checkpoints.safetensors_file import TUNED, Network
+from sg2cli.checkpoints.config import is_finite
+from sg2cli.checkpoints.native import WEIGHT_DELTAS, Network
 from sg2cli.errors import CheckpointError, UsageError, reason
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.paths import kind
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class WeightDeltas:
     """A file of differences that fits a network; the numbers are read by `apply`."""
 
     path: Path
@@ -67,24 +67,24 @@ def _opened(path: Path) -> Iterator[SafetensorsFile]:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 
 
-def inspect(path: Path) -> dict[str, Any] | None:
+def inspect_weight_deltas(path: Path) -> dict[str, Any] | None:
     """What made a file of differences; None if it is something else."""
     try:
         with SafetensorsFile(path) as file:
             fields = sg2_metadata(file.metadata)
     except (OSError, ValueError):
         return None
-    return fields if fields.get("kind") == TUNED else None
+    return fields if fields.get("kind") == WEIGHT_DELTAS else None
 
 
-def open_tuned(path: Path, network: Network) -> Tuned:
+def open_weight_deltas(path: Path, network: Network) -> WeightDeltas:
     """Look at a file of differences, and hold it against the network that it is to change.
 
     UsageError when it was tuned from another network, CheckpointError when it is something else.
     """
     if kind(path) != "file":
         raise UsageError(f"no file {path}: give a tuned.safetensors")
-    if inspect(path) is None:
+    if inspect_weight_deltas(path) is None:
         raise CheckpointError(f"{path} holds no differences of weights, as --tune saves them")
     with _opened(path) as file:
         made_with = str(sg2_metadata(file.metadata).get("checkpoint"))
@@ -97,10 +97,10 @@ def open_tuned(path: Path, network: Network) -> Tuned:
             shape = network.shapes.get(name) if fits else None
             if entry.shape != shape or entry.dtype != "F16":
                 raise CheckpointError(f"{path}: its tensor {name} fits none of the network's")
-        return Tuned(path, file.sha256())
+        return WeightDeltas(path, file.sha256())
 
 
-def save_differences(
+def save_weight_deltas(
     path: Path,
     differences: Mapping[str, Tensor],
     made_by: Mapping[str, Any],
@@ -108,12 +108,12 @@ def save_differences(
 ) -> None:
     """Write differences by the names of the weights; `made_by` has the network's hash."""
     with new_file(path, overwrite) as file:
-        file.write(encode_differences(differences, made_by))
+        file.write(encode_weight_deltas(differences, made_by))
 
 
-def encode_differences(differences: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> bytes:
+def encode_weight_deltas(differences: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> bytes:
     """The content of such a file."""
     from safetensors.torch import save
 
-    metadata = {"sg2": json.dumps({"kind": TUNED, **provenance})}
+    metadata = {"sg2": json.dumps({"kind": WEIGHT_DELTAS, **provenance})}
     return save({name: tensor.cpu().contiguous() for name, tensor in differences.items()}, metadata)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sg2cli.checkpoints.base import (
+from sg2cli.checkpoints.config import (
     check_finite,
     check_kernel,
     check_shapes,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-FOREIGN = {  # what a file that is no safetensors starts with, and what to call it
+OTHER_FORMATS = {  # what a file that is no safetensors starts with, and what to call it
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
     b"RIFF": "a WebP picture or a film",
@@ -42,7 +42,7 @@ FOREIGN = {  # what a file that is no safetensors starts with, and what to call 
     b"\x80": "a pickle, as NVIDIA's networks are",
 }
 FILTER = re.compile(r"synthesis\.b\d+\.((conv[01]|skip)\.)?resample_filter")
-TUNED = "tuned"  # in the metadata of differences, see checkpoints.tuned
+WEIGHT_DELTAS = "tuned"  # a kind in the metadata, see checkpoints.weight_deltas
 CONVERTIBLE = (b"PK\x03\x04", b"\x80")
 
 
@@ -64,7 +64,7 @@ class Network:
             shapes = {key: entry.shape for key, entry in file.entries.items()}
             dtypes = {key: entry.dtype for key, entry in file.entries.items()}
             fields = _sg2_fields(file.metadata)
-            if fields.get("kind") == TUNED:
+            if fields.get("kind") == WEIGHT_DELTAS:
                 raise CheckpointError(
                     "differences of weights, no network: give them to --tuned, or make one with "
                     "`sg2 convert NETWORK OUT --merge` and this file"
@@ -144,7 +144,7 @@ def _opened(path: Path) -> Iterator[SafetensorsFile]:
     """The file, read as it is asked for; every error that comes out of the block names it."""
     try:
         with open_file(path) as start:
-            _refuse_foreign(start.read(9), path)
+            _refuse_other_formats(start.read(9), path)
         with SafetensorsFile(path) as file:
             yield file
     except CheckpointError as error:
@@ -163,13 +163,13 @@ def is_ours(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _refuse_foreign(start: bytes, path: Path) -> None:
+def _refuse_other_formats(start: bytes, path: Path) -> None:
     """Name a file of another kind by its first bytes, and say what to do with it."""
     if not start:
         raise CheckpointError("empty: copy or download it again")
     if start[8:9] == b"{":  # after the header's length, which may look like anything
         return
-    for magic, what in FOREIGN.items():
+    for magic, what in OTHER_FORMATS.items():
         if start.startswith(magic):
             todo = "give a .safetensors file"
             if magic in CONVERTIBLE:

@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints import ada_pickle, rosinality, tf_pickle
-from sg2cli.checkpoints.arrays import read_torch
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_finite, check_shapes, read_config
-from sg2cli.checkpoints.safetensors_file import Network, write_generator
-from sg2cli.checkpoints.unpickle import budget_for, load
+from sg2cli.checkpoints import ada, rosinality, tensorflow
+from sg2cli.checkpoints.config import (
+    Checkpoint,
+    LazyTensor,
+    check_finite,
+    check_shapes,
+    read_config,
+)
+from sg2cli.checkpoints.native import Network, write_generator
+from sg2cli.checkpoints.pickle_reader import budget_for, load
+from sg2cli.checkpoints.torch_tensors import read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, reason
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.budget import MAX_CHECKPOINT, Budget, LimitExceeded
@@ -27,23 +33,23 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator
 
-MAX_TOLD = 1000  # characters of an error, which may quote what a file says
+MAX_MESSAGE = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
-MOST_NOISE = 4096  # pixels a side: a small file could claim any size
-MOST_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
+MAX_NOISE = 4096  # pixels a side: a small file could claim any size
+MAX_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
 # Numbers of a layer's output, of which a dozen are in memory at once, where a picture is drawn: so
 # many, or so many for each parameter, of which a network of 1024x1024 has about as many.
-MOST_DRAWN, MOST_DRAWN_PER_PARAMETER = 1 << 23, 2
+MAX_DRAWN, MAX_DRAWN_PER_PARAMETER = 1 << 23, 2
 MEAN_BATCH = 500
-PICKLES = {**tf_pickle.GLOBALS, **ada_pickle.GLOBALS}
+PICKLES = {**tensorflow.GLOBALS, **ada.GLOBALS}
 
 
-def read_foreign(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """A pickle of NVIDIA's or a .pt, with every key renamed and every shape checked.
 
     CheckpointError for what is unsafe, damaged, or no StyleGAN2 generator.
     """
-    with _told_of(path):
+    with _errors_named(path):
         content = read_bytes(path, MAX_CHECKPOINT)
         if not content:
             raise CheckpointError("empty: copy or download it again")
@@ -68,12 +74,12 @@ def read_foreign(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _errors_named(path: Path) -> Iterator[None]:
     """Errors with the file's name. What a hostile file can make of stand-ins is without number."""
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {str(error)[:MAX_TOLD]}") from error
+        raise CheckpointError(f"{path}: {str(error)[:MAX_MESSAGE]}") from error
     except (OSError, MemoryError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     except LimitExceeded as error:
@@ -91,9 +97,9 @@ def _from_torch(found: Any, budget: Budget) -> Checkpoint:
 
 def _from_pickle(found: Any, budget: Budget) -> Checkpoint:
     if isinstance(found, dict):
-        return ada_pickle.read(found, budget)
+        return ada.read(found, budget)
     if isinstance(found, tuple | list):
-        return tf_pickle.read(tuple(found))
+        return tensorflow.read(tuple(found))
     raise CheckpointError("a pickle, but of no network")
 
 
@@ -105,7 +111,7 @@ def _complete(checkpoint: Checkpoint) -> None:
         for seed, name in enumerate(noisy):
             match = re.match(r"synthesis\.b(\d{1,5})\.", name)
             size = int(match[1]) if match else 4
-            if size > MOST_NOISE:
+            if size > MAX_NOISE:
                 raise CheckpointError(f"it has no noise maps, and {size}x{size} are not made up")
             key = name.replace("noise_strength", "noise_const")
             checkpoint.tensors[key] = _drawn_noise(size, seed)
@@ -116,13 +122,13 @@ def _complete(checkpoint: Checkpoint) -> None:
         checkpoint.tensors["mapping.w_avg"] = _zeros(last)
         checkpoint.made_up.append(W_AVG)
     config = read_config(checkpoint.fields, checkpoint.shapes)
-    if config.img_resolution > MOST_NOISE:
+    if config.img_resolution > MAX_NOISE:
         raise CheckpointError(
             f"it claims {config.img_resolution} pixels a side, which no network has"
         )
     check_shapes(config, checkpoint.shapes)
     widest = max(config.z_dim, config.c_dim, *config.mapping_features)
-    if W_AVG in checkpoint.made_up and widest > MOST_FEATURES:
+    if W_AVG in checkpoint.made_up and widest > MAX_FEATURES:
         raise CheckpointError(f"it has no w_avg, which is not computed for {widest} features")
 
 
@@ -195,9 +201,9 @@ def convert(
     tensor before it gets its name. Returns what was read, the new file, and what is odd about the
     picture of seed 0, or ''. CheckpointError for what cannot be read.
     """
-    checkpoint = read_foreign(path)
+    checkpoint = read_checkpoint(path)
     source = checkpoint.fields["source"] | dict(origin or {})
-    with _told_of(path):
+    with _errors_named(path):
         G = to_generator(checkpoint)
     with new_file(out, overwrite) as file:
         write_generator(G, file, source)
@@ -231,7 +237,7 @@ def _oddity(G: Generator) -> str:
     config = G.config
     largest = max(n * r * r for n, r in zip(config.channels, config.resolutions, strict=True))
     count = sum(parameter.numel() for parameter in G.parameters())
-    if largest > max(MOST_DRAWN, MOST_DRAWN_PER_PARAMETER * count):
+    if largest > max(MAX_DRAWN, MAX_DRAWN_PER_PARAMETER * count):
         return f"it was not drawn: a layer has {largest * 4 >> 20} MiB"
     z = torch.from_numpy(np.random.RandomState(0).randn(1, config.z_dim)).float()
     c = torch.eye(1, config.c_dim) if config.c_dim else None  # the first class

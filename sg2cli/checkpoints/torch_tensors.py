@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.unpickle import Attributes, Inert, Opaque, Sealed, budget_for, load, plain
+from sg2cli.checkpoints.numpy_arrays import MAX_DIMS, MAX_SIDE
+from sg2cli.checkpoints.pickle_reader import budget_for, load
+from sg2cli.checkpoints.stand_ins import Attributes, Inert, Opaque, Sealed, plain
 from sg2cli.errors import CheckpointError, brief
 from sg2cli.storage.budget import Budget, LimitExceeded
 from sg2cli.storage.reading import Source
@@ -30,10 +32,7 @@ STORAGES = {  # torch's storage classes: dtype, and bytes a number
     "ByteStorage": ("uint8", 1),
     "BoolStorage": ("bool", 1),
 }
-NUMPY_DTYPES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 1, "b1": 1}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
-MAX_DIMS = 8
-MAX_SIDE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Storage:
         raise CheckpointError("unsafe: it tries to change numbers that were checked")
 
 
-class StoredTensor(metaclass=Sealed):
+class PickledTensor(metaclass=Sealed):
     """A strided view of a storage. Shapes are known at once; `tensor` reads the numbers."""
 
     __slots__ = ("dtype", "offset", "shape", "storage", "stride")
@@ -96,97 +95,14 @@ class StoredTensor(metaclass=Sealed):
         return torch.from_numpy(view.copy()).view(dtype)
 
 
-class StoredArray(metaclass=Sealed):
-    """A numpy array, as `_reconstruct` begins and BUILD completes it."""
-
-    __slots__ = ("content", "dtype", "fortran", "shape")
-
-    def __init__(self, *_: object) -> None:
-        self.shape: tuple[int, ...] = (0,)
-        self.dtype, self.fortran = "f4", False
-        self.content: bytes | memoryview = b""
-
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
-            raise CheckpointError("an array in it is not described as numpy does")
-        _, shape, dtype, fortran, content = state
-        if not isinstance(shape, tuple) or len(shape) > MAX_DIMS:
-            raise CheckpointError("an array in it has no shape")
-        if not all(type(n) is int and 0 <= n < MAX_SIDE for n in shape):
-            raise CheckpointError("an array in it has no shape")
-        if isinstance(content, str):  # of Python 2
-            content = content.encode("latin1")
-        wanted = math.prod(shape) * NUMPY_DTYPES[dtype.name]
-        if (
-            not isinstance(content, bytes | memoryview)
-            or len(content) != wanted
-            or len(shape) > MAX_DIMS
-        ):
-            raise CheckpointError("an array in it has not the numbers that its shape asks for")
-        self.shape, self.dtype, self.fortran = shape, dtype.text, bool(fortran)
-        self.content = content
-
-    def tensor(self) -> Tensor:
-        import numpy as np
-        import torch
-
-        flat = np.frombuffer(self.content, self.dtype)
-        array = flat.reshape(self.shape, order="F" if self.fortran else "C")
-        return torch.from_numpy(array.astype(self.dtype.lstrip("<>=|"), order="C"))
-
-
-class Dtype(metaclass=Sealed):
-    """numpy.dtype('f4', False, True), whose BUILD tells the order of bytes."""
-
-    __slots__ = ("name", "order")
-
-    def __init__(self, name: object, *_: object) -> None:
-        text = str(plain(name, "the type of an array")).lstrip("<>=|")
-        if text not in NUMPY_DTYPES:
-            raise CheckpointError(f"an array in it holds {text[:20]!r}, not numbers")
-        self.name, self.order = text, "<"
-
-    @property
-    def text(self) -> str:
-        return self.order + self.name
-
-    def __setstate__(self, state: object) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
-            self.order = state[1]
-
-
-def scalar(dtype: object, content: object = b"") -> StoredArray:
-    """numpy's scalar: an array without dimensions."""
-    found = StoredArray()
-    found.__setstate__((1, (), dtype, False, content))
-    return found
-
-
 def parameter(data: object, *_: object) -> object:
     """torch.nn.Parameter: its tensor."""
     return data
 
 
-def encode(text: object, encoding: object = "latin1") -> bytes:
-    """_codecs.encode, with which protocol 2 writes bytes."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise CheckpointError("it encodes text in a way that no network needs")
-    return text.encode("latin1")
-
-
-NUMPY = {
-    "numpy dtype": Dtype,
-    "numpy ndarray": Opaque,
-    "_codecs encode": Inert(encode),
-    **{
-        f"numpy.{core}.multiarray {name}": stand_in
-        for core in ("core", "_core")
-        for name, stand_in in (("scalar", Inert(scalar)), ("_reconstruct", StoredArray))
-    },
-}
 TORCH = {
-    "torch._utils _rebuild_tensor_v2": StoredTensor,
-    "torch._utils _rebuild_tensor": StoredTensor,
+    "torch._utils _rebuild_tensor_v2": PickledTensor,
+    "torch._utils _rebuild_tensor": PickledTensor,
     "torch._utils _rebuild_parameter": Inert(parameter),
     "torch.nn.parameter Parameter": Inert(parameter),
     "collections OrderedDict": Attributes,
@@ -194,7 +110,7 @@ TORCH = {
 }
 
 
-def storage(content: Any, budget: Budget) -> Storage:
+def read_storage(content: Any, budget: Budget) -> Storage:
     """What torch.storage._load_from_bytes reads: a storage saved alone, the way before torch 1.6.
 
     torch writes them so to this day.
@@ -206,7 +122,7 @@ def storage(content: Any, budget: Budget) -> Storage:
 
 
 def read_torch(content: bytes, more: Mapping[str, object], budget: Budget | None = None) -> Any:
-    """The object that torch.save wrote, old way or new, with StoredTensors for tensors.
+    """The object that torch.save wrote, old way or new, with PickledTensors for tensors.
 
     `more` are globals that may occur beside torch's own.
     """
@@ -267,7 +183,7 @@ def _storage_id(pid: Any) -> tuple[str, str]:
 
 def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> Any:
     """torch.save's way since 1.6: data.pkl, and a member for each storage."""
-    with _told_of_archive():
+    with _archive_errors():
         archive = ZipFile(Source(content))
     pickles = [name for name in archive.members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -279,7 +195,7 @@ def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> 
         found = archive.members.get(f"{folder}{name}")
         if found is None or found.method != STORED:
             raise CheckpointError(f"damaged: {brief(name)} in it is missing, or compressed")
-        with _told_of_archive():
+        with _archive_errors():
             return memoryview(archive.read(found.name))
 
     def persistent_load(pid: Any) -> Storage:
@@ -295,7 +211,7 @@ def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> 
 
 
 @contextmanager
-def _told_of_archive() -> Iterator[None]:
+def _archive_errors() -> Iterator[None]:
     try:
         yield
     except LimitExceeded as error:

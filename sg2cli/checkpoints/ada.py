@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sg2cli.checkpoints.arrays import NUMPY, TORCH, StoredArray, StoredTensor, storage
-from sg2cli.checkpoints.base import Checkpoint, LazyTensor, check_kernel, taps_of
-from sg2cli.checkpoints.unpickle import Attributes, Module, Nested, Opaque, plain
+from sg2cli.checkpoints.config import Checkpoint, LazyTensor, check_kernel, taps_of
+from sg2cli.checkpoints.numpy_arrays import NUMPY, PickledArray
+from sg2cli.checkpoints.stand_ins import Attributes, Module, Nested, Opaque, plain
+from sg2cli.checkpoints.torch_tensors import TORCH, PickledTensor, read_storage
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
 
@@ -16,7 +17,7 @@ GLOBALS: dict[str, object] = {
     **NUMPY,
     **TORCH,
     "torch_utils.persistence _reconstruct_persistent_obj": Module,
-    "torch.storage _load_from_bytes": Nested(storage),
+    "torch.storage _load_from_bytes": Nested(read_storage),
     "dnnlib.util EasyDict": Attributes,
     "builtins set": Opaque,
 }
@@ -25,7 +26,7 @@ MAX_COUNT = 10_000  # modules and tensors, of which it has some hundred
 
 
 def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
-    """The network G_ema of what `unpickle.load` read."""
+    """The network G_ema of what `pickle_reader.load` read."""
     network = pickled.get("G_ema")
     if not isinstance(network, Module):
         raise CheckpointError("it has no network G_ema")
@@ -95,19 +96,19 @@ def _modules(root: Module) -> list[tuple[str, Module]]:
     return found
 
 
-def _tensors(modules: Mapping[str, Module]) -> dict[str, StoredTensor]:
-    found: dict[str, StoredTensor] = {}
+def _tensors(modules: Mapping[str, Module]) -> dict[str, PickledTensor]:
+    found: dict[str, PickledTensor] = {}
     for path, module in modules.items():
         for kind in ("_parameters", "_buffers"):
             held = module.state.get(kind)
             if not isinstance(held, dict) or len(found) + len(held) > MAX_COUNT:
                 raise CheckpointError("its tensors are not kept as torch does")
-            found |= {f"{path}.{n}": t for n, t in held.items() if isinstance(t, StoredTensor)}
+            found |= {f"{path}.{n}": t for n, t in held.items() if isinstance(t, PickledTensor)}
     return found
 
 
 def _number(value: object) -> Any:
     """A plain value, or a number that numpy wrapped."""
-    if isinstance(value, StoredArray) and value.shape == ():
+    if isinstance(value, PickledArray) and value.shape == ():
         return value.tensor().item()
     return plain(value, "a setting")

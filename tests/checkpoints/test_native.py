@@ -16,7 +16,7 @@ from test_generator import NETWORKS
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints import Network, find_network, load_generator, save_generator
-from sg2cli.checkpoints.base import config_fields, expected_shapes
+from sg2cli.checkpoints.config import config_fields, expected_shapes
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError
 from sg2cli.storage.budget import MAX_SMALL_FILE
 from sg2cli.storage.reading import sha256
