@@ -29,8 +29,9 @@ from sg2cli.generator import Generator
 from sg2cli.images.codecs import encode
 from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion.losses import LPIPS
-from sg2cli.inversion.project import Projection, spread_of_w
 from sg2cli.inversion.results import Judge, redraw
+from sg2cli.inversion.start import spread_of_w
+from sg2cli.inversion.state import Projection
 from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import seed_to_z
 

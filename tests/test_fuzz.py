@@ -32,7 +32,9 @@ from sg2cli.images import codecs
 from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
-from sg2cli.inversion.project import Projection, Record, Run, spread_of_w
+from sg2cli.inversion.search import Search
+from sg2cli.inversion.start import spread_of_w
+from sg2cli.inversion.state import Projection, Record
 from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.notation import parse_latents
@@ -154,9 +156,9 @@ def draw(path: Path) -> None:
     to_ws(G, list(open_latents(parse_latents(str(path)), G.config)))
 
 
-def new_run() -> Run:
+def new_run() -> Search:
     photo = Photo(np.zeros((16, 16, 3), np.uint8))
-    return Run(G, [photo], ProjectSettings(steps=2), SPREAD, LPIPS_VGG)
+    return Search(G, [photo], ProjectSettings(steps=2), SPREAD, LPIPS_VGG)
 
 
 def result(folder: Path) -> bytes:

@@ -27,7 +27,9 @@ from sg2cli.images.pixels import to_images
 from sg2cli.images.video import write_video
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
-from sg2cli.inversion.project import Projection, Run, spread_of_w
+from sg2cli.inversion.search import Search
+from sg2cli.inversion.start import spread_of_w
+from sg2cli.inversion.state import Projection
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.latents.mapping import to_ws
 from sg2cli.settings import ProjectSettings, TuneSettings
@@ -213,7 +215,7 @@ class Projector:
                     "the command that wrote it goes on from it, --overwrite begins anew"
                 )
         fresh = not is_there(snapshot)
-        run = Run(G, photos, settings, self.spread, self.lpips, inits, estimate=fresh)
+        run = Search(G, photos, settings, self.spread, self.lpips, inits, estimate=fresh)
         recipe = {"recipes": [{**job.recipe, "version": None} for job in jobs]}
         if snapshots.load_state(snapshot, run, recipe):
             self.console.note(f"going on from step {run.state.step}")
@@ -225,7 +227,7 @@ class Projector:
             _drop_frames(job.entry.results, run.state.step)
         before, began, first = bar.n, monotonic(), run.state.step
 
-        def on_step(run: Run) -> None:
+        def on_step(run: Search) -> None:
             step = run.state.step
             self.steps_done += 1
             lpips = [run.history[member][-1].lpips for member in run.state.members]
@@ -330,7 +332,7 @@ class Projector:
                 self.console.wrote(written, told)
         snapshots.remove(snapshot)
 
-    def _take_frames(self, run: Run, jobs: Sequence[Job]) -> None:
+    def _take_frames(self, run: Search, jobs: Sequence[Job]) -> None:
         """Draw where the run stands."""
         with torch.inference_mode():
             pictures = run.draw(run.state.params)

@@ -1,1 +1,1 @@
-"""GAN inversion: the latent of a real picture."""
+"""GAN inversion: the latent of a photo, found by gradient descent, and the network tuned to it."""

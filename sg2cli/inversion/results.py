@@ -17,7 +17,8 @@ from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import encode
 from sg2cli.images.grid import ImageGrid, column_header
 from sg2cli.inversion.losses import LPIPS
-from sg2cli.inversion.project import Projection, Record, Spread
+from sg2cli.inversion.start import Spread
+from sg2cli.inversion.state import Projection, Record
 from sg2cli.latents.files import Stream, inspect_latents, write_latents
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import open_latents

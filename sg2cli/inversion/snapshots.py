@@ -17,7 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error, reason
-from sg2cli.inversion.project import Projection, Record, Run, State
+from sg2cli.inversion.search import Search
+from sg2cli.inversion.state import Projection, Record, State
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.provenance import same_settings
 from sg2cli.storage.atomic import new_file
@@ -33,7 +34,7 @@ RANDOMNESS = struct.Struct("<QiIQ624Q3di4xf?3x")
 TWISTER = 624
 
 
-def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
+def save_state(path: Path, run: Search, recipe: Mapping[str, Any]) -> None:
     """Write the state of a run, and for which recipe it holds."""
     state = run.state
     tensors = state.tensors()
@@ -44,7 +45,7 @@ def save_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> None:
     _write(path, tensors, {**counts, "members": state.members, "recipe": recipe})
 
 
-def load_state(path: Path, run: Run, recipe: Mapping[str, Any]) -> bool:
+def load_state(path: Path, run: Search, recipe: Mapping[str, Any]) -> bool:
     """Bring a run to the state in the file, if there is one.
 
     Sg2Error when it is damaged, or of another recipe; the version of sg2 does not matter.
@@ -163,7 +164,7 @@ def _check_randomness(state: Tensor) -> None:
 
 
 def _checked(
-    run: Run, fields: Mapping[str, Any], file: SafetensorsFile
+    run: Search, fields: Mapping[str, Any], file: SafetensorsFile
 ) -> tuple[State, list[list[Record]]]:
     """The state and the history in the file; ValueError if they are not those of such a run."""
     count = len(run.history)
@@ -199,10 +200,10 @@ def _history(file: SafetensorsFile, name: str, steps: int) -> list[Record]:
 
 
 def project(
-    run: Run,
+    run: Search,
     snapshot: Path,
     recipe: Mapping[str, Any],
-    on_step: Callable[[Run], object] = lambda run: None,
+    on_step: Callable[[Search], object] = lambda run: None,
     seconds: float | None = None,
 ) -> Iterator[Projection]:
     """Take a run to its end; gives projections as they end, within `seconds`, if there is a limit.

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error
+from sg2cli.inversion.adam import adam
 from sg2cli.inversion.losses import LPIPS, pixel_distance
-from sg2cli.inversion.project import Projection, Spread, adam
+from sg2cli.inversion.start import Spread
+from sg2cli.inversion.state import Projection
 from sg2cli.settings import TuneSettings
 
 if TYPE_CHECKING:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from sg2cli.latents.notation import SeedRange
-
-if TYPE_CHECKING:
-    pass
 
 
 class Names:

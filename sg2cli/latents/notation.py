@@ -7,14 +7,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sg2cli.errors import brief
 from sg2cli.latents.files import SUFFIXES
 from sg2cli.storage.paths import kind, user_path
-
-if TYPE_CHECKING:
-    pass
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
 SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)

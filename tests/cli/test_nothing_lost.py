@@ -137,13 +137,13 @@ def test_overwrite_removes_only_what_an_earlier_run_wrote(
 def test_the_result_before_stays_until_the_new_one_is_there(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sg2cli.inversion import project as inversion
+    from sg2cli.inversion.search import Search
 
     photo("a.png"), photo("b.png", 1)
     args = ["project", "a.png", "b.png", "-n", net, "--batch", "1", "--out", "o"]
     assert sg2(*args, *STEPS).code == 0
     before = {path: path.read_bytes() for path in Path("o").glob("?/*.*g")}
-    take = inversion.Run.step
+    take = Search.step
 
     def interrupt(run: Any, part: float = 0) -> None:
         if run.state.step == 2:
@@ -151,7 +151,7 @@ def test_the_result_before_stays_until_the_new_one_is_there(
         take(run, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inversion.Run, "step", interrupt)
+        patch.setattr(Search, "step", interrupt)
         stopped = sg2(*args, "--steps", "3", "--overwrite")
     assert stopped.code == 130
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -388,7 +388,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
 def test_stopped_before_the_first_step(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
-    from sg2cli.inversion import project as inversion
+    from sg2cli.inversion.search import Search
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -396,7 +396,7 @@ def test_stopped_before_the_first_step(
     photo("me.png")
     if there:
         Path("o").mkdir()
-    monkeypatch.setattr(inversion.Run, "step", interrupt)
+    monkeypatch.setattr(Search, "step", interrupt)
     result = sg2("project", "me.png", "-n", net, *STEPS, "--out", "o")
     assert result.code == 130
     assert one_line(result.err) == "sg2: stopped: nothing is written yet"

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
-from sg2cli.inversion import project as inversion
 from sg2cli.inversion import results, snapshots
+from sg2cli.inversion.search import Search
 from sg2cli.storage import atomic
 
 FILES = ["history.csv", "loss.png", "target.png", "projected.png", "compare.png"]
@@ -403,14 +403,14 @@ def test_tuned_files_that_do_not_fit_are_refused(sg2: Any, net: Path, damage: st
 def test_a_loss_that_is_not_finite_keeps_the_best_and_says_so(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = inversion.Run.loss
+    loss = Search.loss
 
     def broken(self: Any, *args: Any) -> Any:
         total, distance, penalty = loss(self, *args)
         spoilt = torch.nan if self.state.step == 3 else 1.0
         return total * spoilt, distance * spoilt, penalty
 
-    monkeypatch.setattr(inversion.Run, "loss", broken)
+    monkeypatch.setattr(Search, "loss", broken)
     photo("me.png")
     result = sg2("project", "me.png", "-n", net, "--steps", 6, "--out", "o")
     assert result.code == 1 and "not finite" in result.err
@@ -456,7 +456,7 @@ def test_a_photo_that_ended_before_the_interruption_is_kept(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others go on in a batch without it, and so come out as in an unbroken run."""
-    ended, step, stop_at = inversion.Run.ended, inversion.Run.step, 100
+    ended, step, stop_at = Search.ended, Search.step, 100
 
     def first_ends(self: Any, part: float = 0) -> Any:
         if self.state.step == 3 and 0 in self.state.members:
@@ -472,8 +472,8 @@ def test_a_photo_that_ended_before_the_interruption_is_kept(
             raise KeyboardInterrupt
         step(self, part)
 
-    monkeypatch.setattr(inversion.Run, "ended", first_ends)
-    monkeypatch.setattr(inversion.Run, "step", stopped)
+    monkeypatch.setattr(Search, "ended", first_ends)
+    monkeypatch.setattr(Search, "step", stopped)
     for name in "abc":
         photo(f"{name}.png", ord(name))
     args = ("project", "a.png", "b.png", "c.png", "-n", net, "--steps", 8, "--resume", "--out")
@@ -495,7 +495,7 @@ def test_a_photo_that_ended_before_the_interruption_is_kept(
 
 def interrupted(sg2: Any, monkeypatch: pytest.MonkeyPatch, at: int, *args: object) -> None:
     """Run a command, and stop it before step `at`."""
-    step = inversion.Run.step
+    step = Search.step
 
     def stopped(self: Any, part: float = 0) -> None:
         if self.state.step == at:
@@ -503,7 +503,7 @@ def interrupted(sg2: Any, monkeypatch: pytest.MonkeyPatch, at: int, *args: objec
         step(self, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inversion.Run, "step", stopped)
+        patch.setattr(Search, "step", stopped)
         assert sg2(*args).code == 130
 
 
@@ -532,7 +532,7 @@ def test_a_result_that_was_removed_is_found_again(
     for name in "ab":
         photo(f"{name}.png", ord(name))
     args = ("project", "a.png", "b.png", "-n", net, "--steps", 8, "--out", "o", "--resume")
-    ended = inversion.Run.ended
+    ended = Search.ended
 
     def second_ends(self: Any, part: float = 0) -> Any:
         if self.state.step == 3 and self.state.members == (0, 1):
@@ -542,7 +542,7 @@ def test_a_result_that_was_removed_is_found_again(
         return ended(self, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inversion.Run, "ended", second_ends)
+        patch.setattr(Search, "ended", second_ends)
         patch.setattr(snapshots, "EVERY", 0.0)
         interrupted(sg2, monkeypatch, 5, *args)
     assert Path(f"o/b/{LATENT}").exists() and not Path(f"o/a/{LATENT}").exists()

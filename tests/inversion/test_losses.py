@@ -17,7 +17,7 @@ from sg2cli.inversion.losses import LPIPS, noise_penalty, pixel_distance, row_sp
 from sg2cli.ops import jit
 from sg2cli.settings import LpipsNet
 
-TARGETS = Path(__file__).parent / "targets"
+TARGETS = Path(__file__).parent.parent / "targets"
 NETS = get_args(LpipsNet)
 # Computed once with lpips 0.1.4 and the networks in float32: targets 00-01, 00-02, 01-02.
 PUBLISHED = {

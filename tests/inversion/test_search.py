@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +12,19 @@ import pytest
 import torch
 from networks import GOLDEN, golden, random_generator
 from reference import Reference
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from test_losses import TARGETS, authors_lpips
 from torch import Tensor
 
 from sg2cli import checkpoints
-from sg2cli.errors import Sg2Error
 from sg2cli.generator import Generator
 from sg2cli.images.photos import Photo, read_photo
-from sg2cli.images.pixels import to_images
-from sg2cli.inversion import snapshots
 from sg2cli.inversion.losses import LPIPS
-from sg2cli.inversion.project import WS, Projection, Run, spread_of_w
-from sg2cli.inversion.tuning import Tuning
+from sg2cli.inversion.search import Search
+from sg2cli.inversion.start import spread_of_w
+from sg2cli.inversion.state import WS, Projection
 from sg2cli.ops import jit
-from sg2cli.settings import PRESETS, ProjectSettings, Restart, TuneSettings
+from sg2cli.settings import PRESETS, ProjectSettings, Restart
 
 SHORT = ProjectSettings(steps=8)
 
@@ -44,7 +39,7 @@ def photos(count: int, size: int = 16, channels: int = 3) -> list[Photo]:
     return found
 
 
-def projected(run: Run) -> list[Projection]:
+def projected(run: Search) -> list[Projection]:
     """All of a run, in order."""
     found: list[Projection] = []
     while run.state.members:
@@ -66,14 +61,14 @@ def few_samples(settings: ProjectSettings) -> ProjectSettings:
     return replace(settings, start_samples=settings.start_samples and 16, restarts=restarts)
 
 
-def score_of(run: Run, projection: Projection) -> float:
+def score_of(run: Search, projection: Projection) -> float:
     noise = {name: x[None, None] for name, x in projection.noise.items()}
     return run.score({WS: projection.ws[None], **noise}).item()
 
 
-def start(settings: ProjectSettings, count: int = 1, **more: Any) -> Run:
+def start(settings: ProjectSettings, count: int = 1, **more: Any) -> Search:
     G = random_generator()
-    return Run(G, photos(count), settings, spread_of_w(G), **more)
+    return Search(G, photos(count), settings, spread_of_w(G), **more)
 
 
 def test_the_golden_run_of_nvidias_projector() -> None:
@@ -82,7 +77,7 @@ def test_the_golden_run_of_nvidias_projector() -> None:
     photo = read_photo(TARGETS / "avatar-dev00.png", 64, 3)
     assert torch.equal(torch.from_numpy(photo.pixels).permute(2, 0, 1), expected["target"])
     settings = replace(PRESETS["paper"], steps=60, seed=303)
-    run = Run(G, [photo], settings, spread_of_w(G))
+    run = Search(G, [photo], settings, spread_of_w(G))
     for step in range(60):
         run.step()
         record = run.history[0][-1]
@@ -113,7 +108,7 @@ def test_gradients_are_those_of_the_reference(name: str, space: Any, randn: Any)
     photo = photos(1, config.img_resolution, config.img_channels)[0]
     settings = replace(SHORT, space=space, noise_weight=1e3, pixel_weight=0.5, wplus_weight=0.25)
     spread = spread_of_w(G)
-    run = Run(G, [photo], settings, spread, LPIPS("vgg").double())
+    run = Search(G, [photo], settings, spread, LPIPS("vgg").double())
     params = {
         name: (param + 0.1 * randn(*param.shape)).requires_grad_()
         for name, param in run.state.params.items()
@@ -146,7 +141,7 @@ def test_gradients_are_those_of_the_reference(name: str, space: Any, randn: Any)
 
 def gradients(G: Generator, some: Sequence[Photo], settings: ProjectSettings) -> list[Tensor]:
     """Of a second step, in all parameters, a row a photo."""
-    run = Run(G, some, settings, spread_of_w(G), LPIPS("vgg").double())
+    run = Search(G, some, settings, spread_of_w(G), LPIPS("vgg").double())
     run.step()
     params = {name: param.requires_grad_() for name, param in run.state.params.items()}
     total, _, _ = run.loss(params)
@@ -172,9 +167,9 @@ def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
     G, lpips = random_generator().double(), LPIPS("vgg").double()
     some, scores = photos(3), []
     for few in (some, some[2:]):
-        run = Run(G, few, settings, spread_of_w(G), lpips)
+        run = Search(G, few, settings, spread_of_w(G), lpips)
         projection = projected(run)[-1]
-        fresh = Run(G, some[2:], settings, spread_of_w(G), lpips)
+        fresh = Search(G, some[2:], settings, spread_of_w(G), lpips)
         scores.append(score_of(fresh, projection))
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
@@ -188,214 +183,11 @@ def test_a_photo_among_others_ends_with_the_same_bits(set_threads: Any, preset: 
     some = [read_photo(TARGETS / f"avatar-dev{i:02d}.png", 64, 3) for i in range(4)]
     some[1] = replace(some[1], mask=np.tri(64, dtype=np.float32))
     set_threads(2)
-    together = projected(Run(G, some, settings, spread_of_w(G), lpips))
+    together = projected(Search(G, some, settings, spread_of_w(G), lpips))
     for i, expected in list(enumerate(together))[1::2]:
-        (found,) = projected(Run(G, some[i : i + 1], settings, spread_of_w(G), lpips))
+        (found,) = projected(Search(G, some[i : i + 1], settings, spread_of_w(G), lpips))
         assert torch.equal(found.ws, expected.ws) and found.history == expected.history
         assert all(torch.equal(found.noise[name], expected.noise[name]) for name in found.noise)
-
-
-@pytest.mark.parametrize("space", ["w", "w+"])
-@pytest.mark.parametrize(
-    ("preset", "steps"), [("paper", 11), ("best", 11), ("best", 18), ("best", 25)]
-)
-def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(
-    tmp_path: Path, space: Any, preset: str, steps: int
-) -> None:
-    settings = few_samples(replace(PRESETS[preset], steps=30, space=space, patience=8))
-    unbroken = projected(start(settings, count=2))
-    first = start(settings, count=2)
-    for _ in range(steps):
-        first.step()
-        assert not first.ended()[0]
-    snapshots.save_state(tmp_path / "s.safetensors", first, {"a": (1,)})
-    again = start(settings, count=2)
-    assert not snapshots.load_state(tmp_path / "other.safetensors", again, {"a": (1,)})
-    with pytest.raises(Sg2Error, match="other settings"):
-        snapshots.load_state(tmp_path / "s.safetensors", again, {"a": (2,)})
-    assert snapshots.load_state(tmp_path / "s.safetensors", again, {"a": (1,)})
-    assert again.state.step == steps
-    for found, expected in zip(projected(again), unbroken, strict=True):
-        assert torch.equal(found.ws, expected.ws)
-        assert found.noise.keys() == expected.noise.keys()
-        assert all(torch.equal(found.noise[name], expected.noise[name]) for name in found.noise)
-        assert found.history == expected.history and found.ended == expected.ended
-
-
-def test_an_interrupted_run_leaves_a_snapshot_and_a_finished_one_none(tmp_path: Path) -> None:
-    path = tmp_path / "s.safetensors"
-
-    def interrupt(run: Run) -> None:
-        if run.state.step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(snapshots.project(start(SHORT), path, {}, interrupt))
-    run = start(SHORT)
-    assert snapshots.load_state(path, run, {}) and run.state.step == 5
-    (found,) = snapshots.project(run, path, {})
-    assert torch.equal(found.ws, projected(start(SHORT))[0].ws)
-    assert not path.exists()
-
-
-def test_a_snapshot_of_a_photo_that_is_not_finite_any_more_has_its_best(tmp_path: Path) -> None:
-    path, run = tmp_path / "s.safetensors", start(replace(SHORT, keep_best=True), count=2)
-    run.step()
-    run.state.params[WS][1] = torch.nan
-    snapshots.save_state(path, run, {})
-    again = start(replace(SHORT, keep_best=True), count=2)
-    assert snapshots.load_state(path, again, {})
-    (found,), _ = again.ended()
-    assert (found.member, found.ended) == (1, "not finite")
-    assert found.ws.isfinite().all()
-
-
-def tuning(count: int = 2) -> Tuning:
-    G, some = random_generator(), photos(count)
-    found = [
-        (Projection(i, torch.zeros(G.config.num_ws, G.config.w_dim), {}, 0, "done", []), photo)
-        for i, photo in enumerate(some)
-    ]
-    return Tuning(G, found, TuneSettings(steps=4), spread_of_w(G), LPIPS("vgg"))
-
-
-def test_tuning_goes_on_from_a_snapshot_to_the_same_bits(tmp_path: Path) -> None:
-    path, whole, first = tmp_path / "t.safetensors", tuning(), tuning()
-    snapshots.tune(whole, tmp_path / "whole.safetensors", {})
-    assert whole.over and whole.state.step == 8
-
-    def interrupt(lpips: float) -> None:
-        if first.state.step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        snapshots.tune(first, path, {"a": (1,)}, interrupt)
-    again = tuning()
-    with pytest.raises(Sg2Error, match="other settings"):
-        snapshots.load_tuning(path, again, {})
-    assert snapshots.load_tuning(path, again, {"a": (1,)}) and again.state.step == 3
-    snapshots.tune(again, path, {"a": (1,)})
-    differences = whole.differences()
-    assert any(difference.abs().max() > 0 for difference in differences.values())
-    for name, difference in again.differences().items():
-        assert torch.equal(difference, differences[name])
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(Sg2Error, match="remove it"):
-        snapshots.load_tuning(path, again, {"a": (1,)})
-
-
-def test_tuning_ends_when_its_time_is_over_or_its_loss_not_finite(tmp_path: Path) -> None:
-    path, run = tmp_path / "t.safetensors", tuning()
-    snapshots.tune(run, path, {}, seconds=0)
-    assert run.state.step == 0
-    run.step()
-    run._pivots[1].target[:] = math.nan
-    with pytest.raises(Sg2Error, match="not finite"):
-        snapshots.tune(run, path, {})
-    assert run.state.step == 1 and all(w.isfinite().all() for w in run.state.weights.values())
-
-
-def rewritten(
-    path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]
-) -> None:
-    """A snapshot with other fields and tensors."""
-    with safe_open(path, "pt") as file:
-        fields = json.loads(file.metadata()["sg2"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    change(fields, tensors)
-    path.write_bytes(save(tensors, {"sg2": json.dumps(fields)}))
-
-
-def set_randomness(tensors: dict[str, torch.Tensor], at: int, *content: int) -> None:
-    tensors["randomness"] = tensors["randomness"].clone()
-    tensors["randomness"][..., at : at + len(content)] = torch.tensor(content, dtype=torch.uint8)
-
-
-def replaced(name: str, new: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    def change(fields: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        tensors[name] = new(tensors[name].clone())
-
-    return change
-
-
-HOSTILE_SNAPSHOTS: dict[str, Any] = {
-    "infinity in a history": replaced("history.0", lambda t: t.fill_(math.inf)),
-    "NaN in a history": replaced("history.0", lambda t: t.fill_(math.nan)),
-    "a history that jumps": replaced("history.0", lambda t: t + 1),
-    "a history of float32": replaced("history.0", lambda t: t.float()),
-    "a history of more lines": replaced("history.0", lambda t: t.repeat(2, 1)),
-    "numbers used beyond their end": lambda f, t: set_randomness(
-        t, 8, 112, 2, 0, 0, 1, 0, 0, 0, 200, 2
-    ),
-    "more numbers left than there are": lambda f, t: set_randomness(t, 8, 255, 255, 0, 0),
-    "fewer than none left": lambda f, t: set_randomness(t, 8, 255, 255, 255, 255),
-    "not seeded": lambda f, t: set_randomness(t, 12, 0),
-    "a number of more than 32 bits": lambda f, t: set_randomness(t, 24 + 4, 1),
-    "a normal number that is NaN": lambda f, t: set_randomness(t, 5024, *[255] * 8),
-    "no truth": lambda f, t: set_randomness(t, 5052, 7),
-    "fewer bytes of randomness": replaced("randomness", lambda t: t[..., :-8].contiguous()),
-    "improved in the future": replaced("improved_at", lambda t: t + 1000),
-    "improved before the beginning": replaced("improved_at", lambda t: t - 1000),
-    "steps of truth": lambda f, t: f.update(step=True),
-    "steps below zero": lambda f, t: f.update(began_at=-1),
-    "members of text": lambda f, t: f.update(members=["0"]),
-    "members as text": lambda f, t: f.update(members="01"),
-    "members of truth": lambda f, t: f.update(members=[False, True]),
-    "members without end": lambda f, t: f.update(members=list(range(100_000))),
-    "weights in half": replaced("params.ws", lambda t: t.half()),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE_SNAPSHOTS)
-def test_a_hostile_snapshot_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
-    path, run = tmp_path / "s.safetensors", start(SHORT, count=2)
-    run.step()
-    snapshots.save_state(path, run, {})
-    rewritten(path, lambda fields, tensors: None)
-    assert snapshots.load_state(path, start(SHORT, count=2), {})
-    rewritten(path, HOSTILE_SNAPSHOTS[name])
-    with pytest.raises(Sg2Error, match=r"s\.safetensors is damaged \(its .*\): remove it"):
-        snapshots.load_state(path, start(SHORT, count=2), {})
-
-
-def test_a_hostile_snapshot_of_tuning_is_refused(tmp_path: Path) -> None:
-    path, run = tmp_path / "t.safetensors", tuning()
-    run.step()
-    snapshots.save_tuning(path, run, {})
-    rewritten(path, HOSTILE_SNAPSHOTS["numbers used beyond their end"])
-    with pytest.raises(Sg2Error, match="used beyond their end"):
-        snapshots.load_tuning(path, run, {})
-
-
-@pytest.mark.parametrize("drawn", [0, 1, 623, 624, 625, 2000])
-def test_any_state_of_a_generator_is_taken(drawn: int) -> None:
-    numbers = torch.Generator().manual_seed(drawn)
-    for kind in (torch.rand, torch.randn):
-        for dtype in (torch.float32, torch.float64):
-            kind(drawn, generator=numbers, dtype=dtype)
-            snapshots._check_randomness(numbers.get_state())
-
-
-@pytest.mark.parametrize("damage", ["cut", "shape", "step", "members", "key"])
-def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: str) -> None:
-    path, run = tmp_path / "s.safetensors", start(SHORT, count=2)
-    run.step()
-    snapshots.save_state(path, run, {})
-    content = path.read_bytes()
-    if damage == "cut":
-        content = content[:-5]
-    else:
-        old, new = {
-            "shape": (b"[2,1,16]", b"[1,2,16]"),
-            "step": (b'step\\":', b'step\\":9'),
-            "members": (b"[0, 1]", b"[1, 7]"),
-            "key": (b'"score"', b'"scorn"'),
-        }[damage]
-        assert old in content
-        content = content.replace(old, new)
-    path.write_bytes(content)
-    with pytest.raises(Sg2Error, match="remove it"):
-        snapshots.load_state(path, start(SHORT, count=2), {})
 
 
 def test_the_best_is_kept_and_paper_keeps_the_last() -> None:
@@ -405,7 +197,7 @@ def test_the_best_is_kept_and_paper_keeps_the_last() -> None:
     )
     gained, G = [], random_generator()
     for best, last, photo in zip(kept, ended, photos(3), strict=True):
-        run = Run(G, [photo], wild, spread_of_w(G))
+        run = Search(G, [photo], wild, spread_of_w(G))
         seen = [record.lpips for record in best.history]
         assert score_of(run, best) == pytest.approx(min(*seen, score_of(run, last)), rel=1e-4)
         assert last.history == best.history
@@ -508,35 +300,6 @@ def test_slow_progress_is_no_plateau() -> None:
     assert projection.ended == "done"
 
 
-def test_the_start_is_estimated_from_pictures() -> None:
-    """Nearer to a picture of the network itself than the mean is, in w and in LPIPS."""
-    G, _, _ = golden("uncond-64")
-    spread, lpips = spread_of_w(G), LPIPS("vgg")
-    w = spread.samples[-3:]
-    own = [Photo(x) for x in to_images(G.synthesis(w[:, None].expand(-1, G.config.num_ws, -1)))]
-    runs = [Run(G, own, replace(SHORT, start_samples=count), spread, lpips) for count in (0, 500)]
-    errors = [(run.state.params[WS][:, 0] - w).norm(dim=1) for run in runs]
-    assert (errors[1] < errors[0]).all()
-    scores = [run.score(run.state.params) for run in runs]
-    assert scores[1].mean() < scores[0].mean()
-
-
-def test_the_start_does_not_see_what_is_masked() -> None:
-    G = random_generator()
-    (photo,) = photos(1)
-    mask = np.zeros((16, 16), np.float32)
-    mask[:, :8] = 1
-    changed = photo.pixels.copy()
-    changed[:, 8:] = 255 - changed[:, 8:]
-    settings, spread = replace(SHORT, start_samples=50), spread_of_w(G)
-    starts = [
-        Run(G, [Photo(pixels, mask)], settings, spread).state.params[WS]
-        for pixels in (photo.pixels, changed)
-    ]
-    assert torch.equal(*starts)
-    assert not torch.equal(starts[0][0, 0], spread.mean)
-
-
 def test_time_that_is_over_hastens_the_schedule_and_ends_the_run() -> None:
     settings = replace(SHORT, steps=1000)
     run = start(settings)
@@ -588,26 +351,13 @@ def test_optimised_noise_is_white_after_every_step() -> None:
             assert param.square().mean().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("space", ["w", "w+"])
-def test_a_start_is_taken_as_it_is(space: Any) -> None:
-    G = random_generator()
-    ws = torch.randn(G.config.num_ws, G.config.w_dim)
-    name = "synthesis.b8.conv1.noise_const"
-    noise = {name: np.full((8, 8), 2.0, np.float32)}
-    settings = replace(SHORT, space=space)
-    run = Run(G, photos(1), settings, spread_of_w(G), inits=[(ws, noise)])
-    expected = ws.mean(dim=0, keepdim=True) if space == "w" else ws
-    torch.testing.assert_close(run.state.params[WS][0], expected)
-    assert (run.state.params[name] == 2).all()
-
-
 def test_outside_of_a_mask_nothing_counts() -> None:
     """Pixels of the target outside of the mask change nothing but themselves."""
     G = random_generator()
     (photo,) = photos(1)
     mask = np.zeros((16, 16), np.float32)
     mask[:, :8] = 1
-    run = Run(G, [replace(photo, mask=mask)], SHORT, spread_of_w(G))
+    run = Search(G, [replace(photo, mask=mask)], SHORT, spread_of_w(G))
     picture = run.draw(run.state.params)
     assert torch.equal(picture[..., 8:], run.targets[..., 8:])
     params = {name: param.requires_grad_() for name, param in run.state.params.items()}
@@ -618,34 +368,3 @@ def test_outside_of_a_mask_nothing_counts() -> None:
     outside = torch.autograd.grad(picture[..., 8:].sum(), noise)[0]
     assert inside.abs().sum() > 0 and outside.abs().sum() == 0
     assert total.isfinite().all()
-
-
-def test_the_spread_of_w_is_that_of_its_class() -> None:
-    G, _, _ = golden("cond-32")
-    first, second = spread_of_w(G, 0), spread_of_w(G, 7)
-    assert (first.mean - second.mean).norm() > 0.05 * first.std
-    samples = first.samples
-    assert samples.shape == (10_000, G.config.w_dim)
-    torch.testing.assert_close(first.mean, samples.mean(dim=0), rtol=1e-4, atol=1e-5)
-    expected = (samples - samples.mean(dim=0)).square().sum(dim=1).mean().sqrt().item()
-    assert first.std == pytest.approx(expected, rel=1e-4)
-    distances = first.distance(samples[:, None])
-    assert distances.square().mean().sqrt().item() == pytest.approx(1, rel=1e-4)
-
-
-def test_adam_is_that_of_torch(randn: Any) -> None:
-    from sg2cli.inversion.project import adam
-
-    x, goal = randn(5, 3), randn(5, 3)
-    theirs = x.clone().requires_grad_()
-    optimizer = torch.optim.Adam([theirs], betas=(0.9, 0.999))
-    moments = (torch.zeros_like(x), torch.zeros_like(x))
-    for step in range(1, 20):
-        lr = 0.1 / step
-        optimizer.param_groups[0]["lr"] = lr
-        optimizer.zero_grad()
-        ((theirs - goal) ** 4).sum().backward()
-        optimizer.step()
-        gradient = 4 * (x - goal) ** 3
-        x, *moments = adam(x, gradient, *moments, lr, step)  # type: ignore[misc, assignment]
-        torch.testing.assert_close(x, theirs.detach(), rtol=1e-12, atol=1e-12)

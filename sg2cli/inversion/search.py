@@ -1,0 +1,237 @@
+"""Projection into W and W+ by gradient descent (StyleGAN2 appendix D), many pictures at once.
+
+Nothing of one picture reaches another: all that a step reads and makes anew has a row for each,
+every loss is its own, and so are its random numbers and its end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sg2cli.inversion.adam import adam
+from sg2cli.inversion.losses import (
+    LPIPS,
+    Features,
+    noise_penalty,
+    pixel_distance,
+    row_spread,
+    whiten,
+)
+from sg2cli.inversion.schedule import learning_rate, search_at
+from sg2cli.inversion.start import Init, Spread, initial_state
+from sg2cli.inversion.state import WS, Ended, Params, Projection, Record, State, where
+from sg2cli.settings import ProjectSettings
+
+if TYPE_CHECKING:
+    from sg2cli.generator import Generator
+    from sg2cli.images.photos import Photo
+
+LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
+SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
+
+
+class Search:
+    """Pictures that are projected together: `ended` and `step`, in turns.
+
+    `snapshots.project` does that to the end.
+    """
+
+    def __init__(
+        self,
+        G: Generator,
+        photos: Sequence[Photo],
+        settings: ProjectSettings,
+        spread: Spread,
+        lpips: LPIPS | None = None,
+        inits: Sequence[Init] = (),
+        estimate: bool = True,
+    ) -> None:
+        """`inits`: for each photo what to start from. `estimate`: not for a state to `restore`."""
+        self.G, self.settings, self.spread = G, settings, spread
+        self.lpips = (lpips or LPIPS(settings.lpips)).to(G.device)
+        dtype = G.mapping.w_avg.dtype
+        pixels = np.stack([photo.pixels for photo in photos])
+        targets = torch.from_numpy(pixels).to(G.device, dtype).permute(0, 3, 1, 2)
+        self.targets = targets / 127.5 - 1  # [N,C,H,W]
+        self.masks: Tensor | None = None  # [N,1,H,W]
+        if any(photo.mask is not None for photo in photos):
+            ones = np.ones(pixels.shape[1:3], np.float32)
+            masks = [ones if photo.mask is None else photo.mask for photo in photos]
+            self.masks = torch.from_numpy(np.stack(masks))[:, None].to(G.device, dtype)
+        with torch.no_grad():
+            self.wanted = self.lpips.features(self.targets)
+        self.history: list[list[Record]] = [[] for _ in photos]
+        self.inits = inits
+        self.restore(self._start(settings.start_samples if estimate else 0))
+
+    def _start(self, samples: int) -> State:
+        return initial_state(
+            self.G, self.targets, self.masks, self.settings, self.spread, self.inits, samples
+        )
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that a search for the same photos has, or had."""
+        self.state = state
+        index = torch.tensor(state.members, dtype=torch.long, device=self.targets.device)
+        self._targets = self.targets[index]
+        self._masks = None if self.masks is None else self.masks[index]
+        self._wanted: Features = tuple(stage[index] for stage in self.wanted)
+
+    def draw(self, params: Params) -> Tensor:
+        """The network's pictures [N,C,H,W]; outside of a mask, the target's own pixels."""
+        ws = params[WS].expand(-1, self.G.config.num_ws, -1)
+        maps = {name: param for name, param in params.items() if name != WS}
+        picture = self.G.synthesis(ws, maps or "const")
+        return picture if self._masks is None else self._targets.lerp(picture, self._masks)
+
+    def loss(
+        self,
+        params: Params,
+        jitter: Tensor | float = 0,
+        settings: ProjectSettings | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is minimised, LPIPS and the noise penalty, each [N]; `jitter` is added to ws."""
+        settings, ws = settings or self.settings, params[WS]
+        picture = self.draw({**params, WS: ws + jitter})
+        if settings.shown:
+            picture = picture.clamp(-1, 1)
+        distance = self.lpips.distance(self.lpips.features(picture), self._wanted)
+        maps = [param for name, param in params.items() if name != WS]
+        penalty = noise_penalty(maps) if maps else torch.zeros_like(distance)
+        total = distance + settings.noise_weight * penalty
+        if settings.pixel_weight:
+            total = total + settings.pixel_weight * pixel_distance(picture, self._targets)
+        if settings.wplus_weight:
+            total = total + settings.wplus_weight * row_spread(ws, self.spread.std)
+        return total, distance, penalty
+
+    def score(self, params: Params) -> Tensor:
+        """LPIPS [N] as the result would have it."""
+        with torch.inference_mode():
+            picture = self.draw(params).clamp(-1, 1)
+            return self.lpips.distance(self.lpips.features(picture), self._wanted)
+
+    def step(self, part: float = 0) -> None:
+        """One step for all; `part` of the time allowed is over, which hastens the schedule."""
+        whole = max(self.state.step / self.settings.steps, part)
+        number, settings, t = search_at(self.settings, whole)
+        if number > self.state.searches:
+            self._restart(number, settings.start_samples)
+        old = self.state
+        lr = learning_rate(settings, t)
+        scale = self.spread.std * settings.w_noise * max(0, 1 - t / settings.w_noise_ramp) ** 2
+        jitter, randomness = self._jitter(old)
+        params = {name: param.detach().requires_grad_() for name, param in old.params.items()}
+        total, distance, penalty = self.loss(params, jitter * scale, settings)
+        gradients = torch.autograd.grad(total.sum(), list(params.values()))
+
+        with torch.no_grad():
+            exact = scale == 0 and settings.shown  # the loss is a score
+            scored = settings.keep_best and (exact or old.step % SCORE_EVERY == 0)
+            if scored:
+                score = distance.detach() if exact else self.score(old.params)
+                better = score < old.score
+            else:
+                score = old.score
+                better = total.isfinite() & (not settings.keep_best)
+            new: dict[str, Params] = {"params": {}, "moment1": {}, "moment2": {}}
+            for (name, param), gradient in zip(old.params.items(), gradients, strict=True):
+                moved, new["moment1"][name], new["moment2"][name] = adam(
+                    param,
+                    gradient,
+                    old.moment1[name],
+                    old.moment2[name],
+                    lr,
+                    old.step - old.began_at + 1,
+                )
+                new["params"][name] = moved if name == WS else whiten(moved)
+            told = torch.stack([distance, penalty, self.spread.distance(old.params[WS])]).tolist()
+        for row, member in enumerate(old.members):
+            record = Record(old.step, lr, *(values[row] for values in told))
+            del self.history[member][old.step :]  # of a step that was interrupted
+            self.history[member].append(record)
+        much_better = score < (1 - LEAST_GAIN) * old.baseline
+        self.state = State(
+            step=old.step + 1,
+            scored_at=old.step if scored else old.scored_at,
+            searches=old.searches,
+            began_at=old.began_at,
+            members=old.members,
+            **new,
+            kept=where(better, old.params, old.kept),
+            score=torch.where(better, score, old.score),
+            baseline=torch.where(much_better, score, old.baseline),
+            improved_at=torch.where(much_better, old.step, old.improved_at),
+            randomness=randomness,
+        )
+
+    def _restart(self, number: int, samples: int | None) -> None:
+        """Begin a search: from the best so far, or from the start by so many samples."""
+        old = self.state
+        last = self.score(old.params)
+        better = last < old.score
+        kept, score = where(better, old.params, old.kept), torch.where(better, last, old.score)
+        params, baseline = kept, score
+        if samples is not None:
+            params = self._start(samples).only(old.members).params
+            baseline = torch.full_like(score, math.inf)  # it is patient with what begins afresh
+        zeros = {name: torch.zeros_like(param) for name, param in params.items()}
+        self.state = replace(
+            old,
+            scored_at=old.step,
+            searches=number,
+            began_at=old.step,
+            params=params,
+            moment1=zeros,
+            moment2=zeros,
+            kept=kept,
+            score=score,
+            baseline=baseline,
+            improved_at=torch.full_like(old.improved_at, old.step),
+        )
+
+    def ended(self, part: float = 0) -> tuple[list[Projection], State]:
+        """Those that are at their end, and the state without them, for `restore`."""
+        state, settings = self.state, self.settings
+        all_over = state.step >= settings.steps or part >= 1
+        kept = state.kept
+        if all_over:
+            score = self.score(state.params)
+            better = score < state.score if settings.keep_best else score.isfinite()
+            kept = where(better, state.params, kept)
+        improved_at = state.improved_at.tolist()
+        ended: dict[int, Ended] = {}
+        for row in range(len(state.members)):
+            if not all(param[row].isfinite().all() for param in state.params.values()):
+                ended[row] = "not finite"
+            elif all_over:
+                ended[row] = "done" if state.step >= settings.steps else "time"
+            elif settings.patience and state.scored_at - improved_at[row] >= settings.patience:
+                ended[row] = "plateau"
+        found = []
+        for row, why in ended.items():
+            member = state.members[row]
+            ws = kept[WS][row].expand(self.G.config.num_ws, -1).clone()
+            noise = {name: param[row, 0].clone() for name, param in kept.items() if name != WS}
+            history = self.history[member][: state.step]
+            found.append(Projection(member, ws, noise, state.step, why, history))
+        others = [row for row in range(len(state.members)) if row not in ended]
+        return found, state.only(others) if ended else state
+
+    def _jitter(self, state: State) -> tuple[Tensor, Tensor]:
+        """Normal numbers in the shape of ws, a picture's from its own generator; their states."""
+        drawn, states = [], []
+        shape = (1, *state.params[WS].shape[1:])
+        for own in state.randomness:
+            generator = torch.Generator()
+            generator.set_state(own.clone())  # it reads a whole storage
+            drawn.append(torch.randn(shape, generator=generator))
+            states.append(generator.get_state())
+        return torch.cat(drawn).to(state.params[WS]), torch.stack(states)
