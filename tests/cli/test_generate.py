@@ -20,7 +20,7 @@ from networks import GOLDEN, golden, random_generator
 from safetensors.numpy import load_file
 
 from sg2cli import checkpoints
-from sg2cli.cli import sheets
+from sg2cli.cli import grid as cli_grid
 from sg2cli.errors import Sg2Error
 from sg2cli.images import codecs
 from sg2cli.images.pixels import to_images
@@ -504,7 +504,7 @@ def test_a_sheet_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyP
     args = ["generate", "--seeds", "0-3", "--grid", "--skip-existing"]
     assert sg2(*args).code == 0
     Path("out/grid.png").unlink()
-    read = sheets.read_image
+    read = cli_grid.read_image
 
     def removed_meanwhile(path: Path, shape: tuple[int, ...]) -> Any:
         if path.name == "seed0002.png":
@@ -512,7 +512,7 @@ def test_a_sheet_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyP
         return read(path, shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sheets, "read_image", removed_meanwhile)
+        patch.setattr(cli_grid, "read_image", removed_meanwhile)
         result = sg2(*args)
     assert result.code == 1
     *_, hole, counts, error = result.err.splitlines()

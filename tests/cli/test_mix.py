@@ -172,15 +172,15 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
     import gc
     import weakref
 
-    from sg2cli.cli.pictures import Pictures
-    from sg2cli.cli.sheets import Cell, Layout, draw_cells
+    from sg2cli.cli.grid import Cell, Layout, draw_cells
+    from sg2cli.cli.output import ImageOutput
 
     class Source:
         pass
 
     alive: list[Any] = []
-    monkeypatch.setattr(Pictures, "keeps", lambda self, name, made_by, size: name != "grid")
-    monkeypatch.setattr("sg2cli.cli.sheets.read_image", lambda path, shape: np.zeros(shape, "u1"))
+    monkeypatch.setattr(ImageOutput, "keeps", lambda self, name, made_by, size: name != "grid")
+    monkeypatch.setattr("sg2cli.cli.grid.read_image", lambda path, shape: np.zeros(shape, "u1"))
 
     def cells() -> Any:
         for i in range(50):
@@ -192,6 +192,6 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
     from sg2cli.cli.console import Console
 
-    pictures = Pictures("o", "png", False, True, Console())
+    pictures = ImageOutput("o", "png", False, True, Console())
     draw_cells(pictures, cells(), 50, (4, 4, 3), Layout(5, 10, {}), lambda todo: iter(list(todo)))
     assert pixels("o/grid.png").shape == (40, 20, 3)

@@ -440,12 +440,12 @@ def test_the_bar_is_not_drawn_below_the_note(in_tmp: Path, net: Path) -> None:
 def test_the_command_that_is_printed_goes_on(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, first: str | None
 ) -> None:
-    from sg2cli.cli.pictures import Pictures
+    from sg2cli.cli.output import ImageOutput
 
     args = ["generate", "-n", net, "--seeds", "0-9", "--out", "a b", *([first] if first else [])]
-    put = Pictures.put
+    put = ImageOutput.put
 
-    def interrupt(self: Pictures, name: str, *rest: Any) -> None:
+    def interrupt(self: ImageOutput, name: str, *rest: Any) -> None:
         if name == "seed0005":
             while not list(Path("a b").glob("*.png")):
                 time.sleep(0.01)
@@ -453,7 +453,7 @@ def test_the_command_that_is_printed_goes_on(
         put(self, name, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pictures, "put", interrupt)
+        patch.setattr(ImageOutput, "put", interrupt)
         stopped = sg2(*args)
     assert stopped.code == 130
     command = shlex.split(stopped.err.strip().split("to go on: ")[1])

@@ -13,8 +13,8 @@ from sg2cli.checkpoints.export import TARGETS
 from sg2cli.checkpoints.official import LICENCE, OFFICIAL_NETWORKS
 from sg2cli.checkpoints.weight_deltas import open_weight_deltas
 from sg2cli.cli.console import Console, Terminated
+from sg2cli.cli.inputs import errors_named, on_disk
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
-from sg2cli.cli.standard_input import on_disk, told_of
 from sg2cli.errors import Sg2Error, UsageError, brief, is_address, public
 from sg2cli.storage.atomic import check_file, make_folder
 from sg2cli.storage.downloads import Download, download
@@ -125,7 +125,7 @@ def _read_other(
     if address:
         url = public(address)
         origin = {"url": url, "file": url.rpartition("/")[2]}
-        with _fetch(address, out.parent, sha256, console) as found, told_of(found.path, url):
+        with _fetch(address, out.parent, sha256, console) as found, errors_named(found.path, url):
             read, network, odd = conversion.convert(found.path, out, overwrite, origin)
             if network.source["sha256"] != found.sha256:
                 raise Sg2Error(f"{url} was changed on the disk: remove {out} and convert it again")

@@ -12,7 +12,7 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.cli.console import Console
-from sg2cli.cli.film import Film, fps_option, is_film
+from sg2cli.cli.grid import Cell, Layout, draw_cells, labels
 from sg2cli.cli.options import (
     AMOUNT,
     LATENTS,
@@ -22,9 +22,9 @@ from sg2cli.cli.options import (
     network_options,
     output_options,
 )
-from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.output import ImageOutput
 from sg2cli.cli.session import Session, is_mapped
-from sg2cli.cli.sheets import Cell, Layout, draw_cells, labels
+from sg2cli.cli.video import VideoOutput, fps_option, is_video
 from sg2cli.errors import UsageError
 from sg2cli.images import grid
 from sg2cli.latents.directions import check_direction
@@ -106,7 +106,7 @@ def edit(
     todo = session.open(latents, "LATENTS", reserved=["grid"])
     # W's deviation is measured through the mapping network, whatever the latents are.
     check_settings(config, drawing, needs_class=True)
-    filmed = is_film(out)
+    filmed = is_video(out)
     low, high = amount
     if low == high and steps:
         raise UsageError(f"--steps are of a range of amounts, as -3..3, not of {low:g}")
@@ -115,8 +115,8 @@ def edit(
     texts = labels(amounts, "+")
     if filmed and (len(todo) > 1 or count == 1):
         raise UsageError("a film is of one latent over a range: give a folder to --out")
-    film = Film(session, out, count, fps, overwrite, skip_existing) if filmed else None
-    pictures = Pictures(out, "png", overwrite, skip_existing, console) if not filmed else None
+    film = VideoOutput(session, out, count, fps, overwrite, skip_existing) if filmed else None
+    pictures = ImageOutput(out, "png", overwrite, skip_existing, console) if not filmed else None
     if pictures:
         names = (f"{latent.name}-{text}" for latent in todo.unchecked() for text in texts)
         pictures.check(chain(["grid"], names))

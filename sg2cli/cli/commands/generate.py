@@ -12,6 +12,7 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.cli.console import Console
+from sg2cli.cli.grid import Cell, Layout, draw_cells
 from sg2cli.cli.options import (
     GRID,
     LATENTS,
@@ -24,9 +25,8 @@ from sg2cli.cli.options import (
     output_options,
     sources_option,
 )
-from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.output import ImageOutput
 from sg2cli.cli.session import Session, is_mapped
-from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images import codecs, pixels
 from sg2cli.latents.files import inspect_latents, save_latents
@@ -115,7 +115,7 @@ def generate(
     drawing = DrawSettings(**settings)
     session = Session(checkpoints.find_network(network), drawing, console)
     todo = session.open(seeds + latents, "--seeds or --latents", ["grid"] if grid else [])
-    pictures = Pictures(out, format, overwrite, skip_existing, console)
+    pictures = ImageOutput(out, format, overwrite, skip_existing, console)
     if pictures.holds_one and not grid and len(todo) > 1:
         raise UsageError(
             f"{len(todo)} pictures do not go into one: add --grid, or give a folder to --out"
@@ -184,7 +184,7 @@ def _save(
     todo: LatentList,
     drawing: DrawSettings,
     made_by: Mapping[str, Any],
-    pictures: Pictures,
+    pictures: ImageOutput,
 ) -> None:
     """Save the latents; --skip-existing keeps a file that the same settings made."""
     from sg2cli.sampling import ws_streams

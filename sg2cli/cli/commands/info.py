@@ -12,8 +12,8 @@ import click
 from sg2cli import checkpoints
 from sg2cli.checkpoints import weight_deltas
 from sg2cli.cli.console import Console
+from sg2cli.cli.inputs import on_disk
 from sg2cli.cli.options import NetworkType, json_option
-from sg2cli.cli.standard_input import on_disk
 from sg2cli.errors import Sg2Error, printable, reason
 from sg2cli.images import codecs
 from sg2cli.latents import files

@@ -11,7 +11,6 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.cli.console import Console
-from sg2cli.cli.film import Film, film_options
 from sg2cli.cli.options import (
     LATENTS,
     drawing_options,
@@ -20,6 +19,7 @@ from sg2cli.cli.options import (
     sources_option,
 )
 from sg2cli.cli.session import Session
+from sg2cli.cli.video import VideoOutput, video_options
 from sg2cli.errors import UsageError
 from sg2cli.latents import interpolation
 from sg2cli.latents.interpolation import METHODS, Method, blend_noise, key_frames, steps
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     help="Where to walk: z is for seeds and files of z only.",
 )
 @click.option("--loop", is_flag=True, help="Walk back to the first latent.")
-@film_options
+@video_options
 @drawing_options
 @output_options
 def interpolate(
@@ -91,7 +91,7 @@ def interpolate(
     key_latents = list(keys)
     if space == "z" and any(latent.space not in ("seed", "z") for latent in key_latents):
         raise UsageError("--space z is for seeds and files of z: leave it out for w and avg")
-    film = Film(session, out, frames, fps, overwrite, skip_existing)
+    film = VideoOutput(session, out, frames, fps, overwrite, skip_existing)
 
     G, used = session.load(device, precision)
     from sg2cli import sampling

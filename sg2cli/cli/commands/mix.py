@@ -13,6 +13,7 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.cli.console import Console
+from sg2cli.cli.grid import Cell, Layout, draw_cells
 from sg2cli.cli.options import (
     LATENTS,
     STYLES,
@@ -22,9 +23,8 @@ from sg2cli.cli.options import (
     output_options,
     sources_option,
 )
-from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.output import ImageOutput
 from sg2cli.cli.session import Session, is_mapped
-from sg2cli.cli.sheets import Cell, Layout, draw_cells
 from sg2cli.errors import UsageError
 from sg2cli.latents.mixing import Styles, default_styles, style_rows
 from sg2cli.latents.mixing import mix as mix_ws
@@ -92,7 +92,7 @@ def mix(
     taken = style_rows(styles or default_styles(config), config)
     row_list = session.open(rows, "--rows", reserved=["grid"])
     col_list = session.open(cols, "--cols", reserved=["grid"])
-    pictures = Pictures(out, "png", overwrite, skip_existing, console)
+    pictures = ImageOutput(out, "png", overwrite, skip_existing, console)
     pictures.needs_folder()
     if len(row_list) > MOST or len(col_list) > MOST:
         raise UsageError(f"a sheet has {MOST:,} rows and columns at most: mix fewer at a time")

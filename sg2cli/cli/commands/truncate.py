@@ -12,6 +12,7 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.cli.console import Console
+from sg2cli.cli.grid import Cell, Layout, draw_cells, labels
 from sg2cli.cli.options import (
     LATENTS,
     PSI_LIST,
@@ -24,9 +25,8 @@ from sg2cli.cli.options import (
     sources_option,
     tuned_option,
 )
-from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.output import ImageOutput
 from sg2cli.cli.session import Session
-from sg2cli.cli.sheets import Cell, Layout, draw_cells, labels
 from sg2cli.images import grid
 from sg2cli.settings import DrawSettings, Precision
 
@@ -88,7 +88,7 @@ def truncate(
     session = Session(checkpoints.find_network(network), drawing, console)
     todo = session.open(seeds + latents, "--seeds or --latents", reserved=["grid"])
     psis = tuple(dict.fromkeys(psis))
-    pictures = Pictures(out, "png", overwrite, skip_existing, console)
+    pictures = ImageOutput(out, "png", overwrite, skip_existing, console)
     pictures.needs_folder()
     texts = labels(psis)
     header = grid.column_header(texts, session.shape)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sg2cli.cli.console import Terminated
+from sg2cli.cli.grid import Cell, draw_cells
 from sg2cli.cli.options import PATH, together
-from sg2cli.cli.pictures import FOREIGN, Pictures, check_choice
+from sg2cli.cli.output import OTHER_SUFFIXES, ImageOutput, check_choice
 from sg2cli.cli.session import Session
-from sg2cli.cli.sheets import Cell, draw_cells
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images.codecs import FORMATS
 from sg2cli.images.video import SUFFIXES, check_video, write_video
@@ -29,7 +29,7 @@ fps_option = click.option(
     show_default=True,
     help="Frames a second of a film.",
 )
-film_options = together(
+video_options = together(
     click.option(
         "--frames",
         type=click.IntRange(2),
@@ -50,20 +50,20 @@ film_options = together(
 )
 
 
-NO_FILMS = (FOREIGN | FORMATS.keys() | {".avi", ".mkv", ".mpg", ".webm"}) - set(SUFFIXES)
+NOT_VIDEOS = (OTHER_SUFFIXES | FORMATS.keys() | {".avi", ".mkv", ".mpg", ".webm"}) - set(SUFFIXES)
 
 
-def is_film(out: str) -> bool:
+def is_video(out: str) -> bool:
     """Whether the name asks for a film, not a folder; UsageError for what is neither."""
     path = user_path(out)
-    if out == "-" or (path.suffix.lower() in NO_FILMS and kind(path) != "folder"):
+    if out == "-" or (path.suffix.lower() in NOT_VIDEOS and kind(path) != "folder"):
         raise UsageError(f"{out}: give a folder, or a film: {', '.join(SUFFIXES)}")
     if out.endswith("/") or kind(path) == "folder":
         return False
     return path.suffix.lower() in SUFFIXES
 
 
-class Film:
+class VideoOutput:
     """The destination of so many frames, found free before any work."""
 
     def __init__(
@@ -76,9 +76,9 @@ class Film:
         skip_existing: bool,
     ) -> None:
         self.session, self.frames, self.fps, self.overwrite = session, frames, fps, overwrite
-        self.path = user_path(out) if is_film(out) else None
+        self.path = user_path(out) if is_video(out) else None
         if not self.path:
-            self.pictures = Pictures(out, "png", overwrite, skip_existing, session.console)
+            self.pictures = ImageOutput(out, "png", overwrite, skip_existing, session.console)
             self.pictures.check(map(self._name, range(frames)))
             return
         check_choice(overwrite, skip_existing)

@@ -20,12 +20,12 @@ from sg2cli.storage.paths import kind, refuse_special, user_path
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Image
 
-FOREIGN = {  # a user who writes these wants a file, not a folder of that name
+OTHER_SUFFIXES = {  # a user who writes these wants a file, not a folder of that name
     *(".bmp", ".gif", ".tif", ".tiff", ".tga", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif"),
     *(".apng", ".ico", ".ppm", ".pgm", ".pnm", ".psd", ".eps", ".pdf", ".svg", ".mp4", ".mov"),
 }
-MOST_FAILED = 1000  # more are no bad pictures but a wrong command
-TOLD_FAILED = 10  # as they come; --json has all of them at the end
+MAX_FAILED = 1000  # more are no bad pictures but a wrong command
+MAX_FAILURES_SHOWN = 10  # as they come; --json has all of them at the end
 LOOK_AHEAD = 10_000  # names checked before the first picture is drawn
 
 
@@ -35,7 +35,7 @@ def check_choice(overwrite: bool, skip_existing: bool) -> None:
         raise UsageError("--overwrite and --skip-existing contradict one another: give one")
 
 
-class Pictures:
+class ImageOutput:
     """The destination that `--out`, `--format`, `--overwrite` and `--skip-existing` describe."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Pictures:
         path = user_path(out)
         suffix = path.suffix.lower()
         is_folder = kind(path) == "folder"
-        if suffix in FOREIGN and not is_folder:
+        if suffix in OTHER_SUFFIXES and not is_folder:
             raise UsageError(f"{path}: pictures are written as png, jpg or webp")
         self.file = path if suffix in FORMATS and not is_folder else None
         self.folder = path.parent if self.file else path
@@ -102,9 +102,9 @@ class Pictures:
     def fail(self, name: str, error: Sg2Error) -> None:
         """Go on without this picture: one that is wrong costs the others nothing."""
         self.failed[name] = str(error)
-        if len(self.failed) > MOST_FAILED:
-            raise Sg2Error(f"more than {MOST_FAILED:,} pictures failed; the last: {error}")
-        if len(self.failed) <= TOLD_FAILED:
+        if len(self.failed) > MAX_FAILED:
+            raise Sg2Error(f"more than {MAX_FAILED:,} pictures failed; the last: {error}")
+        if len(self.failed) <= MAX_FAILURES_SHOWN:
             self.console.note(str(error))
 
     def sum_up(self, count: int) -> None:
@@ -114,7 +114,7 @@ class Pictures:
         if self.failed:
             raise some_failed(list(self.failed), count, "pictures")
 
-    def __enter__(self) -> Pictures:
+    def __enter__(self) -> ImageOutput:
         if not self.to_stdout:
             make_folder(self.folder)
         self._writer = ImageWriter(self._wrote, self.overwrite, self.skip_existing)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sg2cli.cli.pictures import Pictures
+from sg2cli.cli.output import ImageOutput
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import read_image
 from sg2cli.images.grid import ImageGrid
@@ -53,7 +53,7 @@ def labels(values: Sequence[float], sign: str = "") -> list[str]:
 
 
 def draw_cells(
-    pictures: Pictures,
+    pictures: ImageOutput,
     cells: Iterable[Cell[Source] | None],
     count: int,
     shape: tuple[int, ...],
@@ -84,7 +84,7 @@ def draw_cells(
 
 
 def _draw(
-    pictures: Pictures,
+    pictures: ImageOutput,
     cells: Iterable[Cell[Source] | None],
     count: int,
     shape: tuple[int, ...],

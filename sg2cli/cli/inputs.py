@@ -38,7 +38,7 @@ def on_disk(name: str) -> Iterator[Path]:
                     _copy(pipe, file, name)
             except OSError as error:
                 raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
-            with told_of(copy, name):
+            with errors_named(copy, name):
                 yield copy
     else:
         known = ", ".join(bundled)
@@ -74,7 +74,7 @@ def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
 
 
 @contextmanager
-def told_of(copy: Path, name: str) -> Iterator[None]:
+def errors_named(copy: Path, name: str) -> Iterator[None]:
     """Errors tell of what the user named, not of the copy that was read."""
     try:
         yield
