@@ -41,10 +41,8 @@ def sweep(folder: Path) -> None:
 def _is_temporary(entry: os.DirEntry[str]) -> bool:
     """Whether `_temporary` made it: the second half of its name is a checksum of the first."""
     match = TEMPORARY.fullmatch(entry.name)
-    if not match or _checksum(match[1]) != match[2]:
-        return False
-    status = entry.stat(follow_symlinks=False)
-    return stat.S_ISREG(status.st_mode)
+    named = match is not None and _checksum(match[1]) == match[2]
+    return named and entry.is_file(follow_symlinks=False)
 
 
 def _checksum(nonce: str) -> str:
