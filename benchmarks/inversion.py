@@ -81,8 +81,8 @@ def main() -> None:
             for first in range(0, count, AT_ONCE):
                 last = min(first + AT_ONCE, count)
                 seconds += project(folder, photos[first:last], options)
-                told = figures(folder, photos[:last], name == "own")
-                row[:] = [run, str(last), *told, f"{seconds / last:.1f}"]
+                described = figures(folder, photos[:last], name == "own")
+                row[:] = [run, str(last), *described, f"{seconds / last:.1f}"]
                 print(name, row, flush=True)
                 write(tables)
 
@@ -204,24 +204,26 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
     G = checkpoints.load_generator()
     spread = spread_of_w(G)
     judge = Judge(spread, LPIPS("vgg"))
-    told: list[Mapping[str, Any]] = []
+    described: list[Mapping[str, Any]] = []
     plain, errors = [], []
     for path in photos:
         stored = load_file(folder / path.stem / "projected.safetensors")
-        told.append(metadata(folder / path.stem / "projected.safetensors"))
+        described.append(metadata(folder / path.stem / "projected.safetensors"))
         photo = read_photo(path, G.config.img_resolution, 3)
         ws = stored["ws"][0]
-        if not told[-1]["tune"]:
+        if not described[-1]["tune"]:
             image = redraw(G, Projection(0, ws, {}, 0, "done", []))
             plain.append(judge.measure(image, Photo(photo.pixels), ws))
         if own:
             z = torch.from_numpy(seed_to_z(int(path.stem[4:]), G.config.z_dim))[None]
             errors.append((ws - G.mapping(z)).norm(dim=1).mean().item() / spread.std)
-    columns = [worst([t[name] for t in told], name) for name in ("lpips_vgg", "lpips_alex", "psnr")]
+    columns = [
+        worst([t[name] for t in described], name) for name in ("lpips_vgg", "lpips_alex", "psnr")
+    ]
     for name in ("lpips_vgg", "lpips_alex", "psnr"):
         columns.append(worst([getattr(f, name) for f in plain], name) if plain else "")
-    tuned = f" + {told[0]['tune']['steps']}" if told[0]["tune"] else ""
-    columns.append(f"{median(t['steps_done'] for t in told):g}{tuned}")
+    tuned = f" + {described[0]['tune']['steps']}" if described[0]["tune"] else ""
+    columns.append(f"{median(t['steps_done'] for t in described):g}{tuned}")
     return [*columns, f"{median(errors):.2f}"] if own else columns
 
 

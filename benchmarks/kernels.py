@@ -62,14 +62,14 @@ def resources(kernel: Any, constants: dict[str, Any], dtype: str, capability: in
         assert arch
         name = "ptxas-blackwell" if capability >= 100 else "ptxas"
         ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-        told = subprocess.run(
+        output = subprocess.run(
             [ptxas, "-v", f"--gpu-name={arch[1]}", ptx, "-o", Path(folder) / "kernel.cubin"],
             capture_output=True,
             text=True,
             check=True,
         ).stderr
-    registers = re.search(r"Used (\d+) registers", told)
-    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", told))
+    registers = re.search(r"Used (\d+) registers", output)
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", output))
     assert registers
     return registers[1] + (f" + {spilled} B spilled" if spilled else "")
 

@@ -23,7 +23,8 @@ from sg2cli.generator import Generator
 from sg2cli.images.writer import ImageWriter
 from sg2cli.latents.notation import SeedRange
 from sg2cli.latents.sources import LatentList
-from sg2cli.sampling import draw, made_by
+from sg2cli.provenance import image_provenance
+from sg2cli.sampling import draw
 from sg2cli.settings import DrawSettings
 
 
@@ -54,7 +55,9 @@ def compute_and_write(G: Generator, count: int) -> None:
     settings = DrawSettings()
     with tempfile.TemporaryDirectory() as folder, ImageWriter(lambda *_: None) as writer:
         for sample in draw(G, LatentList([SeedRange(0, count - 1)])):
-            account = made_by("0" * 64, "fp32", settings, sample.latent.made_of, mapped=True)
+            account = image_provenance(
+                "0" * 64, "fp32", settings, sample.latent.provenance, mapped=True
+            )
             writer.put(Path(folder) / f"{sample.latent.name}.png", sample.image, account)
 
 

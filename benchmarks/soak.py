@@ -54,9 +54,9 @@ def main() -> int:
         )
         broken += [f"resident size grew by {growth:.1%}"] * (growth > 0.02)
         for command in ("generate", "project"):
-            told, wrong = long_run(folder, command, MINUTES * 30)
+            message, wrong = long_run(folder, command, MINUTES * 30)
             broken += wrong
-            tell(told)
+            tell(message)
     tell(f"seed {seed}, {time.strftime('%Y-%m-%d')}, Python {sys.version.split()[0]}")
     before, rest = DOC.read_text().split("<!-- soak -->\n", 1)
     after = rest.split("<!-- end of soak -->\n", 1)[1]
@@ -72,10 +72,10 @@ def long_run(folder: Path, command: str, seconds: float) -> tuple[str, list[str]
     took, _, _ = mixed_run(folder, command, count)  # for the rate
     count = max(count, int(count * seconds / took))
     took, bad, summary = mixed_run(folder, command, count)
-    told = f"{command}: {took / 60:.0f} minutes, {summary['done']:,} done, "
-    told += f"{len(summary['failed']):,} failed of {bad} that had to"
+    message = f"{command}: {took / 60:.0f} minutes, {summary['done']:,} done, "
+    message += f"{len(summary['failed']):,} failed of {bad} that had to"
     right = summary["done"] == count - bad and len(summary["failed"]) == bad
-    return told, [] if right else [f"{told}, of {count}"]
+    return message, [] if right else [f"{message}, of {count}"]
 
 
 def mixed_run(folder: Path, command: str, count: int) -> tuple[float, int, dict[str, Any]]:

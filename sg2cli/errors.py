@@ -35,8 +35,8 @@ class CheckpointError(Sg2Error):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory for it: of Python, of torch on any device, of oneDNN."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in told for words in NO_MEMORY)
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in message for words in NO_MEMORY)
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,12 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from sg2cli import __version__
+
+if TYPE_CHECKING:
+    from sg2cli.settings import DrawSettings
 
 HASH_KEY = "payload_sha256"
 PLACEHOLDER = "0" * 64  # as long as a hash, and replaced by it
@@ -22,6 +27,29 @@ DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, for formats without text 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TEXT_AT = 33  # bytes: behind the signature and the chunk IHDR
 BLOCK = 1 << 20
+
+
+def image_provenance(
+    checkpoint: str,
+    precision: str,
+    settings: DrawSettings,
+    latent: Mapping[str, Any],
+    mapped: bool,
+) -> dict[str, Any]:
+    """What an image remembers: the network's hash, that of `latent`, and how it was drawn.
+
+    `mapped`: whether the latent went through the mapping network, so that no psi means 1.
+    """
+    return {
+        "checkpoint": checkpoint,
+        **latent,
+        "psi": 1.0 if settings.psi is None and mapped else settings.psi,
+        "cutoff": settings.cutoff,
+        "class": settings.class_index,
+        "noise_mode": settings.noise_mode,
+        "precision": precision,
+        "version": __version__,
+    }
 
 
 def describe(provenance: Mapping[str, Any], payload_sha256: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, tee
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from sg2cli import __version__, devices
+from sg2cli import devices
 from sg2cli.errors import Sg2Error, UsageError, is_out_of_memory
 from sg2cli.images.pixels import to_images
 from sg2cli.latents.files import Stream
@@ -190,29 +190,6 @@ def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]
 def batch_size(G: Generator, settings: DrawSettings, count: int) -> int:
     """For `render`, of so many pictures."""
     return settings.batch or max(1, min(count, default_batch(G)))
-
-
-def made_by(
-    checkpoint: str,
-    precision: str,
-    settings: DrawSettings,
-    made_of: Mapping[str, Any],
-    mapped: bool,
-) -> dict[str, Any]:
-    """What a picture remembers: the network's hash, the latent (`made_of`), and how it was drawn.
-
-    `mapped`: whether the latent went through the mapping network, so that no psi means 1.
-    """
-    return {
-        "checkpoint": checkpoint,
-        **made_of,
-        "psi": 1.0 if settings.psi is None and mapped else settings.psi,
-        "cutoff": settings.cutoff,
-        "class": settings.class_index,
-        "noise_mode": settings.noise_mode,
-        "precision": precision,
-        "version": __version__,
-    }
 
 
 def ws_streams(

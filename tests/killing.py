@@ -91,8 +91,8 @@ def unbroken(folder: Path, name: str) -> float:
     """Run a command to its end, into a folder of its own; the seconds that it took."""
     begun = time.monotonic()
     process = start(folder, name, f"{name}-whole")
-    _, told = process.communicate()
-    assert process.returncode == 0, told
+    _, message = process.communicate()
+    assert process.returncode == 0, message
     return time.monotonic() - begun
 
 
@@ -111,9 +111,9 @@ def kill(folder: Path, name: str, seconds: float, kills: int, dice: random.Rando
         yield from differences(folder / f"{name}-whole", out, whole=False)
         yield from lost(owned)
     process = start(folder, name, name, again)
-    _, told = process.communicate()
+    _, message = process.communicate()
     if process.returncode:
-        yield f"{name} does not go on: {told.decode()}"
+        yield f"{name} does not go on: {message.decode()}"
     yield from differences(folder / f"{name}-whole", out, whole=True, owned=owned)
     yield from lost(owned)
 

@@ -99,7 +99,7 @@ def test_latents_are_drawn_as_they_come() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "settings", "told"),
+    ("changes", "settings", "message"),
     [
         ({}, {"cutoff": 7}, "7 is beyond this network's 6 rows"),
         ({}, {"class_index": 0}, "no classes"),
@@ -107,9 +107,9 @@ def test_latents_are_drawn_as_they_come() -> None:
         ({"c_dim": 3, "embed_features": 2}, {"class_index": 3}, "class 3 is none of .* 3, 0 to 2"),
     ],
 )
-def test_settings_that_do_not_fit_the_network(changes: Any, settings: Any, told: str) -> None:
+def test_settings_that_do_not_fit_the_network(changes: Any, settings: Any, message: str) -> None:
     config = random_generator(**changes).config
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         check_settings(config, DrawSettings(**settings), needs_class=True)
 
 

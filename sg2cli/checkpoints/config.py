@@ -184,9 +184,9 @@ def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
             if key in found and found[key] != shape
         ],
     }
-    told = [f"{what}: {first(keys)}" for what, keys in complaints.items() if keys]
-    if told:
-        raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(told))
+    messages = [f"{what}: {first(keys)}" for what, keys in complaints.items() if keys]
+    if messages:
+        raise CheckpointError("its tensors do not fit its configuration; " + "; ".join(messages))
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -85,8 +85,8 @@ def _errors_named(path: Path) -> Iterator[None]:
     except LimitExceeded as error:
         raise CheckpointError(f"{path}: unsafe: {error}") from error
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise CheckpointError(f"{path}: damaged, or no network ({told})") from error
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise CheckpointError(f"{path}: damaged, or no network ({message})") from error
 
 
 def _from_torch(found: Any, budget: Budget) -> Checkpoint:

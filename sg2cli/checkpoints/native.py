@@ -133,8 +133,8 @@ def save_generator(
 def write_generator(G: Generator, file: BinaryIO, source: Mapping[str, Any]) -> None:
     tensors = G.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    made_by = config_fields(G.config) | {"source": dict(source)}
-    file.write(safetensors_header(shapes, made_by))
+    provenance = config_fields(G.config) | {"source": dict(source)}
+    file.write(safetensors_header(shapes, provenance))
     for tensor in tensors.values():
         file.write(tensor.float().cpu().contiguous().numpy().astype("<f4", copy=False).data)
 

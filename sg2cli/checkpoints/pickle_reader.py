@@ -74,8 +74,8 @@ def load(
     except MemoryError as error:
         raise CheckpointError("there is not enough memory to read it") from error
     except Exception as error:  # what stand-ins and the unpickler raise is without number
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise CheckpointError(f"damaged, or no network ({told})") from error
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise CheckpointError(f"damaged, or no network ({message})") from error
 
 
 _InPython: Any = pickle._Unpickler
@@ -232,8 +232,8 @@ def _scan(
     except LimitExceeded as error:
         raise CheckpointError(f"unsafe: {error}") from error
     except Exception as error:  # pickletools' many kinds for a damaged file
-        told = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"damaged, or no pickle ({told})") from error
+        message = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"damaged, or no pickle ({message})") from error
     return offsets, start + file.at
 
 

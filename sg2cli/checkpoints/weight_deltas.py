@@ -103,12 +103,12 @@ def open_weight_deltas(path: Path, network: Network) -> WeightDeltas:
 def save_weight_deltas(
     path: Path,
     differences: Mapping[str, Tensor],
-    made_by: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Write differences by the names of the weights; `made_by` has the network's hash."""
+    """Write differences by the names of the weights; `provenance` has the network's hash."""
     with new_file(path, overwrite) as file:
-        file.write(encode_weight_deltas(differences, made_by))
+        file.write(encode_weight_deltas(differences, provenance))
 
 
 def encode_weight_deltas(differences: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> bytes:

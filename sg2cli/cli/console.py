@@ -41,9 +41,9 @@ class Console:
         self._noted: set[str] = set()
         self._bars: list[tqdm[Any]] = []
 
-    def wrote(self, path: Path, made_by: Mapping[str, Any]) -> None:
+    def wrote(self, path: Path, provenance: Mapping[str, Any]) -> None:
         """A file is complete: its path, or with --json an object of what made it."""
-        self.result(json.dumps({"path": str(path), **made_by}) if self.as_json else str(path))
+        self.result(json.dumps({"path": str(path), **provenance}) if self.as_json else str(path))
 
     def summary(self, done: int, skipped: int, failed: Mapping[str, str]) -> None:
         """What became of a run's pictures or photos, at its end; `failed` says why, by name."""

@@ -24,7 +24,7 @@ class Cell(Generic[Source]):
     """What to draw, and the name of its picture; without a name it is on the sheet only."""
 
     source: Source
-    made_by: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     name: str | None
 
 
@@ -34,7 +34,7 @@ class Layout:
 
     columns: int
     rows: int
-    made_by: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     header: Image | None = None
 
     def size(self, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -67,19 +67,19 @@ def draw_cells(
     others are drawn all the same.
     """
     with ExitStack() as stack:
-        sheet: ImageGrid | None = None
+        grid: ImageGrid | None = None
         size = layout.size(shape) if layout else (0, 0)
-        if layout and not pictures.keeps("grid", layout.made_by, size):
-            file = stack.enter_context(pictures.open("grid", layout.made_by, size))
+        if layout and not pictures.keeps("grid", layout.provenance, size):
+            file = stack.enter_context(pictures.open("grid", layout.provenance, size))
             at = (layout.columns, layout.rows)
-            sheet = ImageGrid(file, pictures.format, *at, shape, layout.made_by, layout.header)
-        if not _draw(pictures, cells, count, shape, sheet, render) and sheet:
+            grid = ImageGrid(file, pictures.format, *at, shape, layout.provenance, layout.header)
+        if not _draw(pictures, cells, count, shape, grid, render) and grid:
             holes = "no sheet is written, as it would have holes"
             pictures.console.note(holes)
             pictures.sum_up(count)
             raise Sg2Error(holes)
-        if sheet:
-            sheet.finish()
+        if grid:
+            grid.finish()
     pictures.sum_up(count)
 
 
@@ -88,7 +88,7 @@ def _draw(
     cells: Iterable[Cell[Source] | None],
     count: int,
     shape: tuple[int, ...],
-    sheet: ImageGrid | None,
+    grid: ImageGrid | None,
     render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
 ) -> bool:
     """See `draw_cells`; whether the sheet has all that belongs on it."""
@@ -106,12 +106,12 @@ def _draw(
         for cell in cells:
             name, kept = cell.name if cell else None, False
             try:
-                kept = bool(cell and name and pictures.keeps(name, cell.made_by, size))
+                kept = bool(cell and name and pictures.keeps(name, cell.provenance, size))
             except Sg2Error as error:
                 fail(name, error)
                 name = None  # the sheet shows it
-            if cell and not kept and (name or sheet):
-                waiting.append((name, cell.made_by, True))
+            if cell and not kept and (name or grid):
+                waiting.append((name, cell.provenance, True))
                 yield cell.source
             else:
                 waiting.append((name, {}, False))
@@ -120,8 +120,8 @@ def _draw(
     def pass_undrawn() -> None:
         while waiting and not waiting[0][2]:
             name, _, _ = waiting.popleft()
-            if sheet:
-                sheet.append(read_kept(name) if name else None)
+            if grid:
+                grid.append(read_kept(name) if name else None)
             bar.update()
 
     def read_kept(name: str) -> Image | None:
@@ -136,14 +136,14 @@ def _draw(
 
     with pictures.console.progress("Drawing", count, "picture") as bar, pictures:
         for image in render(to_draw()):
-            name, made_by, _ = waiting.popleft()
+            name, provenance, _ = waiting.popleft()
             if isinstance(image, Sg2Error):
                 fail(name, Sg2Error(f"{name}: {image}") if name else image)
                 whole = False
             elif name:
-                pictures.put(name, image, made_by)
-            if sheet:
-                sheet.append(None if isinstance(image, Sg2Error) else image)
+                pictures.put(name, image, provenance)
+            if grid:
+                grid.append(None if isinstance(image, Sg2Error) else image)
             bar.update()
             pass_undrawn()
     return whole

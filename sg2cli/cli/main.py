@@ -135,8 +135,8 @@ def run(args: Sequence[str]) -> int:
             raise
         if is_out_of_memory(error):
             return _fail("out of memory: a smaller --batch needs less", 1)
-        told = f"{type(error).__name__}: {error}"
-        return _fail(f"unexpected error, SG2_DEBUG=1 shows where: {told}", 1)
+        message = f"{type(error).__name__}: {error}"
+        return _fail(f"unexpected error, SG2_DEBUG=1 shows where: {message}", 1)
     except (KeyboardInterrupt, Terminated) as stop:
         return INTERRUPTED[type(stop)]
 

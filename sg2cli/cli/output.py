@@ -93,9 +93,11 @@ class ImageOutput:
                 if kind(self.path(name)) != "nothing":
                     raise NameTaken(self.path(name))
 
-    def keeps(self, name: str, made_by: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    def keeps(self, name: str, provenance: Mapping[str, Any], size: tuple[int, int]) -> bool:
         """Whether --skip-existing keeps this image of [w,h]; Sg2Error if another is there."""
-        kept = self.skip_existing and not self.to_stdout and is_kept(self.path(name), made_by, size)
+        kept = (
+            self.skip_existing and not self.to_stdout and is_kept(self.path(name), provenance, size)
+        )
         self.kept += kept
         return kept
 
@@ -120,23 +122,23 @@ class ImageOutput:
         self._writer = ImageWriter(self._wrote, self.overwrite, self.skip_existing)
         return self
 
-    def _wrote(self, path: Path, made_by: Mapping[str, Any], is_new: bool = True) -> None:
+    def _wrote(self, path: Path, provenance: Mapping[str, Any], is_new: bool = True) -> None:
         if is_new:
             self.written += 1
-            self.console.wrote(path, made_by)
+            self.console.wrote(path, provenance)
         else:
             self.kept += 1
 
-    def put(self, name: str, image: Image, made_by: Mapping[str, Any]) -> None:
+    def put(self, name: str, image: Image, provenance: Mapping[str, Any]) -> None:
         """Take a picture to be encoded and written beside the network; see ImageWriter."""
         if self.to_stdout:
-            self.console.picture(encode(image, self.format, made_by))
+            self.console.picture(encode(image, self.format, provenance))
         else:
-            self._writer.put(self.path(name), image, made_by)
+            self._writer.put(self.path(name), image, provenance)
 
     @contextmanager
     def open(
-        self, name: str, made_by: Mapping[str, Any], size: tuple[int, int]
+        self, name: str, provenance: Mapping[str, Any], size: tuple[int, int]
     ) -> Iterator[IO[bytes]]:
         """A file of this name and an image of [w,h] to be written, reported when the block ends."""
         if self.to_stdout:
@@ -149,10 +151,10 @@ class ImageOutput:
                 with new_file(self.path(name), self.overwrite) as file:
                     yield file
             except NameTaken:  # another process was quicker
-                if not self.keeps(name, made_by, size):
+                if not self.keeps(name, provenance, size):
                     raise
             else:
-                self._wrote(self.path(name), made_by)
+                self._wrote(self.path(name), provenance)
 
     def __exit__(
         self,

@@ -142,7 +142,7 @@ class Projector:
     def job(self, entry: Entry, photo: Photo, init: Latent | None) -> Job:
         """What is to be done with a photo."""
         target = {"file": Path(entry.name).name, "sha256": photo.sha256}
-        recipe = {**self.recipe, "init": init and dict(init.made_of), "target": target}
+        recipe = {**self.recipe, "init": init and dict(init.provenance), "target": target}
         return Job(entry, photo, recipe, init)
 
     def _begin(self, job: Job) -> None:
@@ -160,13 +160,13 @@ class Projector:
         if not found:
             entry.state = "begun"
             return
-        which, _, made_by = found
+        which, _, provenance = found
         tuned = (self.album.out if self.together else entry.folder) / TUNED
         there = not self.tuning or (
-            which == 1 and is_there(tuned) and sha256(tuned) == made_by.get("tuned")
+            which == 1 and is_there(tuned) and sha256(tuned) == provenance.get("tuned")
         )
         entry.state = "kept" if there else "projected"
-        entry.figures = made_by
+        entry.figures = provenance
 
     def _tuned(self, job: Job) -> dict[str, Any]:
         assert self.tuning
@@ -253,7 +253,7 @@ class Projector:
     def _finish(self, job: Job, projection: Projection) -> None:
         """Write what was found; if the network is to be tuned on it, that comes after."""
         entry = job.entry
-        image, figures, made_by = self._judge(self.G, job, projection, job.recipe)
+        image, figures, provenance = self._judge(self.G, job, projection, job.recipe)
         folder = entry.results
         if self.album.replacing:
             folder.clear()  # what other settings made, and this run would leave
@@ -263,12 +263,12 @@ class Projector:
         if not any(path.name == "loss.png" for path in paths):
             self.console.note("no loss.png without matplotlib: pip install 'sg2cli[plot]'")
         for path in paths:
-            self.console.wrote(path, made_by)
+            self.console.wrote(path, provenance)
         for path in results.write_result(
-            folder, projection, job.photo, image, made_by, figures, self.npz
+            folder, projection, job.photo, image, provenance, figures, self.npz
         ):
             if not self.tuning:
-                self.console.wrote(path, made_by)
+                self.console.wrote(path, provenance)
         _drop_frames(folder, 0)
         if projection.ended == "not finite":
             self.console.note(
@@ -282,7 +282,7 @@ class Projector:
         image = results.redraw(G, projection)
         figures = self.judge.measure(image, job.photo, projection.ws)
         job.entry.state = projection.ended
-        job.entry.figures = results.told(projection, figures)
+        job.entry.figures = results.summary(projection, figures)
         return image, figures, {**recipe, **job.entry.figures}
 
     def _tune(self, jobs: Sequence[Job], folder: OwnedFolder, seconds: float | None) -> None:
@@ -311,25 +311,25 @@ class Projector:
                 bar.update()
 
             snapshots.tune(tuning, snapshot, recipe, on_step, seconds)
-        made_by = {
+        provenance = {
             "checkpoint": self.network.sha256,
             "targets": [job.recipe["target"] for job in jobs],
             "tune": self._tuned(jobs[0])["tune"],
             "tune_steps_done": tuning.state.step,
             "version": __version__,
         }
-        path = folder.write(TUNED, encode_weight_deltas(tuning.differences(), made_by))
-        self.console.wrote(path, made_by)
+        path = folder.write(TUNED, encode_weight_deltas(tuning.differences(), provenance))
+        self.console.wrote(path, provenance)
         tuned = copy.deepcopy(self.G)
         opened = open_weight_deltas(path, self.network)
         opened.apply(tuned)
         for job, projection in found:
             recipe = {**self._tuned(job), "tuned": opened.sha256}
-            image, figures, told = self._judge(tuned, job, projection, recipe)
+            image, figures, described = self._judge(tuned, job, projection, recipe)
             for written in results.write_result(
-                job.entry.results, projection, job.photo, image, told, figures, self.npz
+                job.entry.results, projection, job.photo, image, described, figures, self.npz
             ):
-                self.console.wrote(written, told)
+                self.console.wrote(written, described)
         snapshots.remove(snapshot)
 
     def _take_frames(self, run: Search, jobs: Sequence[Job]) -> None:

@@ -12,7 +12,8 @@ from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
 from sg2cli.errors import UsageError
 from sg2cli.latents.sources import LatentList, open_latents
-from sg2cli.sampling import check_settings, made_by
+from sg2cli.provenance import image_provenance
+from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ class Session:
             self.tuned.apply(G)
         return G, G.set_precision(precision)
 
-    def made_by(self, precision: str, made_of: Mapping[str, Any], mapped: bool) -> dict[str, Any]:
-        """See `sampling.made_by`."""
-        told = made_by(self.network.sha256, precision, self.settings, made_of, mapped)
-        return {**told, "tuned": self.tuned.sha256} if self.tuned else told
+    def provenance(self, precision: str, latent: Mapping[str, Any], mapped: bool) -> dict[str, Any]:
+        """See `provenance.image_provenance`."""
+        found = image_provenance(self.network.sha256, precision, self.settings, latent, mapped)
+        return {**found, "tuned": self.tuned.sha256} if self.tuned else found
 
 
 def is_mapped(latent: Latent) -> bool:

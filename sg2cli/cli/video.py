@@ -97,13 +97,13 @@ class VideoOutput:
     def write(
         self,
         points: Iterator[Point],
-        made_by: Mapping[str, Any],
+        provenance: Mapping[str, Any],
         render: Callable[[Iterator[Point]], Iterator[Image | Sg2Error]],
     ) -> None:
         """Draw the points, one a frame; only a batch of them is in memory."""
         if not self.path:
             cells = (
-                Cell(point, {**made_by, "frame": frame}, self._name(frame))
+                Cell(point, {**provenance, "frame": frame}, self._name(frame))
                 for frame, point in enumerate(points)
             )
             draw_cells(self.pictures, cells, self.frames, self.session.shape, None, render)
@@ -128,4 +128,4 @@ class VideoOutput:
                 "a folder can be gone on with, by --skip-existing"
             )
             raise
-        console.wrote(self.path, {**made_by, "fps": self.fps})
+        console.wrote(self.path, {**provenance, "fps": self.fps})

@@ -109,7 +109,7 @@ def write_result(
     projection: Projection,
     photo: Photo,
     image: Image,
-    made_by: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     figures: Figures,
     npz: bool = False,
 ) -> Iterator[Path]:
@@ -117,36 +117,38 @@ def write_result(
 
     The latent comes last: where it is, all is.
     """
-    yield folder.write("target.png", encode(photo.pixels, "png", made_by))
-    yield folder.write("projected.png", encode(image, "png", made_by))
-    yield folder.write("compare.png", _compare(photo.pixels, image, figures, made_by))
+    yield folder.write("target.png", encode(photo.pixels, "png", provenance))
+    yield folder.write("projected.png", encode(image, "png", provenance))
+    yield folder.write("compare.png", _compare(photo.pixels, image, figures, provenance))
     ws = Stream((1, *projection.ws.shape), [projection.ws.cpu().numpy()])
     if npz:
         with folder.new_file("projected_w.npz") as file:
-            write_latents(file, ".npz", {"ws": ws}, made_by)
+            write_latents(file, ".npz", {"ws": ws}, provenance)
         yield folder.folder / "projected_w.npz"
     noise = {
         name: Stream((1, *noise_map.shape), [noise_map.cpu().numpy()])
         for name, noise_map in projection.noise.items()
     }
     with folder.new_file(LATENT, durable=True) as file:
-        write_latents(file, ".safetensors", {"ws": ws, **noise}, made_by)
+        write_latents(file, ".safetensors", {"ws": ws, **noise}, provenance)
     yield folder.folder / LATENT
 
 
 def read_result(
-    folder: Path, recipes: Sequence[Mapping[str, Any]], G: Generator
+    folder: Path, candidates: Sequence[Mapping[str, Any]], G: Generator
 ) -> tuple[int, Projection, dict[str, Any]] | None:
-    """What `write_result` wrote, less its history: by which recipe, and its provenance.
+    """What `write_result` wrote, less its history: of which candidate, and its provenance.
 
-    None if nothing is there; OtherSettings when it was made by none of the recipes; Sg2Error for a
-    file that is damaged, or was changed since it was written.
+    None if nothing is there; OtherSettings when it was made by none of the candidates; Sg2Error for
+    a file that is damaged, or was changed since it was written.
     """
     path = folder / LATENT
     if not is_there(path):
         return None
-    made_by = inspect_latents(path)[1]
-    which = next((i for i, recipe in enumerate(recipes) if _agrees(made_by, recipe)), None)
+    provenance = inspect_latents(path)[1]
+    which = next(
+        (i for i, candidate in enumerate(candidates) if _agrees(provenance, candidate)), None
+    )
     if which is None:
         raise OtherSettings(
             f"{path} was made with other settings, or of another photo: "
@@ -155,25 +157,25 @@ def read_result(
     latents = list(open_latents([LatentFile(path)], G.config))
     names = {"steps_done", "ended", "outside", *(field.name for field in fields(Figures))}
     values = latents[0].values
-    whole = len(latents) == 1 and values is not None and names <= made_by.keys()
-    if not whole or is_unchanged(path, made_by) is False:
+    whole = len(latents) == 1 and values is not None and names <= provenance.keys()
+    if not whole or is_unchanged(path, provenance) is False:
         raise Sg2Error(f"{path} was changed after sg2 wrote it: --overwrite replaces it")
     assert values is not None
     noise = {name: G.mapping.w_avg.new_tensor(a) for name, a in latents[0].noise.items()}
     ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
-    projection = Projection(0, ws, noise, made_by["steps_done"], made_by["ended"], [])
-    return which, projection, made_by
+    projection = Projection(0, ws, noise, provenance["steps_done"], provenance["ended"], [])
+    return which, projection, provenance
 
 
 class OtherSettings(Sg2Error):
     """A result of the same name that other settings, or another photo, gave."""
 
 
-def _agrees(made_by: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
-    return same_settings({key: made_by.get(key) for key in recipe}, recipe)
+def _agrees(provenance: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:
+    return same_settings({key: provenance.get(key) for key in candidate}, candidate)
 
 
-def told(projection: Projection, figures: Figures) -> dict[str, Any]:
+def summary(projection: Projection, figures: Figures) -> dict[str, Any]:
     """For the metadata: how it ended and how near it came."""
     shown = {name: round(value, 6) for name, value in asdict(figures).items()}
     if not math.isfinite(figures.psnr):
@@ -194,7 +196,7 @@ def _table(rows: Sequence[Record]) -> bytes:
     return text.getvalue().encode()
 
 
-def _compare(target: Image, image: Image, figures: Figures, made_by: Mapping[str, Any]) -> bytes:
+def _compare(target: Image, image: Image, figures: Figures, provenance: Mapping[str, Any]) -> bytes:
     """Target, result and their difference side by side, under the figures."""
     times = -(-COMPARED // len(target))
     difference = np.abs(target.astype(int) - image).astype(np.uint8)
@@ -206,10 +208,10 @@ def _compare(target: Image, image: Image, figures: Figures, made_by: Mapping[str
     ]
     shape = cells[0].shape
     file = io.BytesIO()
-    sheet = ImageGrid(file, "png", 3, 1, shape, made_by, column_header(labels, shape))
+    grid = ImageGrid(file, "png", 3, 1, shape, provenance, column_header(labels, shape))
     for cell in cells:
-        sheet.append(cell)
-    sheet.finish()
+        grid.append(cell)
+    grid.finish()
     return file.getvalue()
 
 

@@ -152,9 +152,11 @@ class Search:
                     old.step - old.began_at + 1,
                 )
                 new["params"][name] = moved if name == WS else whiten(moved)
-            told = torch.stack([distance, penalty, self.spread.distance(old.params[WS])]).tolist()
+            measured = torch.stack(
+                [distance, penalty, self.spread.distance(old.params[WS])]
+            ).tolist()
         for row, member in enumerate(old.members):
-            record = Record(old.step, lr, *(values[row] for values in told))
+            record = Record(old.step, lr, *(values[row] for values in measured))
             del self.history[member][old.step :]  # of a step that was interrupted
             self.history[member].append(record)
         much_better = score < (1 - LEAST_GAIN) * old.baseline

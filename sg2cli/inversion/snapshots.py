@@ -34,38 +34,38 @@ RANDOMNESS = struct.Struct("<QiIQ624Q3di4xf?3x")
 TWISTER = 624
 
 
-def save_state(path: Path, run: Search, recipe: Mapping[str, Any]) -> None:
-    """Write the state of a run, and for which recipe it holds."""
-    state = run.state
+def save_state(path: Path, search: Search, provenance: Mapping[str, Any]) -> None:
+    """Write the state of a search, and for what it is a state of."""
+    state = search.state
     tensors = state.tensors()
     for member in state.members:
-        rows = [astuple(record) for record in run.history[member][: state.step]]
+        rows = [astuple(record) for record in search.history[member][: state.step]]
         tensors[f"history.{member}"] = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
     counts = {name: getattr(state, name) for name in COUNTS}
-    _write(path, tensors, {**counts, "members": state.members, "recipe": recipe})
+    _write(path, tensors, {**counts, "members": state.members, "recipe": provenance})
 
 
-def load_state(path: Path, run: Search, recipe: Mapping[str, Any]) -> bool:
-    """Bring a run to the state in the file, if there is one.
+def load_state(path: Path, search: Search, provenance: Mapping[str, Any]) -> bool:
+    """Bring a search to the state in the file, if there is one.
 
-    Sg2Error when it is damaged, or of another recipe; the version of sg2 does not matter.
+    Sg2Error when it is damaged, or of other settings; the version of sg2 does not matter.
     """
-    with _reading(path, recipe) as found:
+    with _reading(path, provenance) as found:
         if not found:
             return False
-        state, run.history = _checked(run, *found)
-        run.restore(state)
+        state, search.history = _checked(search, *found)
+        search.restore(state)
     return True
 
 
-def save_tuning(path: Path, tuning: Tuning, recipe: Mapping[str, Any]) -> None:
+def save_tuning(path: Path, tuning: Tuning, provenance: Mapping[str, Any]) -> None:
     """As `save_state`."""
-    _write(path, tuning.state.tensors(), {"step": tuning.state.step, "recipe": recipe})
+    _write(path, tuning.state.tensors(), {"step": tuning.state.step, "recipe": provenance})
 
 
-def load_tuning(path: Path, tuning: Tuning, recipe: Mapping[str, Any]) -> bool:
+def load_tuning(path: Path, tuning: Tuning, provenance: Mapping[str, Any]) -> bool:
     """As `load_state`."""
-    with _reading(path, recipe) as found:
+    with _reading(path, provenance) as found:
         if not found:
             return False
         fields, file = found
@@ -101,7 +101,7 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextmanager
-def _reading(path: Path, recipe: Mapping[str, Any]) -> Iterator[Found | None]:
+def _reading(path: Path, provenance: Mapping[str, Any]) -> Iterator[Found | None]:
     """What is in the file, if there is one; Sg2Error for one that does not fit."""
     if not is_there(path):
         yield None
@@ -109,7 +109,7 @@ def _reading(path: Path, recipe: Mapping[str, Any]) -> Iterator[Found | None]:
     try:
         with SafetensorsFile(path) as file:
             fields = sg2_metadata(file.metadata)
-            if not same_settings(fields["recipe"], recipe):
+            if not same_settings(fields["recipe"], provenance):
                 raise Sg2Error(
                     f"{path} is of other settings, or of another list of photos: the command that "
                     "wrote it goes on from it, --overwrite begins anew"
@@ -164,22 +164,22 @@ def _check_randomness(state: Tensor) -> None:
 
 
 def _checked(
-    run: Search, fields: Mapping[str, Any], file: SafetensorsFile
+    search: Search, fields: Mapping[str, Any], file: SafetensorsFile
 ) -> tuple[State, list[list[Record]]]:
     """The state and the history in the file; ValueError if they are not those of such a run."""
-    count = len(run.history)
+    count = len(search.history)
     members = fields["members"]
     counts = {name: fields[name] for name in COUNTS}
     if any(type(number) is not int for number in counts.values()):
         raise ValueError("its steps are not whole numbers")
     step = counts["step"]
-    if not all(0 <= number <= step <= run.settings.steps for number in counts.values()):
+    if not all(0 <= number <= step <= search.settings.steps for number in counts.values()):
         raise ValueError("its step is out of range for this run")
     if not isinstance(members, list) or any(type(member) is not int for member in members):
         raise ValueError("its members are not whole numbers")
     if sorted(set(members)) != members or not set(members) <= set(range(count)):
         raise ValueError("its members are out of range for this run")
-    fresh = run.state.only(members)
+    fresh = search.state.only(members)
     own = _like(fresh.tensors(), file, finite="kept.")
     for generator_state in own["randomness"]:
         _check_randomness(generator_state.cpu())
@@ -200,41 +200,41 @@ def _history(file: SafetensorsFile, name: str, steps: int) -> list[Record]:
 
 
 def project(
-    run: Search,
+    search: Search,
     snapshot: Path,
-    recipe: Mapping[str, Any],
-    on_step: Callable[[Search], object] = lambda run: None,
+    provenance: Mapping[str, Any],
+    on_step: Callable[[Search], object] = lambda search: None,
     seconds: float | None = None,
 ) -> Iterator[Projection]:
-    """Take a run to its end; gives projections as they end, within `seconds`, if there is a limit.
+    """Take a search to its end; yields projections as they end, within `seconds` if given.
 
     The state is saved every half minute, when it is interrupted, and before a projection is given:
     whoever is stopped while writing one gets it again. The file goes when all is done.
     """
     start = saved = monotonic()
-    saved_step = run.state.step  # nothing is lost where no step was taken
+    saved_step = search.state.step  # nothing is lost where no step was taken
 
     def part() -> float:
         return (monotonic() - start) / max(seconds, 1e-3) if seconds is not None else 0
 
     try:
-        while run.state.members:
-            found, others = run.ended(part())
+        while search.state.members:
+            found, others = search.ended(part())
             if found:
-                save_state(snapshot, run, recipe)
-                run.restore(others)
+                save_state(snapshot, search, provenance)
+                search.restore(others)
                 yield from found
                 continue
-            run.step(part())
-            on_step(run)
+            search.step(part())
+            on_step(search)
             if monotonic() - saved > EVERY:
-                save_state(snapshot, run, recipe)
+                save_state(snapshot, search, provenance)
                 saved = monotonic()
     except GeneratorExit:  # whoever takes the projections was stopped: see above
         raise
     except BaseException:
-        if run.state.step > saved_step:
-            save_state(snapshot, run, recipe)  # a step that is not done has changed nothing
+        if search.state.step > saved_step:
+            save_state(snapshot, search, provenance)  # a step that is not done has changed nothing
         raise
     remove(snapshot)
 
@@ -242,7 +242,7 @@ def project(
 def tune(
     tuning: Tuning,
     snapshot: Path,
-    recipe: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     on_step: Callable[[float], object] = lambda lpips: None,
     seconds: float | None = None,
 ) -> None:
@@ -256,8 +256,8 @@ def tune(
         while not tuning.over and (seconds is None or monotonic() - start < seconds):
             on_step(tuning.step())
             if monotonic() - saved > EVERY:
-                save_tuning(snapshot, tuning, recipe)
+                save_tuning(snapshot, tuning, provenance)
                 saved = monotonic()
     finally:  # a step that is not done has changed nothing
         if tuning.state.step > saved_step:
-            save_tuning(snapshot, tuning, recipe)
+            save_tuning(snapshot, tuning, provenance)

@@ -36,7 +36,7 @@ class Direction:
     """`step` [w_dim] or [num_ws,w_dim]: one standard deviation of W along a direction."""
 
     step: Tensor
-    made_of: Mapping[str, Any]  # for a picture's metadata: what was asked for, and a file's hash
+    provenance: Mapping[str, Any]  # for a picture's metadata: what was asked for, and a file's hash
     checkpoint: str | None = None  # hash of the network that a file says it was found in
 
 
@@ -116,7 +116,7 @@ def save_directions(
     path: Path,
     vectors: Mapping[str, Tensor],
     found: Moments,
-    made_by: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
     """Write unit vectors [K,w_dim] by method, and `<method>_std` [K], as one safetensors."""
@@ -127,7 +127,7 @@ def save_directions(
         tensors[method] = rows.float().contiguous()
         tensors[f"{method}_std"] = found.deviation(rows).float().contiguous()
     with new_file(path, overwrite) as file:
-        file.write(save(tensors, {"sg2": json.dumps(made_by)}))
+        file.write(save(tensors, {"sg2": json.dumps(provenance)}))
 
 
 def _split(text: str) -> tuple[str, str, int | None]:
@@ -165,7 +165,7 @@ def find_direction(
     """
     check_direction(text, G.config)
     name, method, number = _split(text)
-    made_of: dict[str, Any] = {"direction": text}
+    provenance: dict[str, Any] = {"direction": text}
     deviation = checkpoint = None
     if not name:
         samples = 100_000 if method == "pca" else 10_000
@@ -175,7 +175,7 @@ def find_direction(
     else:
         path = user_path(name)
         found = _read_directions(path, method)
-        made_of["sha256"], checkpoint = found.sha256, found.checkpoint
+        provenance["sha256"], checkpoint = found.sha256, found.checkpoint
         vector = _choose(found.vectors, number, path, G.config)
         if found.deviations is not None:
             deviation = found.deviations.double()[number or 0]
@@ -190,7 +190,7 @@ def find_direction(
     step = (unit * deviation).to(G.device).float()
     if not step.isfinite().all():
         raise Sg2Error(f"the deviation along the direction {text} is NaN, or too large")
-    return Direction(step, made_of, checkpoint)
+    return Direction(step, provenance, checkpoint)
 
 
 def _none_such(what: object, count: int) -> UsageError:

@@ -107,7 +107,7 @@ class Stream:
 def save_latents(
     path: Path,
     arrays: Mapping[str, Stream],
-    made_by: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     overwrite: bool = False,
     durable: bool = False,
 ) -> None:
@@ -121,7 +121,7 @@ def save_latents(
     if path.suffix == ".npy" and len(arrays) > 1:
         raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
     with new_file(path, overwrite, durable) as file:
-        write_latents(file, path.suffix, arrays, made_by)
+        write_latents(file, path.suffix, arrays, provenance)
 
 
 def write_latents(

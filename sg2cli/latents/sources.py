@@ -33,7 +33,7 @@ class Latent:
     name: str  # of its picture: seed0085
     space: Literal["seed", "z", "w", "avg"]
     values: Array | None
-    made_of: Mapping[str, Any]  # {"seed": 85}; for the picture's metadata
+    provenance: Mapping[str, Any]  # {"seed": 85}; for the picture's metadata
     seed: int  # of z, and of random noise
     noise: Mapping[str, Array] = field(default_factory=dict)  # maps [H,W] that belong to it
 
@@ -54,8 +54,8 @@ class _Rows:
     def latent(self, row: int, name: str) -> Latent:
         values = self.array.row(row)
         noise = {key: maps[row] if maps.ndim == 3 else maps for key, maps in self.noise.items()}
-        made_of = {"file": self.stem, "row": row, "sha256": self.sha256}
-        return Latent(name, self.space, values, made_of, seed=row, noise=noise)
+        provenance = {"file": self.stem, "row": row, "sha256": self.sha256}
+        return Latent(name, self.space, values, provenance, seed=row, noise=noise)
 
 
 class LatentList:
@@ -101,19 +101,21 @@ class LatentList:
 
     def describe(self) -> list[Any]:
         """For the metadata of a sheet: what was asked for, or of a long list its hash."""
-        told: list[Any] = []
+        described: list[Any] = []
         for part in self.parts:
             if isinstance(part, SeedRange):
-                told.append(f"{part.first}-{part.last}" if _length(part) > 1 else str(part.first))
+                described.append(
+                    f"{part.first}-{part.last}" if _length(part) > 1 else str(part.first)
+                )
             elif isinstance(part, MeanLatent):
-                told.append("avg")
+                described.append("avg")
             else:
                 rows = [part.rows[0], part.rows[-1]]
-                told.append({"file": part.stem, "rows": rows, "sha256": part.sha256})
-        if len(told) <= 100:
-            return told
-        digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-        return [*told[:3], f"and {len(told) - 3} more", {"sha256": digest}]
+                described.append({"file": part.stem, "rows": rows, "sha256": part.sha256})
+        if len(described) <= 100:
+            return described
+        digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        return [*described[:3], f"and {len(described) - 3} more", {"sha256": digest}]
 
     def __iter__(self) -> Iterator[Latent]:
         """Sg2Error for one that holds NaN or infinity."""
@@ -121,7 +123,7 @@ class LatentList:
 
         for latent in self.unchecked():
             if latent.values is not None and not np.isfinite(latent.values).all():
-                where = f"row {latent.made_of['row']} of {latent.made_of['file']}"
+                where = f"row {latent.provenance['row']} of {latent.provenance['file']}"
                 raise Sg2Error(f"{where} holds NaN or infinity: nothing to draw")
             yield latent
 

@@ -131,14 +131,14 @@ def _npz(source: Source, wanted: Callable[[str], bool]) -> dict[str, StoredArray
     return arrays
 
 
-def _npy(source: Source, told: str) -> StoredArray:
+def _npy(source: Source, label: str) -> StoredArray:
     """The array of an .npy (NumPy's format 1.0 and 2.0)."""
     import numpy as np
 
-    shape, fortran, dtype, begin = _npy_header(source, told)
-    _check_dtype(told, dtype.str[1:])
+    shape, fortran, dtype, begin = _npy_header(source, label)
+    _check_dtype(label, dtype.str[1:])
     if math.prod(shape) * dtype.itemsize > source.size - begin:
-        raise ValueError(f"its {told} lacks most of {list(shape)} numbers")
+        raise ValueError(f"its {label} lacks most of {list(shape)} numbers")
 
     @cache
     def whole() -> Array:
@@ -159,7 +159,7 @@ def _npy(source: Source, told: str) -> StoredArray:
     return StoredArray(shape, rows)
 
 
-def _npy_header(source: Source, told: str) -> tuple[tuple[int, ...], bool, Any, int]:
+def _npy_header(source: Source, label: str) -> tuple[tuple[int, ...], bool, Any, int]:
     """Shape, whether columns come first, type of the numbers, and where they begin."""
     import numpy as np
 
@@ -171,17 +171,17 @@ def _npy_header(source: Source, told: str) -> tuple[tuple[int, ...], bool, Any, 
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         if version not in readers:
-            raise ValueError(f"its {told} is of the unknown version {version} of .npy")
+            raise ValueError(f"its {label} is of the unknown version {version} of .npy")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of headers that Python 2 wrote
             shape, fortran, dtype = readers[version](start, max_header_size=MAX_NPY_HEADER)
     except BAD_NPY_HEADERS as error:
-        raise ValueError(f"the header of its {told} cannot be read") from error
+        raise ValueError(f"the header of its {label} cannot be read") from error
     if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"its {told} has no shape")
+        raise ValueError(f"its {label} has no shape")
     return shape, fortran, dtype, start.tell()
 
 
-def _check_dtype(told: str, dtype: str) -> None:
+def _check_dtype(label: str, dtype: str) -> None:
     if dtype not in DTYPES:
-        raise ValueError(f"its {told} is {dtype}, not float16, 32 or 64")
+        raise ValueError(f"its {label} is {dtype}, not float16, 32 or 64")

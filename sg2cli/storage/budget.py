@@ -68,5 +68,5 @@ class Budget:
         """Count something; LimitExceeded when that is more than the file may have."""
         self.used[what] += count
         if self.used[what] > self.limits[what]:
-            told = what.replace("_", " ")
-            raise LimitExceeded(f"it has more than {self.limits[what]:,} {told}")
+            label = what.replace("_", " ")
+            raise LimitExceeded(f"it has more than {self.limits[what]:,} {label}")

@@ -192,22 +192,22 @@ def _wide(extra: bytes, *numbers: int) -> list[int]:
 
 def _located(source: Source, member: Member, flags: int, end: int) -> Member:
     """The member with the place of its content, which its own header tells, up to `end`."""
-    told = brief(member.name)
+    label = brief(member.name)
     if member.at + LOCAL.size > end:
-        raise BadArchive(f"its member {told} lies on another, or beyond the end")
+        raise BadArchive(f"its member {label} lies on another, or beyond the end")
     fields = LOCAL.unpack(source.read(LOCAL.size, member.at))
     magic, _, own_flags, method, _, _, crc, packed, size, name_size, extra_size = fields
     begin = member.at + LOCAL.size + name_size + extra_size
     if begin + member.packed > end:
-        raise BadArchive(f"its member {told} lies on another, or beyond the end")
+        raise BadArchive(f"its member {label} lies on another, or beyond the end")
     rest = bytes(source.read(name_size + extra_size, member.at + LOCAL.size))
     same = magic == b"PK\3\4" and method == member.method and own_flags == flags
     if not same or _name(rest[:name_size], own_flags) != member.name:
-        raise BadArchive(f"its member {told} is described in two ways")
+        raise BadArchive(f"its member {label} is described in two ways")
     size, packed = _wide(rest[name_size:], size, packed)
     behind = own_flags & SIZES_BEHIND
     if not behind and (crc, packed, size) != (member.crc, member.packed, member.size):
-        raise BadArchive(f"its member {told} is described in two ways")
+        raise BadArchive(f"its member {label} is described in two ways")
     return Member(
         member.name, member.method, member.crc, member.packed, member.size, member.at, begin
     )

@@ -141,7 +141,7 @@ def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "message"),
     [
         (lambda s: s.pop("convs.0.conv.weight"), "missing: synthesis.b8.conv0.weight"),
         (lambda s: s.update({"convs.0.conv.wight": torch.zeros(1)}), "convs.0.conv.wight"),
@@ -155,25 +155,25 @@ def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
         (lambda s: s.clear(), "neither g_ema nor a decoder"),
     ],
 )
-def test_every_key_must_match(edit: Any, told: str, tmp_path: Path) -> None:
+def test_every_key_must_match(edit: Any, message: str, tmp_path: Path) -> None:
     state = rosinality_state(random_generator())
     edit(state)
     torch.save({"g_ema": state, "latent_avg": torch.zeros(16)}, tmp_path / "net.pt")
     with pytest.raises(CheckpointError) as error:
         to_generator(read_checkpoint(tmp_path / "net.pt"))
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_networks_of_other_kinds_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="StyleGAN3"):
         read_checkpoint(FORMATS / "unsupported-stylegan3-32.pkl")
-    for contents, told in (
+    for contents, message in (
         ({"other": 1}, "no network G_ema"),
         ([1, 2, 3], "TensorFlow"),
         (5, "of no network"),
     ):
         (tmp_path / "net.pkl").write_bytes(pickle.dumps(contents))
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             read_checkpoint(tmp_path / "net.pkl")
 
 
@@ -190,7 +190,7 @@ def test_older_networks_of_tensorflow_are_named(tmp_path: Path) -> None:
 
 
 def test_a_network_that_draws_nothing_is_told_of(sg2: Any) -> None:
-    for value, told in ((0.0, "is of one colour"), (3e38, "holds NaN or infinity")):
+    for value, message in ((0.0, "is of one colour"), (3e38, "holds NaN or infinity")):
         G = random_generator()
         G.synthesis.b16.torgb.weight.fill_(value)  # type: ignore[union-attr, operator]
         for r in (4, 8, 16):
@@ -200,7 +200,7 @@ def test_a_network_that_draws_nothing_is_told_of(sg2: Any) -> None:
         write_ada(G, Path("net.pkl"))
         result = sg2("convert", "net.pkl", "net.safetensors", "--overwrite")
         assert result.code == 0
-        assert f"warning: its picture of seed 0 {told}" in result.err
+        assert f"warning: its picture of seed 0 {message}" in result.err
 
 
 def test_labels_that_are_concatenated_are_refused_by_name(tmp_path: Path) -> None:
@@ -380,8 +380,8 @@ def test_converting_replaces_only_when_told(sg2: Any) -> None:
     assert sg2("convert", sample, "x.pt").code == 2
     for hint in ("generate", "info"):
         command = [hint, *(["-n"] if hint == "generate" else []), sample]
-        told = sg2(*command, *(["--seeds", "0"] if hint == "generate" else []))
-        assert "sg2 convert" in told.err + told.out
+        message = sg2(*command, *(["--seeds", "0"] if hint == "generate" else []))
+        assert "sg2 convert" in message.err + message.out
 
 
 def test_ours_need_no_converting(sg2: Any) -> None:

@@ -65,7 +65,7 @@ def test_filters_of_ada_are_those_of_its_own_files(name: str, sg2: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"conv_clamp": 256}, "a conv_clamp of 256"),
         ({"c_dim": 3, "embed_features": 4}, "3 classes"),
@@ -76,10 +76,10 @@ def test_filters_of_ada_are_those_of_its_own_files(name: str, sg2: Any) -> None:
         ({}, "mapping layers of (14, 16) for z of 12"),
     ],
 )
-def test_what_rosinality_cannot_express(sg2: Any, changes: dict[str, Any], told: str) -> None:
+def test_what_rosinality_cannot_express(sg2: Any, changes: dict[str, Any], message: str) -> None:
     save_generator(random_generator(**changes), Path("net.safetensors"), {})
     result = sg2("convert", "net.safetensors", "net.pt", "--to", "rosinality")
     assert result.code == 2
-    assert told in result.err
+    assert message in result.err
     assert not Path("net.pt").exists()
     assert sg2("convert", "net.safetensors", "net.pt", "--to", "ada").code == 0

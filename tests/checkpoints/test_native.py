@@ -155,7 +155,7 @@ def test_a_stored_filter_of_any_length_is_not_multiplied_out(saved: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "message"),
     [
         (lambda t: t.pop("synthesis.b8.conv0.weight"), "missing: synthesis.b8.conv0.weight"),
         (lambda t: t.pop("mapping.w_avg"), "mapping.w_avg"),
@@ -188,16 +188,16 @@ def test_a_stored_filter_of_any_length_is_not_multiplied_out(saved: Path) -> Non
         ),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(saved: Path, edit: Any, told: str) -> None:
+def test_tensors_that_do_not_fit_are_named(saved: Path, edit: Any, message: str) -> None:
     change(saved, edit)
     with pytest.raises(CheckpointError) as error:
         load_generator(saved)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert str(error.value).startswith(str(saved))
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"format_version": 2}, "format_version 2"),
         ({"frobnicate": True}, "'frobnicate'"),
@@ -239,12 +239,12 @@ def test_tensors_that_do_not_fit_are_named(saved: Path, edit: Any, told: str) ->
     ids=str,
 )
 def test_metadata_that_cannot_be_honoured_is_refused(
-    saved: Path, fields: dict[str, Any], told: str
+    saved: Path, fields: dict[str, Any], message: str
 ) -> None:
     change(saved, lambda t: None, fields)
     with pytest.raises(CheckpointError) as error:
         Network.open(saved)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "null", "[" * 100_000])
@@ -266,7 +266,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (struct.pack("<Q", 1 << 42) + b"{}", "damaged"),
@@ -278,10 +278,10 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
         (b"just text, quite long enough", "damaged, or no safetensors"),
     ],
 )
-def test_other_files_are_told_apart(tmp_path: Path, content: bytes, told: str) -> None:
+def test_other_files_are_told_apart(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "file.pkl"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         find_network(path)
 
 

@@ -166,8 +166,8 @@ def test_hostile_files_are_refused(in_tmp: Path, name: str, sg2: Any) -> None:
     assert result.code == 3
     assert len(result.err.strip().splitlines()) == 1
     assert result.err.startswith("sg2: net.pkl: ")
-    told = sg2("info", "net.pkl")
-    assert (told.code, len(told.err.strip().splitlines())) == (3, 1)
+    message = sg2("info", "net.pkl")
+    assert (message.code, len(message.err.strip().splitlines())) == (3, 1)
     assert [path.name for path in Path().iterdir()] == ["net.pkl"]
 
 
@@ -394,9 +394,9 @@ def test_real_networks_are_far_from_the_bounds(in_tmp: Path) -> None:
     assert budget.used["tensors"] < 0.1 * budget.limits["tensors"]
 
 
-def refused_cheaply(path: Path, told: str = ".") -> None:
+def refused_cheaply(path: Path, message: str = ".") -> None:
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         to_generator(read_checkpoint(path))
     assert time.process_time() - start < 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 << 10  # in KiB

@@ -81,7 +81,7 @@ def test_directions_of_a_file(sg2: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["0"], "Missing option '--direction'"),
         (["x", "--direction", "pca:0"], "'x' is no latent"),
@@ -98,15 +98,15 @@ def test_directions_of_a_file(sg2: Any) -> None:
         (["0", "--direction", "sefa:" + "9" * 5000], "no direction 'sefa:999"),
     ],
 )
-def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
+def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
     result = sg2("edit", *args)
     assert result.code == 2
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)
     assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--out", "d.npy"], "saved as .safetensors"),
         (["--samples", "1"], "--samples"),
@@ -114,10 +114,10 @@ def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
         (["--class", "1"], "no classes"),
     ],
 )
-def test_bad_input_for_directions(sg2: Any, args: list[str], told: str) -> None:
+def test_bad_input_for_directions(sg2: Any, args: list[str], message: str) -> None:
     result = sg2("directions", *args)
     assert result.code == 2
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)
     assert list(Path().iterdir()) == []
 
 

@@ -127,8 +127,10 @@ def test_an_existing_file_is_kept_unless_told(sg2: Any) -> None:
     before = Path("out/seed0002.png").stat().st_mtime_ns
     clash = sg2("generate", "--seeds", "2-3")
     assert clash.code == 1
-    told = one_line(clash.err)
-    assert "out/seed0002.png" in told and "--overwrite" in told and "--skip-existing" in told
+    message = one_line(clash.err)
+    assert (
+        "out/seed0002.png" in message and "--overwrite" in message and "--skip-existing" in message
+    )
     assert clash.out == ""
     assert not Path("out/seed0003.png").exists()
     assert Path("out/seed0002.png").stat().st_mtime_ns == before
@@ -236,7 +238,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "told"),
+    ("args", "code", "message"),
     [
         (["--seeds", "7-3"], 2, "write 3-7"),
         (["--seeds", "x"], 2, "'x' is no seed"),
@@ -282,7 +284,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", "1", "extra"], 2, "unexpected extra argument"),
     ],
 )
-def test_bad_input(sg2: Any, classes: str, args: list[str], code: int, told: str) -> None:
+def test_bad_input(sg2: Any, classes: str, args: list[str], code: int, message: str) -> None:
     Path("empty.safetensors").touch()
     Path("net.pkl").write_bytes(b"\x80\x04\x95" + bytes(20))
     PIL.Image.new("RGB", (8, 8)).save("a.png")
@@ -292,7 +294,7 @@ def test_bad_input(sg2: Any, classes: str, args: list[str], code: int, told: str
     before = sorted(Path().rglob("*"))
     result = sg2("generate", *args)
     assert result.code == code
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)
     assert result.out == ""
     assert sorted(Path().rglob("*")) == before
 
@@ -306,10 +308,10 @@ def test_a_full_disk(shell: Any) -> None:
     result = shell("generate", "--seeds", "0-7", "--grid", preexec_fn=limit)
     assert result.returncode == 1
     assert "cannot write out/grid.png: file too large" in one_line(result.stderr.decode())
-    told = result.stdout.decode().split()
-    assert told == sorted(map(str, Path("out").iterdir()))
-    assert told == [f"out/seed000{seed}.png" for seed in range(len(told))]
-    for path in told:
+    message = result.stdout.decode().split()
+    assert message == sorted(map(str, Path("out").iterdir()))
+    assert message == [f"out/seed000{seed}.png" for seed in range(len(message))]
+    for path in message:
         assert pixels(path).shape == (64, 64, 3)
 
 
@@ -450,9 +452,11 @@ def test_an_interruption_while_loading_is_one_too(in_tmp: Path) -> None:
             time.sleep(milliseconds / 1000)
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
-            told = process.stderr.read().decode()
-        if "sg2cli" in told and "Fatal Python error" not in told:  # that is Python's own start
-            assert "Traceback" not in told
+            message = process.stderr.read().decode()
+        if (
+            "sg2cli" in message and "Fatal Python error" not in message
+        ):  # that is Python's own start
+            assert "Traceback" not in message
 
 
 def test_bad_files_on_the_way_cost_the_others_nothing(sg2: Any) -> None:

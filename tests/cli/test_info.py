@@ -71,7 +71,7 @@ def test_it_reads_stdin(sg2: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "told"),
+    ("content", "code", "message"),
     [
         (b"", 3, "empty"),
         (b"some text in a file", 3, "damaged, or no safetensors"),
@@ -81,11 +81,11 @@ def test_it_reads_stdin(sg2: Any) -> None:
         (b"PK\x03\x04" + bytes(50), 3, "damaged"),
     ],
 )
-def test_what_is_unknown_or_damaged(sg2: Any, content: bytes, code: int, told: str) -> None:
+def test_what_is_unknown_or_damaged(sg2: Any, content: bytes, code: int, message: str) -> None:
     Path("file").write_bytes(content)
     result = sg2("info", "file")
     assert result.code in (code, 3)
-    assert any(part in one_line(result.err) for part in told.split("|"))
+    assert any(part in one_line(result.err) for part in message.split("|"))
 
 
 def test_a_checkpoint_that_lacks_a_tensor(sg2: Any) -> None:

@@ -103,7 +103,7 @@ def test_random_noise_does_not_flicker(sg2: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--out", "w"], "Missing option '--latents'"),
         (["--latents", "1,2"], "/ '--out'"),
@@ -119,10 +119,10 @@ def test_random_noise_does_not_flicker(sg2: Any) -> None:
         (["--latents", "1,", "--out", "w"], "'' is no latent"),
     ],
 )
-def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
+def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
     result = sg2("interpolate", *args)
     assert result.code == 2
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)
     assert list(Path().iterdir()) == []
 
 

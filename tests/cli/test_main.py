@@ -120,7 +120,7 @@ def test_a_traceback_only_on_request(in_tmp: Path, shell: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (MemoryError(), "out of memory: a smaller --batch"),
         (RuntimeError("CUDA out of memory. Tried"), "out of memory: a smaller --batch"),
@@ -128,7 +128,7 @@ def test_a_traceback_only_on_request(in_tmp: Path, shell: Any) -> None:
     ],
 )
 def test_unexpected_errors_are_one_line_too(
-    sg2: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    sg2: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def broken(*_: Any) -> None:
         raise error
@@ -136,4 +136,4 @@ def test_unexpected_errors_are_one_line_too(
     monkeypatch.setattr("sg2cli.sampling.try_draw", broken)
     result = sg2("generate", "--seeds", "0")
     assert result.code == 1
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)

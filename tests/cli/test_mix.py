@@ -111,7 +111,7 @@ def test_classes(sg2: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         ([], "Missing option '--rows'"),
         (["--rows", "1"], "Missing option '--cols'"),
@@ -125,12 +125,12 @@ def test_classes(sg2: Any) -> None:
         (["--rows", "1", "--cols", "wide.npy"], "w of 64 numbers, this network has 128"),
     ],
 )
-def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
+def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
     np.save("other.npy", np.zeros((1, 4, 128)))
     np.save("wide.npy", np.zeros((1, 10, 64)))
     result = sg2("mix", *args)
     assert result.code == 2
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)
     assert result.out == "" and not Path("out").exists()
 
 
@@ -179,7 +179,7 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
         pass
 
     alive: list[Any] = []
-    monkeypatch.setattr(ImageOutput, "keeps", lambda self, name, made_by, size: name != "grid")
+    monkeypatch.setattr(ImageOutput, "keeps", lambda self, name, provenance, size: name != "grid")
     monkeypatch.setattr("sg2cli.cli.grid.read_image", lambda path, shape: np.zeros(shape, "u1"))
 
     def cells() -> Any:

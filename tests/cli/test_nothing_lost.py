@@ -523,8 +523,8 @@ def test_a_working_directory_that_was_deleted(in_tmp: Path, net: Path) -> None:
         line = f"cd gone && rmdir ../gone && {script} {args}"
         result = subprocess.run(["bash", "-c", line], capture_output=True, timeout=300, check=False)
         assert result.returncode == 1, (args, result.stderr)
-        told = one_line(result.stderr.decode())
-        assert told == "sg2: the working directory was deleted: change to another"
+        message = one_line(result.stderr.decode())
+        assert message == "sg2: the working directory was deleted: change to another"
 
 
 @pytest.mark.parametrize("psi", ["1e308", "-1e308", "1e39"])

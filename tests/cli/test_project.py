@@ -90,12 +90,12 @@ def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) 
     drawn = (plain * 127.5 + 128).clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
     assert abs(pixels("o/me/projected.png") - drawn.numpy()).max() <= 1
 
-    told = metadata(f"o/me/{LATENT}")
+    message = metadata(f"o/me/{LATENT}")
     difference = pixels("o/me/projected.png") - pixels("o/me/target.png")
     psnr = 10 * np.log10(255**2 / (difference**2).mean())
-    assert told["psnr"] == pytest.approx(psnr, abs=1e-3)
-    assert told["checkpoint"] == checkpoints.find_network(net).sha256
-    assert told["steps_done"] == 4 and 0 < told["lpips_vgg"] < 2
+    assert message["psnr"] == pytest.approx(psnr, abs=1e-3)
+    assert message["checkpoint"] == checkpoints.find_network(net).sha256
+    assert message["steps_done"] == 4 and 0 < message["lpips_vgg"] < 2
     rows = rows_of("o/me/history.csv")
     assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
     assert {"lr", "lpips", "noise_penalty", "w_distance"} < rows[0].keys()
@@ -149,9 +149,9 @@ def test_many_photos_get_folders_and_a_summary(sg2: Any, net: Path) -> None:
         ("a/y.jpg", "done"),
         ("b/x.png", "done"),
     ]
-    *told, summary = [json.loads(line) for line in result.lines]
+    *message, summary = [json.loads(line) for line in result.lines]
     assert summary == {"summary": {"done": 3, "skipped": 0, "failed": {}}}
-    latents = [line for line in told if line["path"].endswith(LATENT)]
+    latents = [line for line in message if line["path"].endswith(LATENT)]
     for row, line in zip(rows, latents, strict=True):
         assert float(row["lpips_vgg"]) == line["lpips_vgg"] == metadata(line["path"])["lpips_vgg"]
 
@@ -282,8 +282,8 @@ def test_tuning_gives_weights_that_draw_the_photo(sg2: Any, net: Path) -> None:
     result = sg2(*args, "--tune", "--tune-steps", 12, "--out", "o")
     assert result.code == 0, result.err
     assert result.lines[-1] == f"o/me/{LATENT}" and "o/me/tuned.safetensors" in result.lines
-    plain, told = metadata(f"plain/me/{LATENT}"), metadata(f"o/me/{LATENT}")
-    assert told["lpips_vgg"] < plain["lpips_vgg"]
+    plain, message = metadata(f"plain/me/{LATENT}"), metadata(f"o/me/{LATENT}")
+    assert message["lpips_vgg"] < plain["lpips_vgg"]
     tuned = load_file("o/me/tuned.safetensors")
     assert all(t.dtype == torch.float16 for t in tuned.values())
     assert any(t.abs().max() > 0 for t in tuned.values())
@@ -368,8 +368,8 @@ def test_a_time_limit_counts_tuning(sg2: Any, net: Path) -> None:
     args = ("--steps", 200_000, "--tune", "--tune-steps", 50_000, "--time-limit", "4s")
     assert sg2("project", "me.png", "-n", net, *args, "--out", "o").code == 0
     assert time.monotonic() - start < 60
-    told = metadata("o/me/tuned.safetensors")
-    assert 0 < told["tune_steps_done"] < 50_000
+    message = metadata("o/me/tuned.safetensors")
+    assert 0 < message["tune_steps_done"] < 50_000
     assert metadata(f"o/me/{LATENT}")["ended"] == "time"
 
 
@@ -378,16 +378,16 @@ def test_tuned_files_that_do_not_fit_are_refused(sg2: Any, net: Path, damage: st
     from sg2cli.checkpoints.weight_deltas import save_weight_deltas
 
     G = checkpoints.load_generator(net)
-    made_by = {"checkpoint": checkpoints.find_network(net).sha256}
+    provenance = {"checkpoint": checkpoints.find_network(net).sha256}
     name = "synthesis.b8.conv0.weight"
     difference = torch.zeros_like(G.get_parameter(name)).half()
     if damage == "other network":
-        made_by = {"checkpoint": "0" * 64}
+        provenance = {"checkpoint": "0" * 64}
     if damage == "nan":
         difference[0, 0] = torch.nan
     path = Path("t.safetensors")
     if damage != "missing":
-        save_weight_deltas(path, {name: difference}, made_by)
+        save_weight_deltas(path, {name: difference}, provenance)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-3])
     file = net if damage == "no differences" else path
@@ -414,8 +414,8 @@ def test_a_loss_that_is_not_finite_keeps_the_best_and_says_so(
     photo("me.png")
     result = sg2("project", "me.png", "-n", net, "--steps", 6, "--out", "o")
     assert result.code == 1 and "not finite" in result.err
-    told = metadata(f"o/me/{LATENT}")
-    assert told["ended"] == "not finite" and told["steps_done"] == 4
+    message = metadata(f"o/me/{LATENT}")
+    assert message["ended"] == "not finite" and message["steps_done"] == 4
     assert load_file(f"o/me/{LATENT}")["ws"].isfinite().all()
 
 
@@ -673,7 +673,7 @@ def test_presets_set_what_no_option_does(sg2: Any, net: Path) -> None:
     for preset, settings in PRESETS.items():
         args = ("--preset", preset, "--steps", 1, "--lr", 0.07, "--out", preset)
         assert sg2("project", "me.png", "-n", net, *args).code == 0
-        told = metadata(f"{preset}/me/{LATENT}")
+        message = metadata(f"{preset}/me/{LATENT}")
         expected = {**asdict(settings), "steps": 1, "lr": 0.07}
         expected["restarts"] = [{**restart, "lr": 0.07} for restart in expected["restarts"]]
-        assert {name: told[name] for name in expected} == expected
+        assert {name: message[name] for name in expected} == expected

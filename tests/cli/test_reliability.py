@@ -92,9 +92,9 @@ def test_signals_end_with_a_word(in_tmp: Path, name: str, kind: int, code: int) 
             time.sleep(0.01)
         time.sleep(0.5)
         process.send_signal(kind)
-        _, told = process.communicate(timeout=300)
+        _, message = process.communicate(timeout=300)
     assert process.returncode == code
-    assert "stopped" in one_line(told.decode())
+    assert "stopped" in one_line(message.decode())
     assert not list(Path("out").rglob(".sg2-*"))
 
 
@@ -104,9 +104,9 @@ def test_a_conversion_that_is_stopped(in_tmp: Path, kind: int, code: int) -> Non
     with subprocess.Popen([*SG2, "convert", "-", "a.safetensors"], **pipes) as process:  # type: ignore[call-overload]
         time.sleep(3)  # it waits for the file
         process.send_signal(kind)
-        _, told = process.communicate(timeout=300)
+        _, message = process.communicate(timeout=300)
     assert process.returncode == code
-    assert "a.safetensors is not written" in one_line(told.decode())
+    assert "a.safetensors is not written" in one_line(message.decode())
     assert list(Path().iterdir()) == []
 
 
@@ -210,7 +210,7 @@ def unprivileged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["generate", "--seeds", "0", "--out", "fixed"], "cannot write into fixed"),
         (["generate", "--seeds", "0", "--out", "fixed/new/a.png"], "cannot write into fixed/new"),
@@ -229,7 +229,9 @@ def unprivileged() -> None:
         (["info", "closed.png"], "cannot read closed.png"),
     ],
 )
-def test_what_may_not_be_read_or_written(shell: Any, net: Path, args: list[str], told: str) -> None:
+def test_what_may_not_be_read_or_written(
+    shell: Any, net: Path, args: list[str], message: str
+) -> None:
     photo("photo.png")
     Path("fixed").mkdir(mode=0o555)
     Path("locked").mkdir(mode=0)
@@ -240,7 +242,7 @@ def test_what_may_not_be_read_or_written(shell: Any, net: Path, args: list[str],
     result = shell(*args, preexec_fn=unprivileged)
     assert result.returncode == 1
     line = one_line(result.stderr.decode())
-    assert told in line and "permission denied" in line
+    assert message in line and "permission denied" in line
     assert not list(Path("fixed").iterdir())
 
 
@@ -250,9 +252,9 @@ def test_a_folder_removed_on_the_way(in_tmp: Path) -> None:
         while not list(Path("out").glob("seed*")):
             time.sleep(0.01)
         Path("out").rename("gone")
-        _, told = process.communicate(timeout=300)
+        _, message = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "cannot write out/" in one_line(told.decode())
+    assert "cannot write out/" in one_line(message.decode())
     assert not Path("out").exists()
     for path in Path("gone").glob("seed*.png"):
         with PIL.Image.open(path) as picture:
@@ -337,8 +339,8 @@ def test_two_runs_share_a_folder(in_tmp: Path) -> None:
     both = [killing.start(in_tmp, "generate", "out", more) for _ in range(2)]
     summaries = []
     for process in both:
-        out, told = process.communicate(timeout=600)
-        assert process.returncode == 0, told
+        out, message = process.communicate(timeout=600)
+        assert process.returncode == 0, message
         summaries.append(json.loads(out.splitlines()[-1])["summary"])
     assert not list(killing.differences(Path("generate-whole"), Path("out"), whole=True))
     assert sum(summary["done"] for summary in summaries) == 4001
@@ -351,11 +353,11 @@ def test_two_projections_do_not_share_a_folder(in_tmp: Path) -> None:
         while not list(Path("out").rglob("*")):
             time.sleep(0.01)
         with killing.start(in_tmp, "project", "out", ["--resume"]) as second:
-            _, told = second.communicate(timeout=300)
+            _, message = second.communicate(timeout=300)
         first.terminate()
         first.communicate(timeout=300)
     assert second.returncode == 1
-    assert "another sg2 project is at work in out" in one_line(told.decode())
+    assert "another sg2 project is at work in out" in one_line(message.decode())
 
 
 def test_shards_are_a_whole(sg2: Any, net: Path) -> None:
@@ -376,7 +378,7 @@ def test_more_shards_than_pictures(sg2: Any, net: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--shard", "0/8"], "no shard"),
         (["--shard", "9/8"], "no shard"),
@@ -386,10 +388,10 @@ def test_more_shards_than_pictures(sg2: Any, net: Path) -> None:
         (["--shard", "1/2", "--save-latents", "a.npz"], "--save-latents is of all pictures"),
     ],
 )
-def test_no_shards(sg2: Any, net: Path, args: list[str], told: str) -> None:
+def test_no_shards(sg2: Any, net: Path, args: list[str], message: str) -> None:
     result = sg2("generate", "-n", net, "--seeds", "0-1", *args)
     assert result.code == 2
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)
 
 
 # Memory.
@@ -415,8 +417,8 @@ def test_batches_are_halved_without_memory(
     monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=5))
     result = sg2("generate", *args)
     assert result.code == 0
-    told = [line.partition(": ")[2] for line in result.err.splitlines()]
-    assert told == [f"out of memory: {n} pictures at once from here on" for n in (8, 4)]
+    message = [line.partition(": ")[2] for line in result.err.splitlines()]
+    assert message == [f"out of memory: {n} pictures at once from here on" for n in (8, 4)]
     for path in result.lines:
         ours, theirs = (np.asarray(PIL.Image.open(f)) for f in (path, path.replace("out", "whole")))
         assert np.abs(ours.astype(int) - theirs).max() <= 1

@@ -56,7 +56,7 @@ def test_latents_of_files_are_truncated_too(sg2: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         ([], "give --seeds or --latents"),
         (["--seeds", "0", "--psi", "1,x"], "'x' is no number"),
@@ -65,8 +65,8 @@ def test_latents_of_files_are_truncated_too(sg2: Any) -> None:
         (["--seeds", "0", "--out", "a.png"], "several pictures"),
     ],
 )
-def test_bad_input(sg2: Any, args: list[str], told: str) -> None:
+def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
     result = sg2("truncate", *args)
     assert result.code == 2
-    assert told in one_line(result.err)
+    assert message in one_line(result.err)
     assert list(Path().iterdir()) == []

@@ -16,7 +16,7 @@ from sg2cli.provenance import HASH_KEY
 
 RNG = np.random.RandomState(0)
 SIZE = (8, 8)
-MADE_BY = {"checkpoint": "ab", "seed": 5, "psi": 1.0, "class": None, "note": "ü", "version": "1"}
+PROVENANCE = {"checkpoint": "ab", "seed": 5, "psi": 1.0, "class": None, "note": "ü", "version": "1"}
 
 
 def noise(channels: int, size: int = 8) -> Any:
@@ -30,12 +30,12 @@ def without_hash(provenance: Any) -> Any:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_png_gives_pixels_and_account_back(tmp_path: Path, channels: int) -> None:
     path, image = tmp_path / "a.png", noise(channels)
-    path.write_bytes(codecs.encode(image, "png", MADE_BY))
+    path.write_bytes(codecs.encode(image, "png", PROVENANCE))
     np.testing.assert_array_equal(codecs.read_image(path, image.shape), image)
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
     size, found, provenance = codecs.inspect_image(path)
     assert (size, found) == (SIZE, mode)
-    assert provenance and without_hash(provenance) == MADE_BY
+    assert provenance and without_hash(provenance) == PROVENANCE
 
 
 @pytest.mark.parametrize(("format", "pillow"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
@@ -44,13 +44,13 @@ def test_every_format_is_what_it_says_and_tells_its_account(
 ) -> None:
     path = tmp_path / "misnamed"
     smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    path.write_bytes(codecs.encode(smooth, format, MADE_BY))
+    path.write_bytes(codecs.encode(smooth, format, PROVENANCE))
     with PIL.Image.open(path) as picture:
         assert picture.format == pillow
         found = np.asarray(picture.convert("RGB")).astype(int)
     assert abs(found - smooth).mean() < 3
     provenance = codecs.inspect_image(path)[2]
-    assert provenance and without_hash(provenance) == MADE_BY
+    assert provenance and without_hash(provenance) == PROVENANCE
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
@@ -90,9 +90,9 @@ def test_an_account_that_is_not_ours_is_none(tmp_path: Path, text: str) -> None:
 
 def test_kept_is_what_the_same_settings_made(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    assert not codecs.is_kept(path, MADE_BY, SIZE)
-    path.write_bytes(codecs.encode(noise(3), "png", MADE_BY))
-    assert codecs.is_kept(path, MADE_BY, SIZE)
-    assert codecs.is_kept(path, {**MADE_BY, "version": "2"}, SIZE)
+    assert not codecs.is_kept(path, PROVENANCE, SIZE)
+    path.write_bytes(codecs.encode(noise(3), "png", PROVENANCE))
+    assert codecs.is_kept(path, PROVENANCE, SIZE)
+    assert codecs.is_kept(path, {**PROVENANCE, "version": "2"}, SIZE)
     with pytest.raises(Sg2Error, match="other settings"):
-        codecs.is_kept(path, {**MADE_BY, "psi": 0.5}, SIZE)
+        codecs.is_kept(path, {**PROVENANCE, "psi": 0.5}, SIZE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_codecs import MADE_BY, noise, without_hash
+from test_codecs import PROVENANCE, noise, without_hash
 
 from sg2cli.errors import UsageError
 from sg2cli.images import codecs, grid
@@ -28,13 +28,13 @@ def test_a_sheet_has_its_pictures_in_reading_order(
         cells = [noise(channels, 16) for _ in range(5)]
     header = np.full((3, 48, channels), 200, np.uint8)
     with path.open("w+b") as file:
-        sheet = grid.ImageGrid(file, format, 3, 2, (16, 16, channels), MADE_BY, header)
+        sheet = grid.ImageGrid(file, format, 3, 2, (16, 16, channels), PROVENANCE, header)
         for cell in [*cells[:4], None, cells[4]]:
             sheet.append(cell)
         sheet.finish()
     size, _, provenance = codecs.inspect_image(path)
     assert size == (48, 35)
-    assert provenance and without_hash(provenance) == MADE_BY
+    assert provenance and without_hash(provenance) == PROVENANCE
     assert is_unchanged(path, provenance)
     found = codecs.read_image(path, (35, 48, channels)).astype(int)
     bar = 0 if format == "png" else 3

@@ -220,8 +220,8 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_pictures_that_ask_for_too_much_are_refused(name: str) -> None:
-    make, told = ATTACKS[name]
-    with pytest.raises(Sg2Error, match=told):
+    make, message = ATTACKS[name]
+    with pytest.raises(Sg2Error, match=message):
         read_photo(make(), 32, 3)
         raise Sg2Error("read")
 

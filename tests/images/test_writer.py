@@ -24,25 +24,25 @@ def noise(channels: int, size: int = 8) -> Any:
 
 def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though those behind one that takes long are done before it."""
-    told: list[str] = []
+    message: list[str] = []
     encoded = image_writer.encode
 
-    def uneven(image: Any, format: str, made_by: Any) -> bytes:
-        time.sleep(0.02 * (made_by["i"] % 30 == 0))
-        return encoded(image, format, made_by)
+    def uneven(image: Any, format: str, provenance: Any) -> bytes:
+        time.sleep(0.02 * (provenance["i"] % 30 == 0))
+        return encoded(image, format, provenance)
 
     monkeypatch.setattr(image_writer, "encode", uneven)
     monkeypatch.setattr(image_writer.devices, "available_cores", lambda: 4)
 
-    def on_written(path: Path, made_by: Any, is_new: bool) -> None:
+    def on_written(path: Path, provenance: Any, is_new: bool) -> None:
         codecs.read_image(path, (8, 8, 3))
-        told.append(path.name)
+        message.append(path.name)
 
     with ImageWriter(on_written) as writer:
         for i in range(300):
             writer.put(tmp_path / f"{i}.png", noise(3), {"i": i})
-    assert told == [f"{i}.png" for i in range(300)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(told)
+    assert message == [f"{i}.png" for i in range(300)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(message)
 
 
 def test_waiting_pictures_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,26 +69,26 @@ def test_waiting_pictures_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
-    told: list[str] = []
+    message: list[str] = []
     (tmp_path / "3.png").write_bytes(b"mine")
     with pytest.raises(Sg2Error, match=r"3\.png exists"):  # noqa: SIM117
-        with ImageWriter(lambda path, made_by, is_new: told.append(path.name)) as writer:
+        with ImageWriter(lambda path, provenance, is_new: message.append(path.name)) as writer:
             for i in range(1000):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
-    assert told[:3] == ["0.png", "1.png", "2.png"]
-    assert "3.png" not in told
+    assert message[:3] == ["0.png", "1.png", "2.png"]
+    assert "3.png" not in message
     assert (tmp_path / "3.png").read_bytes() == b"mine"
     assert not list(tmp_path.glob(".sg2-*"))
 
 
 def test_an_interrupted_block_tells_of_every_whole_file(tmp_path: Path) -> None:
-    told: list[str] = []
+    message: list[str] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
-        with ImageWriter(lambda path, made_by, is_new: told.append(path.name)) as writer:
+        with ImageWriter(lambda path, provenance, is_new: message.append(path.name)) as writer:
             for i in range(50):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
             raise KeyboardInterrupt
-    assert sorted(told) == sorted(path.name for path in tmp_path.iterdir())
+    assert sorted(message) == sorted(path.name for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -107,7 +107,7 @@ def test_threads_that_cannot_be_started_are_done_without(
     monkeypatch.setattr(threading.Thread, "start", limited)
     monkeypatch.setattr(image_writer.devices, "available_cores", lambda: 4)
     written: list[str] = []
-    with ImageWriter(lambda path, made_by, is_new: written.append(path.name)) as writer:
+    with ImageWriter(lambda path, provenance, is_new: written.append(path.name)) as writer:
         for i in range(10):
             writer.put(tmp_path / f"{i}.png", noise(3), {})
     assert written == [f"{i}.png" for i in range(10)]

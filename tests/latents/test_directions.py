@@ -152,7 +152,7 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("sefa", "which of the sefa directions"),
         ("sefa:128", "there are 128 directions, 0 to 127"),
@@ -177,7 +177,7 @@ class Evil:
         ("one.npy:1", "leave :1 out"),
     ],
 )
-def test_what_is_no_direction(in_tmp: Path, text: str, told: str) -> None:
+def test_what_is_no_direction(in_tmp: Path, text: str, message: str) -> None:
     np.save("wide.npy", np.ones(64))
     np.save("deep.npy", np.ones((3, 128)))
     np.save("zero.npy", np.zeros(128))
@@ -209,7 +209,7 @@ def test_what_is_no_direction(in_tmp: Path, text: str, told: str) -> None:
     save_file({"other": torch.ones(128)}, "other.safetensors")
     save_file({"pca": torch.eye(128), "pca_std": torch.ones(128)}, "pca.safetensors")
     Path("text.safetensors").write_text("some text in a file")
-    with pytest.raises(Sg2Error, match=told):
+    with pytest.raises(Sg2Error, match=message):
         find_direction(text, AVATARS, ALL)
     assert not Path("canary").exists()
 

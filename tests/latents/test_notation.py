@@ -26,7 +26,7 @@ def test_seeds(text: str, ranges: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is no seed"),
         ("x", "'x' is no seed"),
@@ -40,8 +40,8 @@ def test_seeds(text: str, ranges: list[tuple[int, int]]) -> None:
         ("1" * 5000, "largest seed"),
     ],
 )
-def test_what_is_no_seed(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_seed(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_seeds(text)
 
 
@@ -58,7 +58,7 @@ def test_latent_notation(in_tmp: Path) -> None:
     assert parse_latents("c,d.npz") == (LatentFile(Path("c,d.npz")),)
     assert parse_latents("e[1].npy") == (LatentFile(Path("e[1].npy")),)
     assert parse_latents("-[1]") == (LatentFile(Path("-"), 1, 1),)
-    for text, told in {
+    for text, message in {
         "": "is no latent",
         "mean": "is no latent",
         "no.npy": "no file no.npy",
@@ -66,7 +66,7 @@ def test_latent_notation(in_tmp: Path) -> None:
         "b.safetensors:z": "':z'",
         "3-1": "write 1-3",
     }.items():
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             parse_latents(text)
 
 

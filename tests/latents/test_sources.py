@@ -83,7 +83,7 @@ def test_rows_are_chosen(in_tmp: Path) -> None:
     np.save("f.npy", WS)
     latents = list(opened("f.npy[1-2]"))
     torch.testing.assert_close(to_ws(G, latents), torch.from_numpy(WS[1:]))
-    assert [latent.made_of["row"] for latent in latents] == [1, 2]
+    assert [latent.provenance["row"] for latent in latents] == [1, 2]
     with pytest.raises(UsageError, match="3 rows, 0 to 2: there is no row 3"):
         opened("f.npy[3]")
 
@@ -99,7 +99,7 @@ def test_stdin_is_a_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"ws": np.zeros((1, 6, 32), "f4")}, "w of 32 numbers, this network has 16"),
         ({"ws": np.zeros((1, 8, 16), "f4")}, "ws of 8 rows, this network has 6"),
@@ -119,10 +119,10 @@ def test_stdin_is_a_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("name", ["f.safetensors", "f.npz"])
 def test_latents_of_another_network_are_refused(
-    in_tmp: Path, name: str, arrays: dict[str, np.ndarray], told: str
+    in_tmp: Path, name: str, arrays: dict[str, np.ndarray], message: str
 ) -> None:
     save_as(name, **arrays)
-    with pytest.raises(Sg2Error, match=told):
+    with pytest.raises(Sg2Error, match=message):
         opened(name)
 
 

@@ -71,9 +71,9 @@ class Server:
         if wanted and same and way != "no ranges":
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             request.send_response(206)
-            told = start + (100 if way == "other part" else 0)
+            message = start + (100 if way == "other part" else 0)
             size = len(self.content)
-            request.send_header("Content-Range", f"bytes {told}-{size - 1}/{size}")
+            request.send_header("Content-Range", f"bytes {message}-{size - 1}/{size}")
         elif way == "part":
             request.send_response(206)
             request.send_header("Content-Range", "bytes 0-99/1000000")
@@ -106,9 +106,9 @@ def fetch(server: Server, folder: Path, **more: Any) -> bytes:
 
 
 def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    assert fetch(server, tmp_path, progress=lambda *args: told.append(args)) == CONTENT
-    assert told[0] == (0, len(CONTENT)) and told[-1] == (len(CONTENT), len(CONTENT))
+    message: list[tuple[int, int | None]] = []
+    assert fetch(server, tmp_path, progress=lambda *args: message.append(args)) == CONTENT
+    assert message[0] == (0, len(CONTENT)) and message[-1] == (len(CONTENT), len(CONTENT))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,7 +152,7 @@ def test_without_a_validator_nothing_is_glued_together(server: Server, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("way", "told"),
+    ("way", "message"),
     [
         ("promises more", "peer closed|ended at|another version"),
         ("404", "answers 404: check the address"),
@@ -161,9 +161,9 @@ def test_without_a_validator_nothing_is_glued_together(server: Server, tmp_path:
         ("huge", "which no network has"),
     ],
 )
-def test_lies_and_refusals(server: Server, tmp_path: Path, way: str, told: str) -> None:
+def test_lies_and_refusals(server: Server, tmp_path: Path, way: str, message: str) -> None:
     server.ways = [way]
-    with pytest.raises(Sg2Error, match=told):
+    with pytest.raises(Sg2Error, match=message):
         fetch(server, tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_a_wrong_hash_is_refused_and_thrown_away(server: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("http://127.0.0.1:1/x", "http://127.0.0.1:1/x: cannot be reached"),
         ("http://127.0.0.1:99999/x", "is not an address: check its host and port"),
@@ -188,17 +188,17 @@ def test_a_wrong_hash_is_refused_and_thrown_away(server: Server, tmp_path: Path)
         ("file:///etc/passwd", "begins with http:// or https://"),
     ],
 )
-def test_addresses_that_lead_nowhere_fail_at_once(tmp_path: Path, url: str, told: str) -> None:
+def test_addresses_that_lead_nowhere_fail_at_once(tmp_path: Path, url: str, message: str) -> None:
     waits: list[str] = []
     with pytest.raises(Sg2Error) as error:
         download(url, tmp_path, say=waits.append)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert waits == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("to", "told"),
+    ("to", "message"),
     [
         ("", "redirects more than 20 times"),
         ("ftp://127.0.0.1/x", "redirects to what is not an http or https address"),
@@ -206,10 +206,10 @@ def test_addresses_that_lead_nowhere_fail_at_once(tmp_path: Path, url: str, told
         ("file:///etc/passwd", "redirects to what is not an http or https address"),
     ],
 )
-def test_redirects_that_lead_nowhere(server: Server, tmp_path: Path, to: str, told: str) -> None:
+def test_redirects_that_lead_nowhere(server: Server, tmp_path: Path, to: str, message: str) -> None:
     server.ways = [f"to {to or server.url}"]
     waits: list[str] = []
-    with pytest.raises(Sg2Error, match=told):
+    with pytest.raises(Sg2Error, match=message):
         fetch(server, tmp_path, say=waits.append)
     assert waits == []
 

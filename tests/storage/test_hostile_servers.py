@@ -46,10 +46,10 @@ def half(*lines: str) -> bytes:
     return head(200, f"Content-Length: {len(CONTENT)}", *lines) + CONTENT[:HALF]
 
 
-def rest(*lines: str, told: str = f"bytes {HALF}-399999/400000", content: bytes = b"") -> bytes:
+def rest(*lines: str, message: str = f"bytes {HALF}-399999/400000", content: bytes = b"") -> bytes:
     content = content or CONTENT[HALF:]
     length = () if any("hunked" in line for line in lines) else (f"Content-Length: {len(content)}",)
-    return head(206, f"Content-Range: {told}", *length, *lines) + content
+    return head(206, f"Content-Range: {message}", *length, *lines) + content
 
 
 class Server:
@@ -128,18 +128,18 @@ NEW = CONTENT[::-1]
         (ETAG, rest()),
         (ETAG, rest('ETag: W/"one"')),
         (ETAG, rest(ETAG, OTHER)),
-        (ETAG, rest(ETAG, told=f"bytes {HALF}-399999/400001")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF}-399999/*")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF}-400000/400000")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF - 1}-399999/400000")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF + 1}-399999/400000")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF}-{HALF - 1}/400000")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF}-399999/9")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF}-399999/{'9' * 5000}")),
-        (ETAG, rest(ETAG, told="bytes 0-9/*")),
-        (ETAG, rest(ETAG, told="bytes */400000")),
-        (ETAG, rest(ETAG, told=f"items {HALF}-399999/400000")),
-        (ETAG, rest(ETAG, told=f"bytes {HALF}-399998/400000")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF}-399999/400001")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF}-399999/*")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF}-400000/400000")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF - 1}-399999/400000")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF + 1}-399999/400000")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF}-{HALF - 1}/400000")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF}-399999/9")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF}-399999/{'9' * 5000}")),
+        (ETAG, rest(ETAG, message="bytes 0-9/*")),
+        (ETAG, rest(ETAG, message="bytes */400000")),
+        (ETAG, rest(ETAG, message=f"items {HALF}-399999/400000")),
+        (ETAG, rest(ETAG, message=f"bytes {HALF}-399998/400000")),
         (ETAG, rest(ETAG, content=CONTENT[HALF:] + b"more")),
         (ETAG, head(206, ETAG, "Content-Type: multipart/byteranges; boundary=x") + b"--x\r\n"),
         (ETAG, head(206, ETAG, "Content-Length: 200000") + CONTENT[HALF:]),
@@ -330,7 +330,7 @@ def test_a_server_whose_file_changes_all_the_time(server: Server, tmp_path: Path
 
 def test_a_server_that_sends_a_little_each_time(server: Server, tmp_path: Path) -> None:
     server.answers = [head(200, "Content-Length: 400000", ETAG) + CONTENT[:10]] + [
-        rest(ETAG, told=f"bytes {10 + i}-{10 + i}/400000", content=b"x") for i in range(100)
+        rest(ETAG, message=f"bytes {10 + i}-{10 + i}/400000", content=b"x") for i in range(100)
     ]
     with pytest.raises(Sg2Error, match="14 bytes are kept"):
         fetch(server, tmp_path)
@@ -339,7 +339,7 @@ def test_a_server_that_sends_a_little_each_time(server: Server, tmp_path: Path) 
 
 def test_parts_that_are_shorter_than_what_was_asked_for(server: Server, tmp_path: Path) -> None:
     server.answers = [half(ETAG)] + [
-        rest(ETAG, told=f"bytes {a}-{a + 99_999}/400000", content=CONTENT[a : a + 100_000])
+        rest(ETAG, message=f"bytes {a}-{a + 99_999}/400000", content=CONTENT[a : a + 100_000])
         for a in (HALF, HALF + 100_000)
     ]
     assert fetch(server, tmp_path) == CONTENT
@@ -349,8 +349,8 @@ def test_a_size_that_is_learnt_later_may_not_change(server: Server, tmp_path: Pa
     chunk = b"186A0\r\n" + CONTENT[:100_000]  # and there it ends
     server.answers = [
         head(200, "Transfer-Encoding: chunked", ETAG) + chunk,
-        rest(ETAG, told="bytes 100000-199999/400000", content=CONTENT[100_000:HALF]),
-        rest(ETAG, told="bytes 200000-400000/400001", content=CONTENT[HALF:] + b"x"),
+        rest(ETAG, message="bytes 100000-199999/400000", content=CONTENT[100_000:HALF]),
+        rest(ETAG, message="bytes 200000-400000/400001", content=CONTENT[HALF:] + b"x"),
         whole(),
     ]
     assert fetch(server, tmp_path) == CONTENT
@@ -369,7 +369,7 @@ def test_a_whole_part_is_confirmed_by_its_last_byte(
     server.requests = []
     server.answers = [whole(ETAG)]
     if size <= 400_000:
-        server.answers = [rest(ETAG, told="bytes 399999-399999/400000", content=CONTENT[-1:])]
+        server.answers = [rest(ETAG, message="bytes 399999-399999/400000", content=CONTENT[-1:])]
     assert fetch(server, tmp_path) == CONTENT
     assert server.ranges == ["399999-" if size <= 400_000 else ""]
 
@@ -391,7 +391,7 @@ def test_redirects_are_followed_and_their_content_is_not_read(
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("ftp://127.0.0.1/x", "not an http or https address"),
         ("file:///etc/passwd", "not an http or https address"),
@@ -405,9 +405,9 @@ def test_redirects_are_followed_and_their_content_is_not_read(
         ("\x1b[31m", "Invalid|redirects|header"),
     ],
 )
-def test_redirects_to_nowhere(server: Server, tmp_path: Path, url: str, told: str) -> None:
+def test_redirects_to_nowhere(server: Server, tmp_path: Path, url: str, message: str) -> None:
     server.answers = [to(url)]
-    with pytest.raises(Sg2Error, match=told) as error:
+    with pytest.raises(Sg2Error, match=message) as error:
         fetch(server, tmp_path)
     assert "secret" not in str(error.value)
     assert len(str(error.value)) < 500
@@ -718,9 +718,9 @@ def test_a_run_that_is_stopped_is_continued(
         while not (found := list(in_tmp.glob("*.part"))) or found[0].stat().st_size < HALF:
             assert process.poll() is None
         process.send_signal(kind)
-        told = process.communicate(timeout=60)[1].decode()
+        message = process.communicate(timeout=60)[1].decode()
     assert process.returncode == code
-    assert "Traceback" not in told
+    assert "Traceback" not in message
     assert stat.S_IMODE(names(in_tmp)[0].stat().st_mode) == 0o600
     server.answers = [rest(ETAG)]
     assert fetch(server, in_tmp) == CONTENT

@@ -156,7 +156,7 @@ ENTRY = '"{}": {{"dtype": "F32", "shape": [{}], "data_offsets": [{}, {}]}}'
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "too short"),
         (struct.pack("<Q", 100) + b"{}", "cut off"),
@@ -187,8 +187,8 @@ ENTRY = '"{}": {{"dtype": "F32", "shape": [{}], "data_offsets": [{}, {}]}}'
         ),
     ],
 )
-def test_headers_that_are_not_right(content: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_headers_that_are_not_right(content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         SafetensorsFile(Source(content))
 
 

@@ -146,8 +146,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_archives_that_mean_two_things_are_refused(name: str) -> None:
-    make, told = REFUSED[name]
-    with pytest.raises(BadArchive, match=told):
+    make, message = REFUSED[name]
+    with pytest.raises(BadArchive, match=message):
         members = ZipFile(Source(make()))
         for member in members.members:
             members.read(member)

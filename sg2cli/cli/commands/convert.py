@@ -92,18 +92,18 @@ def _write_ours(
     """A checkpoint of ours, with differences or as it is, for us or for other code."""
     with on_disk(name) as path:
         network = checkpoints.find_network(path)
-        made_by = {"format": target or "safetensors", "source": network.sha256}
+        provenance = {"format": target or "safetensors", "source": network.sha256}
         differences = open_weight_deltas(merge, network) if merge else None
         G = network.load()
         if differences:
             differences.apply(G)
-            made_by["merged"] = differences.sha256
+            provenance["merged"] = differences.sha256
         make_folder(out.parent)
         if target:
             export.save_as(G, out, target, overwrite)
         else:
-            checkpoints.save_generator(G, out, made_by, overwrite)
-    console.wrote(out, made_by)
+            checkpoints.save_generator(G, out, provenance, overwrite)
+    console.wrote(out, provenance)
 
 
 def _read_other(

@@ -89,7 +89,7 @@ def directions(
 
     with console.progress("Mapping", samples, "latent") as bar:
         w = found.moments(G, samples, seed, class_index, bar.update)
-    made_by: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "checkpoint": session.network.sha256,
         "layers": rows,
         "samples": samples,
@@ -99,5 +99,5 @@ def directions(
     }
     make_folder(out.parent)
     vectors = {"sefa": found.sefa(G, rows), "pca": found.pca(w)}
-    found.save_directions(out, vectors, w, made_by, overwrite)
-    console.wrote(out, made_by)
+    found.save_directions(out, vectors, w, provenance, overwrite)
+    console.wrote(out, provenance)

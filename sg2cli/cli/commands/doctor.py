@@ -37,14 +37,14 @@ def doctor(network: str, device: str, precision: Precision, as_json: bool) -> No
     }
     for name, check in checks.items():
         try:
-            state, told = "ok", check(device)
+            state, message = "ok", check(device)
         except (Sg2Error, ImportError, OSError, RuntimeError) as error:
-            state, told = "BROKEN", " ".join(str(error).split())
+            state, message = "BROKEN", " ".join(str(error).split())
             broken += 1
         if as_json:
-            console.result(json.dumps({"check": name, "ok": state == "ok", "says": told}))
+            console.result(json.dumps({"check": name, "ok": state == "ok", "says": message}))
         else:
-            console.result(f"{state:6}  {name:8}  {told}")
+            console.result(f"{state:6}  {name:8}  {message}")
     if broken:
         raise Sg2Error(f"{broken} of {len(checks)} checks failed: see above")
 
@@ -120,11 +120,13 @@ def _lpips(device: str) -> str:
 def _memory(device: str) -> str:
     import torch
 
-    told = [f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 20} MiB of main memory"]
+    memory = [
+        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 20} MiB of main memory"
+    ]
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
-        told.append(f"cuda:{i} {free >> 20} of {total >> 20} MiB free")
-    return ", ".join(told)
+        memory.append(f"cuda:{i} {free >> 20} of {total >> 20} MiB free")
+    return ", ".join(memory)
 
 
 def _threads(device: str) -> str:
@@ -134,8 +136,8 @@ def _threads(device: str) -> str:
     host, own = os.cpu_count() or 1, devices.available_cores()
     share = "" if own == host else f", of {host} in this machine"
     variables = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
-    told = ", ".join(variables) or "none of " + ", ".join(THREAD_VARIABLES) + " is set"
-    return f"torch uses {torch.get_num_threads()} on {own} cores{share}; {told}"
+    settings = ", ".join(variables) or "none of " + ", ".join(THREAD_VARIABLES) + " is set"
+    return f"torch uses {torch.get_num_threads()} on {own} cores{share}; {settings}"
 
 
 def _drawing(device: str) -> str:

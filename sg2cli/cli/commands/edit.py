@@ -106,17 +106,17 @@ def edit(
     todo = session.open(latents, "LATENTS", reserved=["grid"])
     # W's deviation is measured through the mapping network, whatever the latents are.
     check_settings(config, drawing, needs_class=True)
-    filmed = is_video(out)
+    to_video = is_video(out)
     low, high = amount
     if low == high and steps:
         raise UsageError(f"--steps are of a range of amounts, as -3..3, not of {low:g}")
-    count = 1 if low == high else steps or (60 if filmed else 7)
+    count = 1 if low == high else steps or (60 if to_video else 7)
     amounts = [low if count == 1 else low + (high - low) * i / (count - 1) for i in range(count)]
     texts = labels(amounts, "+")
-    if filmed and (len(todo) > 1 or count == 1):
+    if to_video and (len(todo) > 1 or count == 1):
         raise UsageError("a film is of one latent over a range: give a folder to --out")
-    film = VideoOutput(session, out, count, fps, overwrite, skip_existing) if filmed else None
-    pictures = ImageOutput(out, "png", overwrite, skip_existing, console) if not filmed else None
+    video = VideoOutput(session, out, count, fps, overwrite, skip_existing) if to_video else None
+    pictures = ImageOutput(out, "png", overwrite, skip_existing, console) if not to_video else None
     if pictures:
         names = (f"{latent.name}-{text}" for latent in todo.unchecked() for text in texts)
         pictures.check(chain(["grid"], names))
@@ -131,25 +131,25 @@ def edit(
     if found.checkpoint not in (None, session.network.sha256):
         console.note(f"warning: {direction} was found in another network")
     size = sampling.batch_size(G, drawing, len(todo) * count)
-    made_of = {**found.made_of, "layers": rows}
+    change = {**found.provenance, "layers": rows}
 
     def cells() -> Iterator[Cell[Point]]:
         points = sampling.locate(G, todo.unchecked(), drawing, size)
         for latent, point in zip(todo.unchecked(), points, strict=True):
             for amount, text in zip(amounts, texts, strict=True):
                 ws = directions.edit(point.ws, found, amount, rows)
-                edited = {**latent.made_of, **made_of, "amount": amount}
-                made_by = session.made_by(used, edited, is_mapped(latent))
-                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-{text}")
+                edited = {**latent.provenance, **change, "amount": amount}
+                provenance = session.provenance(used, edited, is_mapped(latent))
+                yield Cell(replace(point, ws=ws), provenance, f"{latent.name}-{text}")
 
     mode, say = drawing.noise_mode, console.note
     render = partial(sampling.try_render, G, noise_mode=mode, size=size, say=say)
 
-    all_made_of = {"latents": todo.describe(), **made_of, "amounts": amounts}
-    made_by = session.made_by(used, all_made_of, todo.need_mapping)
-    if film:
-        film.write((cell.source for cell in cells()), made_by, render)
+    all_latents = {"latents": todo.describe(), **change, "amounts": amounts}
+    provenance = session.provenance(used, all_latents, todo.need_mapping)
+    if video:
+        video.write((cell.source for cell in cells()), provenance, render)
     elif pictures:
         header = grid.column_header(texts, session.shape)
-        layout = Layout(count, len(todo), made_by, header)
+        layout = Layout(count, len(todo), provenance, header)
         draw_cells(pictures, cells(), len(todo) * count, session.shape, layout, render)

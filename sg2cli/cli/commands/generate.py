@@ -142,19 +142,19 @@ def generate(
 
     G, used = session.load(device, precision)
 
-    def all_made_by(**more: str) -> dict[str, Any]:
-        made_of = {"latents": todo.describe(), **more}
-        return session.made_by(used, made_of, todo.need_mapping)
+    def provenance_of_all(**more: str) -> dict[str, Any]:
+        all_latents = {"latents": todo.describe(), **more}
+        return session.provenance(used, all_latents, todo.need_mapping)
 
     if save_to:
-        _save(save_to, G, todo, drawing, all_made_by(), pictures)
+        _save(save_to, G, todo, drawing, provenance_of_all(), pictures)
     layout = None
     if grid:
-        layout = Layout(columns, rows, all_made_by(grid=f"{columns}x{rows}"))
+        layout = Layout(columns, rows, provenance_of_all(grid=f"{columns}x{rows}"))
     cells = (
         Cell(
             latent,
-            session.made_by(used, latent.made_of, is_mapped(latent)),
+            session.provenance(used, latent.provenance, is_mapped(latent)),
             latent.name if singles else None,
         )
         for latent in islice(todo.unchecked(), first, None, step)
@@ -183,7 +183,7 @@ def _save(
     G: Generator,
     todo: LatentList,
     drawing: DrawSettings,
-    made_by: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     pictures: ImageOutput,
 ) -> None:
     """Save the latents; --skip-existing keeps a file that the same settings made."""
@@ -195,16 +195,16 @@ def _save(
         make_folder(path.parent)
         with pictures.console.progress("Mapping", len(todo), "latent") as bar:
             streams = ws_streams(G, todo, drawing, on_row=bar.update)
-            save_latents(path, streams, made_by, pictures.overwrite)
+            save_latents(path, streams, provenance, pictures.overwrite)
     except NameTaken:  # before, or by another process meanwhile
         if not pictures.skip_existing:
             raise
         found = inspect_latents(path)[1]
-        if not same_settings(found, made_by) or is_unchanged(path, found) is False:
+        if not same_settings(found, provenance) or is_unchanged(path, found) is False:
             raise Sg2Error(
                 f"{path} was made with other settings, or changed after sg2 wrote it: "
                 "--overwrite replaces it, another name keeps it"
             ) from None
     else:
         if not pictures.to_stdout:
-            pictures.console.wrote(path, made_by)
+            pictures.console.wrote(path, provenance)

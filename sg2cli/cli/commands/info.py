@@ -59,21 +59,21 @@ def describe(path: Path, name: str) -> dict[str, Any]:
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
         return _other_format(path, name)
-    if (made_by := weight_deltas.inspect_weight_deltas(path)) is not None:
-        return made_by | {"kind": "differences of weights, for --tuned"}
+    if (provenance := weight_deltas.inspect_weight_deltas(path)) is not None:
+        return provenance | {"kind": "differences of weights, for --tuned"}
     return _checkpoint(checkpoints.find_network(path))
 
 
 def _picture(path: Path) -> dict[str, Any]:
-    size, mode, made_by = codecs.inspect_image(path)
+    size, mode, provenance = codecs.inspect_image(path)
     fields: dict[str, Any] = {"kind": "picture", "size": f"{size[0]}x{size[1]}", "mode": mode}
-    return fields | (made_by or {"made by": "unknown: no word of sg2 in it"})
+    return fields | (provenance or {"made by": "unknown: no word of sg2 in it"})
 
 
 def _latents(path: Path) -> dict[str, Any]:
-    arrays, made_by = files.inspect_latents(path)
+    arrays, provenance = files.inspect_latents(path)
     listed = {name: "x".join(map(str, shape)) for name, shape in arrays.items()}
-    return {"kind": "latents", "arrays": listed, **made_by}
+    return {"kind": "latents", "arrays": listed, **provenance}
 
 
 def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def interpolate(
     key_latents = list(keys)
     if space == "z" and any(latent.space not in ("seed", "z") for latent in key_latents):
         raise UsageError("--space z is for seeds and files of z: leave it out for w and avg")
-    film = VideoOutput(session, out, frames, fps, overwrite, skip_existing)
+    video = VideoOutput(session, out, frames, fps, overwrite, skip_existing)
 
     G, used = session.load(device, precision)
     from sg2cli import sampling
@@ -126,11 +126,11 @@ def interpolate(
     mode, say = drawing.noise_mode, console.note
     render = partial(sampling.try_render, G, noise_mode=mode, size=size, say=say)
 
-    made_of = {
+    described = {
         "walk": keys.describe(),
         "method": method,
         "space": space,
         "loop": loop,
         "frames": frames,
     }
-    film.write(points(), session.made_by(used, made_of, keys.need_mapping), render)
+    video.write(points(), session.provenance(used, described, keys.need_mapping), render)

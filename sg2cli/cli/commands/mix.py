@@ -111,8 +111,8 @@ def mix(
     col_points = list(sampling.locate(G, col_latents, drawing, size))
 
     def alone(latent: Latent, point: Point, first: bool = True) -> Cell[Point]:
-        made_by = session.made_by(used, latent.made_of, is_mapped(latent))
-        return Cell(point, made_by, latent.name if first else None)
+        provenance = session.provenance(used, latent.provenance, is_mapped(latent))
+        return Cell(point, provenance, latent.name if first else None)
 
     def cells() -> Iterator[Cell[Point] | None]:
         yield None
@@ -122,19 +122,19 @@ def mix(
         for row, row_point in zip(row_latents, row_points, strict=True):
             yield alone(row, row_point, first=row.name not in seen)
             for col, col_point in zip(col_latents, col_points, strict=True):
-                made_of = {"row": row.made_of, "column": col.made_of, "styles": taken}
+                pair = {"row": row.provenance, "column": col.provenance, "styles": taken}
                 mapped = is_mapped(row) or is_mapped(col)
                 ws = mix_ws(row_point.ws, col_point.ws, taken)
                 yield Cell(
                     sampling.Point(ws, row_point.seed, row_point.noise),
-                    session.made_by(used, made_of, mapped),
+                    session.provenance(used, pair, mapped),
                     f"{row.name}-{col.name}",
                 )
 
     mapped = row_list.need_mapping or col_list.need_mapping
-    made_of = {"rows": row_list.describe(), "columns": col_list.describe(), "styles": taken}
+    described = {"rows": row_list.describe(), "columns": col_list.describe(), "styles": taken}
     layout = Layout(
-        len(col_latents) + 1, len(row_latents) + 1, session.made_by(used, made_of, mapped)
+        len(col_latents) + 1, len(row_latents) + 1, session.provenance(used, described, mapped)
     )
 
     mode, say = drawing.noise_mode, console.note
@@ -159,11 +159,11 @@ def _renamed(latents: list[Latent], others: list[Latent]) -> list[Latent]:
     """Latents whose names differ from those of others, unless they are the same latent."""
     from dataclasses import replace
 
-    made_of = {latent.name: latent.made_of for latent in others}
+    found = {latent.name: latent.provenance for latent in others}
     renamed = []
     for latent in latents:
         name, number = latent.name, 1
-        while made_of.setdefault(name, latent.made_of) != latent.made_of:
+        while found.setdefault(name, latent.provenance) != latent.provenance:
             number += 1
             name = f"{latent.name}-{number}"
         renamed.append(replace(latent, name=name))

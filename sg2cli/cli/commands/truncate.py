@@ -107,11 +107,11 @@ def truncate(
         for latent, point in zip(todo.unchecked(), points, strict=True):
             for psi, text in zip(psis, texts, strict=True):
                 ws = truncate_ws(point.ws[None], G.mapping.w_avg, psi, drawing.cutoff)[0]
-                made_by = session.made_by(used, latent.made_of, mapped=True) | {"psi": psi}
-                yield Cell(replace(point, ws=ws), made_by, f"{latent.name}-psi{text}")
+                provenance = session.provenance(used, latent.provenance, mapped=True) | {"psi": psi}
+                yield Cell(replace(point, ws=ws), provenance, f"{latent.name}-psi{text}")
 
-    made_of = {"latents": todo.describe(), "psis": psis}
-    layout = Layout(len(psis), len(todo), session.made_by(used, made_of, mapped=True), header)
+    described = {"latents": todo.describe(), "psis": psis}
+    layout = Layout(len(psis), len(todo), session.provenance(used, described, mapped=True), header)
 
     mode, say = drawing.noise_mode, console.note
     render = partial(sampling.try_render, G, noise_mode=mode, size=size, say=say)
