@@ -1,4 +1,4 @@
-"""Pictures that are cells of a sheet: drawn, kept or empty, in the order of reading."""
+"""Images that are cells of a grid: drawn, kept or empty, in the order of reading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Source = TypeVar("Source")
 
 @dataclass(frozen=True)
 class Cell(Generic[Source]):
-    """What to draw, and the name of its picture; without a name it is on the sheet only."""
+    """What to draw, and the name of its picture; without a name it is on the grid only."""
 
     source: Source
     provenance: Mapping[str, Any]
@@ -30,7 +30,7 @@ class Cell(Generic[Source]):
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the sheet, which is called `grid`."""
+    """Of the grid, whose image is called `grid`."""
 
     columns: int
     rows: int
@@ -38,7 +38,7 @@ class Layout:
     header: Image | None = None
 
     def size(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """[w,h] of the sheet, of cells [H,W,C]."""
+        """[w,h] of the grid, of cells [H,W,C]."""
         height = 0 if self.header is None else len(self.header)
         return self.columns * shape[1], self.rows * shape[0] + height
 
@@ -60,9 +60,9 @@ def draw_cells(
     layout: Layout | None,
     render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
 ) -> None:
-    """Draw `count` cells as they come (None: an empty one), and the sheet of them.
+    """Draw `count` cells as they come (None: an empty one), and the grid of them.
 
-    What --skip-existing keeps is not drawn, but read for the sheet; a sheet that is kept itself
+    What --skip-existing keeps is not drawn, but read for the grid; a grid that is kept itself
     needs nothing. Where something else has a picture's name, or one cannot be drawn or read, the
     others are drawn all the same.
     """
@@ -91,7 +91,7 @@ def _draw(
     grid: ImageGrid | None,
     render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
 ) -> bool:
-    """See `draw_cells`; whether the sheet has all that belongs on it."""
+    """See `draw_cells`; whether the grid has all that belongs on it."""
     whole, size = True, (shape[1], shape[0])
     # Name and account of each cell in order, and whether it is drawn; its source is not held.
     waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
@@ -109,7 +109,7 @@ def _draw(
                 kept = bool(cell and name and pictures.keeps(name, cell.provenance, size))
             except Sg2Error as error:
                 fail(name, error)
-                name = None  # the sheet shows it
+                name = None  # the grid shows it
             if cell and not kept and (name or grid):
                 waiting.append((name, cell.provenance, True))
                 yield cell.source

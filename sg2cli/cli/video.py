@@ -1,4 +1,4 @@
-"""Where the frames of a film go: into a film's file, or a folder of pictures."""
+"""Where the frames of a video go: into a video file, or a folder of pictures."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ NOT_VIDEOS = (OTHER_SUFFIXES | FORMATS.keys() | {".avi", ".mkv", ".mpg", ".webm"
 
 
 def is_video(out: str) -> bool:
-    """Whether the name asks for a film, not a folder; UsageError for what is neither."""
+    """Whether the name asks for a video, not a folder; UsageError for what is neither."""
     path = user_path(out)
     if out == "-" or (path.suffix.lower() in NOT_VIDEOS and kind(path) != "folder"):
         raise UsageError(f"{out}: give a folder, or a film: {', '.join(SUFFIXES)}")

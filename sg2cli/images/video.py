@@ -17,7 +17,7 @@ SUFFIXES = (".mp4", ".gif", ".webp")
 
 
 def check_video(path: Path, width: int, height: int, fps: float = 30) -> None:
-    """UsageError when no film of this name and size can be written here."""
+    """UsageError when no video of this name and size can be written here."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: films are written as {', '.join(SUFFIXES)} or into a folder")
     if path.suffix.lower() == ".mp4":

@@ -100,7 +100,7 @@ class LatentList:
         return sorted({name for part in rows for name in part.noise})
 
     def describe(self) -> list[Any]:
-        """For the metadata of a sheet: what was asked for, or of a long list its hash."""
+        """For the metadata of a grid: what was asked for, or of a long list its hash."""
         described: list[Any] = []
         for part in self.parts:
             if isinstance(part, SeedRange):

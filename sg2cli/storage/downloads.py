@@ -8,21 +8,26 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sg2cli.errors import Sg2Error, UsageError, public, reason, redact_addresses
+from sg2cli.errors import Sg2Error, public, reason
+from sg2cli.storage.http import (
+    MIN_BYTES,
+    TIMEOUT,
+    Pace,
+    Refused,
+    check_address,
+    final_response,
+    new_client,
+    quoted,
+)
 from sg2cli.storage.partial_files import PartialFile, Version, version_of
 
 if TYPE_CHECKING:
     import httpx
 
 MAX_FAILURES = 5  # in a row, each with less than MIN_BYTES more; and of times to begin again
-MAX_REDIRECTS = 20
-MAX_HEADERS = 4 << 20  # bytes of all that comes before the file, redirects included
 MAX_SIZE = 16 << 30  # bytes; networks have up to some 500 MiB
-MAX_QUOTED = 200  # characters of what a server or a library says
-MIN_BYTES, MIN_SECONDS = 64 << 10, 60.0  # at least so many bytes in so many seconds
-TIMEOUT = 30.0  # seconds without a byte
 WORTH_ANOTHER_TRY = (408, 429)  # and 5xx
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
@@ -64,7 +69,7 @@ def download(
     UsageError for what is not an address; Sg2Error when the server cannot be reached, refuses, is
     too slow or sends something else than it announced, or the hash is not the expected one.
     """
-    _check_address(url)
+    check_address(url)
     try:
         part = PartialFile(folder, hashlib.sha256(url.encode()).hexdigest()[:16])
         try:
@@ -84,10 +89,6 @@ def download(
     return found
 
 
-class _Refused(Exception):
-    """What another request would not change."""
-
-
 class _Broken(Exception):
     """What another request may repair."""
 
@@ -104,29 +105,29 @@ class _Transfer:
     ) -> None:
         self.url, self.shown, self.part = url, public(url), part
         self.progress, self.say = progress, say
-        self.pace = _Pace()
+        self.pace = Pace()
 
     def run(self, pause: float) -> None:
         """Request after request until the file is complete; Sg2Error when they lead nowhere."""
         import httpx
 
         begun, failures, furthest = False, 0, self.part.size
-        with _client() as client:
+        with new_client() as client:
             while True:
                 try:
                     return self._request(client)
-                except _Refused as error:
+                except Refused as error:
                     raise self._error(str(error)) from error
                 except (httpx.ConnectError, httpx.ProxyError) as error:
-                    message = f"cannot be reached ({_quoted(error)})"
+                    message = f"cannot be reached ({quoted(error)})"
                     if not begun:
                         raise self._error(f"{message}: check the address") from error
                 except (_Broken, httpx.NetworkError, httpx.RemoteProtocolError) as error:
-                    message = _quoted(error)
+                    message = quoted(error)
                 except httpx.TimeoutException:
                     message = f"nothing came for {TIMEOUT:g} seconds"
                 except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
-                    raise self._error(f"it cannot be fetched ({_quoted(error)})") from error
+                    raise self._error(f"it cannot be fetched ({quoted(error)})") from error
                 failures += 1
                 if self.part.size >= furthest + MIN_BYTES:
                     begun, failures, furthest = True, 0, self.part.size
@@ -150,14 +151,14 @@ class _Transfer:
         if start and self.part.version:
             headers |= {"Range": f"bytes={start}-", "If-Range": self.part.version.condition}
         self.pace.begin()
-        with closing(_answer(client, self.url, headers, self.pace)) as response:
+        with closing(final_response(client, self.url, headers, self.pace)) as response:
             code, theirs = response.status_code, response.headers
             if code >= 500 or code in WORTH_ANOTHER_TRY:
                 raise _Broken(f"the server answers {code}")
             if code not in (200, 206, 416):
-                raise _Refused(f"the server answers {code}: check the address")
+                raise Refused(f"the server answers {code}: check the address")
             if theirs.get("content-encoding", "identity").lower() != "identity":
-                raise _Refused("the server sends it compressed only: fetch it with a browser")
+                raise Refused("the server sends it compressed only: fetch it with a browser")
             length = int(theirs["content-length"]) if "content-length" in theirs else None
             if code == 200:
                 end = length
@@ -217,104 +218,4 @@ class _Transfer:
     def _check_size(self, size: int) -> None:
         if size > MAX_SIZE:
             self.part.restart(None)
-            raise _Refused(f"it has more than {MAX_SIZE >> 30} GiB, which no network has")
-
-
-class _Pace:
-    """Ends a download that comes too slowly, whatever it is that comes.
-
-    A timeout between two bytes would let a server send one now and then, or headers for ever.
-    """
-
-    def begin(self) -> None:
-        """Before a request. What comes without a call of `receive` is headers."""
-        self.since, self.received, self.headers = time.monotonic(), 0, 0
-
-    def receive(self, count: int) -> None:
-        """So many bytes of the file have come."""
-        self.received += count
-        self.headers = 0
-        self.seconds_left()
-
-    def seconds_left(self) -> float:
-        now = time.monotonic()
-        if self.received >= MIN_BYTES:
-            self.since, self.received = now, 0
-        if now >= self.since + MIN_SECONDS:
-            raise _Refused(f"less than {MIN_BYTES >> 10} KiB came in {MIN_SECONDS:g} seconds")
-        return self.since + MIN_SECONDS - now
-
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """What httpx calls at every step: has each read from a new connection come through here."""
-        if not event.endswith((".connect_tcp.complete", ".start_tls.complete")):
-            return
-        stream = info["return_value"]
-        read = stream.read
-
-        def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
-            left = self.seconds_left()
-            try:
-                content: bytes = read(max_bytes, timeout=min(left, timeout or left))
-            except Exception:
-                self.seconds_left()
-                raise
-            self.headers += len(content)
-            if self.headers > MAX_HEADERS:
-                raise _Refused(f"the server sends more than {MAX_HEADERS >> 20} MiB of headers")
-            return content
-
-        stream.read = read_in_time
-
-
-def _client() -> httpx.Client:
-    import httpx
-
-    try:
-        return httpx.Client(timeout=TIMEOUT)
-    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-        raise Sg2Error(
-            f"no connection can be set up ({_quoted(error)}): check the environment variables "
-            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
-        ) from error
-
-
-def _answer(client: httpx.Client, url: str, headers: dict[str, str], pace: _Pace) -> httpx.Response:
-    """The response at the end of all redirects, whose own content is not read."""
-    request = client.build_request("GET", url, headers=headers, extensions={"trace": pace.trace})
-    for _ in range(MAX_REDIRECTS + 1):
-        response = client.send(request, stream=True)
-        target = response.next_request
-        if target is None:
-            return response
-        response.close()
-        if not _is_fetchable(target.url):
-            raise _Refused("it redirects to what is not an http or https address")
-        if request.url.scheme == "https" and target.url.scheme == "http":
-            raise _Refused("it redirects from https to http, where anybody may change the file")
-        request = target
-    raise _Refused(f"it redirects more than {MAX_REDIRECTS} times: check the address")
-
-
-def _check_address(url: str) -> None:
-    import httpx
-
-    shown = public(url)
-    if not re.match("https?://", url, re.IGNORECASE):
-        raise UsageError(f"{shown}: give an address that begins with http:// or https://")
-    try:
-        fetchable = _is_fetchable(httpx.URL(url))
-    except (httpx.InvalidURL, ValueError):
-        fetchable = False
-    if not fetchable:
-        raise UsageError(f"{shown} is not an address: check its host and port")
-
-
-def _is_fetchable(url: httpx.URL) -> bool:
-    port = 80 if url.port is None else url.port
-    return url.scheme in ("http", "https") and bool(url.host) and 0 < port < 1 << 16
-
-
-def _quoted(error: Exception) -> str:
-    """What a library says, which may quote the server, in a length that fits a message."""
-    text = redact_addresses(" ".join(str(error).split()))
-    return text[:MAX_QUOTED] or type(error).__name__
+            raise Refused(f"it has more than {MAX_SIZE >> 30} GiB, which no network has")

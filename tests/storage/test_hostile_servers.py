@@ -24,7 +24,7 @@ from foreign_files import write_ada
 from networks import random_generator
 
 from sg2cli.errors import Sg2Error
-from sg2cli.storage import downloads, partial_files
+from sg2cli.storage import downloads, http, partial_files
 from sg2cli.storage.downloads import download
 from sg2cli.storage.partial_files import PartialFile, Version
 
@@ -251,7 +251,7 @@ def test_servers_that_hold_on_for_ever(
     server: Server, tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time limit between two bytes ends none of these; nor is any of them tried again."""
-    monkeypatch.setattr(downloads, "MIN_SECONDS", 0.5)
+    monkeypatch.setattr(http, "MIN_SECONDS", 0.5)
     server.answers = [answer]
     with pytest.raises(Sg2Error, match=r"less than 64 KiB came in 0\.5 seconds|MiB of headers"):
         fetch(server, tmp_path)
@@ -261,16 +261,16 @@ def test_servers_that_hold_on_for_ever(
 def test_what_is_slow_counts_from_the_last_64_kib(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("time.monotonic", lambda: clock.now)
-    pace = downloads._Pace()
+    pace = http.Pace()
     pace.begin()
     for clock.now in (59.0, 118.0, 177.0):
-        pace.receive(downloads.MIN_BYTES)
+        pace.receive(http.MIN_BYTES)
         assert pace.seconds_left() == 60
-    pace.receive(downloads.MIN_BYTES - 1)
+    pace.receive(http.MIN_BYTES - 1)
     clock.now = 236.0
     assert pace.seconds_left() == 1
     clock.now = 237.0
-    with pytest.raises(downloads._Refused, match="less than 64 KiB came in 60 seconds"):
+    with pytest.raises(http.Refused, match="less than 64 KiB came in 60 seconds"):
         pace.seconds_left()
 
 
@@ -434,7 +434,7 @@ def test_no_redirect_leads_away_from_https(
         return httpx.Response(302, headers={"Location": "http://host/?secret"})
 
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    monkeypatch.setattr(downloads, "_client", lambda: client)
+    monkeypatch.setattr(downloads, "new_client", lambda: client)
     with pytest.raises(Sg2Error, match="it redirects from https to http") as error:
         download(f"https://{user}host/x", tmp_path)
     assert "secret" not in str(error.value)

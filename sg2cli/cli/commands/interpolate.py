@@ -1,4 +1,4 @@
-"""`sg2 interpolate`: a walk through latents."""
+"""`sg2 interpolate`: interpolation between latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sg2 truncate`: the truncation trick as a sheet."""
+"""`sg2 truncate`: the truncation trick as a grid."""
 
 from __future__ import annotations
 
