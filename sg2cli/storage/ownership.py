@@ -77,7 +77,7 @@ class OwnedFolder:
 
     @contextmanager
     def new_file(self, name: str, durable: bool = False) -> Iterator[BinaryIO]:
-        """As `files.new_file`, and recorded as ours; Sg2Error for a file that others wrote."""
+        """As `atomic.new_file`, and recorded as ours; Sg2Error for a file that others wrote."""
         path = self.folder / name
         ours = self.is_ours(name)
         if is_there(path) and not (ours or self.replace):
