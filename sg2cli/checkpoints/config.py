@@ -48,6 +48,43 @@ class Checkpoint:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """Single fields of a configuration, and sides of tensors; CheckpointError for what is wrong."""
+
+    fields: Mapping[str, Any]
+    shapes: Shapes
+
+    def number(self, name: str, default: float, low: float, high: float = math.inf) -> float:
+        value = self.fields.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"its {name} is {value!r}, not a number")
+        if not low <= value <= min(high, 1e15):
+            raise CheckpointError(f"its {name} is {value!r}, out of range")
+        return value
+
+    def integer(self, name: str, default: int, low: int, high: float = math.inf) -> int:
+        value = self.number(name, default, low, high)
+        if value != int(value):
+            raise CheckpointError(f"its {name} is {value!r}, not a whole number")
+        return int(value)
+
+    def choice(self, name: str, default: str, choices: Sequence[str]) -> Any:
+        value = self.fields.get(name, default)
+        if value not in choices:
+            raise CheckpointError(f"its {name} is {value!r}; known are {', '.join(choices)}")
+        return value
+
+    def side(self, key: str, axis: int) -> int:
+        if len(self.shapes.get(key, ())) <= axis:
+            raise CheckpointError(f"it has no tensor {key} of {axis + 1} or more dimensions")
+        if not self.shapes[key][axis]:
+            raise CheckpointError(
+                f"its tensor {key} is empty: it has the shape {list(self.shapes[key])}"
+            )
+        return self.shapes[key][axis]
+
+
 def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
     """The configuration of a checkpoint: from its metadata, and where that is silent from shapes.
 
@@ -65,42 +102,14 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
             f"it has format_version {fields['format_version']!r}, and this sg2 reads 1: upgrade sg2"
         )
 
-    def number(name: str, default: float, low: float, high: float = math.inf) -> float:
-        value = fields.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"its {name} is {value!r}, not a number")
-        if not low <= value <= min(high, 1e15):
-            raise CheckpointError(f"its {name} is {value!r}, out of range")
-        return value
-
-    def integer(name: str, default: int, low: int, high: float = math.inf) -> int:
-        value = number(name, default, low, high)
-        if value != int(value):
-            raise CheckpointError(f"its {name} is {value!r}, not a whole number")
-        return int(value)
-
-    def choice(name: str, default: str, known: Sequence[str]) -> Any:
-        value = fields.get(name, default)
-        if value not in known:
-            raise CheckpointError(f"its {name} is {value!r}; known are {', '.join(known)}")
-        return value
-
-    def side(key: str, axis: int) -> int:
-        if len(shapes.get(key, ())) <= axis:
-            raise CheckpointError(f"it has no tensor {key} of {axis + 1} or more dimensions")
-        if not shapes[key][axis]:
-            raise CheckpointError(
-                f"its tensor {key} is empty: it has the shape {list(shapes[key])}"
-            )
-        return shapes[key][axis]
-
+    read = _Reader(fields, shapes)
     found = [int(m[1]) for key in shapes if (m := re.fullmatch(r"synthesis\.b(\d{1,9})\..*", key))]
-    img_resolution = integer("img_resolution", max(found), 4)
+    img_resolution = read.integer("img_resolution", max(found), 4)
     if img_resolution & (img_resolution - 1):
         raise CheckpointError(f"its img_resolution is {img_resolution}, not a power of two")
     layers = sum(re.fullmatch(r"mapping\.fc\d+\.weight", key) is not None for key in shapes)
-    embed = side("mapping.embed.weight", 0) if "mapping.embed.weight" in shapes else 0
-    c_dim = integer("c_dim", side("mapping.embed.weight", 1) if embed else 0, 0)
+    embed = read.side("mapping.embed.weight", 0) if "mapping.embed.weight" in shapes else 0
+    c_dim = read.integer("c_dim", read.side("mapping.embed.weight", 1) if embed else 0, 0)
     if c_dim and not embed:
         raise CheckpointError(f"it has c_dim {c_dim}, but no tensor mapping.embed.weight")
     architecture = "orig"
@@ -111,24 +120,25 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
     clamp = fields.get("conv_clamp")
     blocks = img_resolution.bit_length() - 2
     return GeneratorConfig(
-        z_dim=integer("z_dim", side("mapping.fc0.weight", 1) - embed, 1),
+        z_dim=read.integer("z_dim", read.side("mapping.fc0.weight", 1) - embed, 1),
         c_dim=c_dim,
-        w_dim=integer("w_dim", side("mapping.w_avg", 0), 1),
+        w_dim=read.integer("w_dim", read.side("mapping.w_avg", 0), 1),
         img_resolution=img_resolution,
-        img_channels=integer(
-            "img_channels", side(f"synthesis.b{img_resolution}.torgb.weight", 0), 1, 4
+        img_channels=read.integer(
+            "img_channels", read.side(f"synthesis.b{img_resolution}.torgb.weight", 0), 1, 4
         ),
-        channels=tuple(side(f"synthesis.b{4 << i}.conv1.weight", 0) for i in range(blocks)),
+        channels=tuple(read.side(f"synthesis.b{4 << i}.conv1.weight", 0) for i in range(blocks)),
         mapping_features=tuple(
-            side(f"mapping.fc{i}.weight", 0) for i in range(integer("num_layers", layers, 1))
+            read.side(f"mapping.fc{i}.weight", 0)
+            for i in range(read.integer("num_layers", layers, 1))
         ),
         embed_features=embed if c_dim else 0,
         use_noise=any(".noise_" in key for key in shapes),
-        lr_multiplier=number("lr_multiplier", 0.01, 1e-9),
-        architecture=choice("architecture", architecture, ARCHITECTURES),
-        activation=choice("activation", "lrelu", ACTIVATIONS),
-        conv_clamp=None if clamp is None else number("conv_clamp", 0, 1e-9),
-        num_fp16_res=integer("num_fp16_res", 0, 0),
+        lr_multiplier=read.number("lr_multiplier", 0.01, 1e-9),
+        architecture=read.choice("architecture", architecture, ARCHITECTURES),
+        activation=read.choice("activation", "lrelu", ACTIVATIONS),
+        conv_clamp=None if clamp is None else read.number("conv_clamp", 0, 1e-9),
+        num_fp16_res=read.integer("num_fp16_res", 0, 0),
         resample_filter=read_filter(fields.get("resample_filter", [1, 3, 3, 1])),
     )
 
