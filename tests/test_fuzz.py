@@ -167,7 +167,7 @@ def result(folder: Path) -> bytes:
         np.zeros((16, 16, 3), np.uint8), Photo(np.zeros((16, 16, 3), np.uint8)), found.ws
     )
     image = np.zeros((16, 16, 3), np.uint8)
-    provenance = {"a": 1, **results.message(found, figures)}
+    provenance = {"a": 1, **results.summary(found, figures)}
     list(results.write_result(OwnedFolder(folder), found, Photo(image), image, provenance, figures))
     return (folder / "projected.safetensors").read_bytes()
 
