@@ -25,6 +25,7 @@ from sg2cli import checkpoints, images
 from sg2cli.checkpoints import tuned
 from sg2cli.checkpoints.tuned import open_tuned, save_differences
 from sg2cli.cli import options
+from sg2cli.cli.albums import RESULTS
 from sg2cli.cli.commands import project
 from sg2cli.cli.commands.info import describe
 from sg2cli.directions import find_direction
@@ -163,7 +164,11 @@ def result(folder: Path) -> bytes:
     )
     image = np.zeros((16, 16, 3), np.uint8)
     made_by = {"a": 1, **results.told(found, figures)}
-    list(results.write_result(OwnedFolder(folder), found, Photo(image), image, made_by, figures))
+    list(
+        results.write_result(
+            OwnedFolder(folder, RESULTS), found, Photo(image), image, made_by, figures
+        )
+    )
     return (folder / "projected.safetensors").read_bytes()
 
 
