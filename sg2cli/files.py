@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -79,7 +79,19 @@ def refuse_special(path: Path) -> None:
     if kind(path) == "other" and path.exists():  # else it is a broken link
         mode = path.stat().st_mode
         what = "FIFO" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
-        raise Sg2Error(f"{path} is a {what}, not a regular file: give another name")
+        raise Sg2Error(
+            f"{path} is a {what}, not a regular file: move it away, or give another name"
+        )
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """UsageError when an output would replace a file that is read, however it is spelled."""
+    read = {os.path.realpath(path): path for path in inputs if str(path) != "-"}
+    for path in outputs:
+        if (found := read.get(os.path.realpath(path))) is not None:
+            raise UsageError(
+                f"{path} would replace {found}, which this run reads: give another name"
+            )
 
 
 def make_folder(folder: Path) -> None:
@@ -145,8 +157,8 @@ def check_folder(folder: Path) -> None:
     while kind(there) == "nothing" and there != there.parent:
         there = there.parent
     if kind(there) != "folder":
-        what = "file" if kind(there) == "file" else "special file"
-        raise Sg2Error(f"cannot make the folder {folder}: {there} is a {what}")
+        refuse_special(there)
+        raise Sg2Error(f"cannot make the folder {folder}: {there} is not a folder")
     try:
         probe, file = _temporary(there)
         file.close()

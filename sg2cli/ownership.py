@@ -83,6 +83,22 @@ class OwnedFolder:
             "--out"
         )
 
+    def allow_replacing(self, key: str, begin: bool, note: bool) -> None:
+        """Let files that others wrote give way to results of the same name.
+
+        At the beginning, and then in later runs with the same `key` until `done_replacing`, if
+        there is something to `note` it for.
+        """
+        if begin and note:
+            self.fields["replacing"] = key
+            self.save()
+        self.replace = begin or self.fields.get("replacing") == key
+
+    def done_replacing(self) -> None:
+        """What is there now was written by the run that replaces."""
+        if self.fields.pop("replacing", None):
+            self.save()
+
     def is_ours(self, name: str) -> bool:
         """Whether a file is there, and as sg2 wrote it."""
         path = self.folder / name
@@ -178,7 +194,11 @@ class OwnedFolder:
 
     def leave(self) -> None:
         """Remove what this object made and left empty: the record of nothing, and folders."""
-        if not self._hashes and kind(self.own) == "folder" and not self.own.is_symlink():
+        if (
+            not (self._hashes or self.fields)
+            and kind(self.own) == "folder"
+            and not self.own.is_symlink()
+        ):
             with suppress(OSError):
                 if {path.name for path in self.own.iterdir()} <= {MANIFEST}:
                     (self.own / MANIFEST).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.cli.standard_input import on_disk, told_of
 from sg2cli.downloads import Download, download
 from sg2cli.errors import Sg2Error, UsageError, brief, is_address, public
-from sg2cli.files import check_file, kind, make_folder, user_path
+from sg2cli.files import check_file, kind, make_folder, refuse_inputs, user_path
 
 
 @click.command()
@@ -68,6 +68,8 @@ def convert(
     if path_out.suffix != suffix:
         raise UsageError(f"{path_out}: this is saved as {suffix}")
     check_file(path_out, overwrite)
+    inputs = [] if is_address(checkpoint) else [user_path(checkpoint)]
+    refuse_inputs([path_out], [*inputs, *([merge] if merge else [])])
     if (target or merge) and sha256:
         raise UsageError("--sha256 is for files from the web")
     try:

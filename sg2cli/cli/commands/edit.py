@@ -115,6 +115,7 @@ def edit(
     if filmed and (len(todo) > 1 or count == 1):
         raise UsageError("a film is of one latent over a range: give a folder to --out")
     film = Film(session, out, count, fps, overwrite, skip_existing) if filmed else None
+    session.check_outputs([film.path if film else None], latents)
     pictures = Pictures(out, "png", overwrite, skip_existing, console) if not filmed else None
     if pictures:
         names = (f"{latent.name}-{text}" for latent in todo.unchecked() for text in texts)
