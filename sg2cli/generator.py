@@ -298,7 +298,10 @@ class Generator(nn.Module):
         for layer in self.synthesis.layers:
             if layer.use_noise:
                 shape = (1, *layer.noise_const.shape)
-                drawn = [torch.randn(shape, generator=g) for g in generators]
+                drawn = [
+                    torch.randn(shape, generator=g, dtype=torch.float32, device="cpu")
+                    for g in generators
+                ]
                 maps[layer.noise_name] = torch.stack(drawn).to(layer.noise_const)
         return maps
 

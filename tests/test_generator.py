@@ -195,9 +195,9 @@ def test_demodulation_cancels_the_scale_of_styles(randn: Any, scale: float) -> N
 
 def test_one_filter_is_fit_for_drawing_and_for_gradients(randn: Any) -> None:
     """The shared kernel is made when it is first needed, be that in inference mode."""
-    from sg2cli.ops.upfirdn2d import filter_kernel
+    from sg2cli.ops import upfirdn2d
 
-    filter_kernel.cache_clear()
+    upfirdn2d._shared_filter_kernel.cache_clear()
     G = random_generator()
     ws = randn(1, G.config.num_ws, G.config.w_dim).float()
     with torch.inference_mode():

@@ -180,22 +180,55 @@ def test_sums_over_many_pixels_keep_their_digits(randn: Any) -> None:
     assert relative(*gradients) < 1e-5
 
 
-def test_noise_of_another_batch_is_refused(randn: Any) -> None:
-    given = [t.float() for t in operands(randn, (3, 16, 16, 8, 8), False, "own") if t is not None]
-    for count in (2, 5):
-        noise = randn(count, 1, 8, 8).float()
-        with pytest.raises(ValueError, match=f"{count} noise maps for 3 pictures"):
-            styled_conv(*given[:4], noise)
+# x [3,16,8,8], weight [32,16,3,3], styles, bias, noise: one of them, as it must not be.
+WRONG_LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "x": ((3, 8, 8), (3, 32, 8, 8), (3, 8, 8, 8), (3, 16, 8, 8, 1), (4, 16, 8, 8)),
+    "weight": ((32, 8, 3, 3), (32, 32, 3, 3), (32, 16, 1, 1), (32, 16, 9), (32, 1, 3, 3)),
+    "styles": ((3, 8), (3, 1), (3, 32), (2, 16), (4, 16), (16,), (0, 16)),
+    "bias": ((1,), (16,), (33,), (32, 1), ()),
+    "noise": ((2, 1, 8, 8), (5, 1, 8, 8), (3, 1, 4, 4), (16, 16), (3, 32, 8, 8), (8,), (1, 8)),
+}
+WRONG_PIXELS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "x": ((3, 8, 8), (3, 16, 8, 8), (3, 64, 8, 8)),
+    "weight": ((3, 16, 1, 1), (3, 1, 1, 1), (3, 48, 1, 1), (3, 32, 3, 3), (3, 32)),
+    "styles": ((3, 16), (3, 1), (2, 32), (3, 48), (32,)),
+}
 
 
-def test_noise_of_another_size_is_refused_and_of_another_type_taken(randn: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", WRONG_LAYERS)
+def test_layers_of_other_shapes_are_refused(randn: Any, name: str, dtype: torch.dtype) -> None:
+    right = {"x": (3, 16, 8, 8), "weight": (32, 16, 3, 3), "styles": (3, 16), "bias": (32,)}
+    right["noise"] = (3, 1, 8, 8)
+    rgb = randn(3, 32, 1, 1).to(dtype), randn(3, 32).to(dtype)
+    for shape in WRONG_LAYERS[name]:
+        given = {key: randn(*(right | {name: shape})[key]).to(dtype) for key in right}
+        with pytest.raises(ValueError, match="shape"):
+            styled_conv(**given)
+        x = given.pop("x")
+        with pytest.raises(ValueError, match="shape"):
+            styled_conv_rgb(x, [Layer(**given)], *rgb)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", WRONG_PIXELS)
+def test_pixels_of_other_shapes_are_refused(randn: Any, name: str, dtype: torch.dtype) -> None:
+    right = {"x": (3, 32, 8, 8), "weight": (3, 32, 1, 1), "styles": (3, 32)}
+    layer = [randn(32, 32, 3, 3), randn(3, 32), randn(32)]
+    for shape in WRONG_PIXELS[name]:
+        given = {key: randn(*(right | {name: shape})[key]).to(dtype) for key in right}
+        with pytest.raises(ValueError, match="shape"):
+            to_rgb(**given)
+        if name != "x":
+            last = Layer(*(t.to(dtype) for t in layer))
+            with pytest.raises(ValueError, match="shape"):
+                styled_conv_rgb(given["x"], [last], given["weight"], given["styles"])
+
+
+def test_noise_of_another_type_is_taken(randn: Any) -> None:
     given = [t.float() for t in operands(randn, (2, 16, 16, 8, 8), False, "own") if t is not None]
-    expected = styled_conv(*given)
     found = styled_conv(*given[:4], given[4].double())
-    assert torch.equal(found, expected) and found.dtype == torch.float32
-    for size in ((4, 4), (16, 16)):
-        with pytest.raises(RuntimeError, match="size"):
-            styled_conv(*given[:4], randn(2, 1, *size).float())
+    assert torch.equal(found, styled_conv(*given)) and found.dtype == torch.float32
 
 
 def test_one_style_for_all_pictures(randn: Any) -> None:

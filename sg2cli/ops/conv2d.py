@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sg2cli.ops import jit
-from sg2cli.ops.gradients import first_order, learns
 from sg2cli.ops.jit import LANES, LAST
+from sg2cli.ops.tensors import any_requires_grad, first_order, saved
 from sg2cli.ops.winograd import PLAIN, After, convolve
 
 
@@ -24,8 +24,10 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float 
     the same in any batch.
     """
     # Channels are padded; of what does not fit torch says what is wrong.
-    fits = x.ndim == 4 and weight.shape[1:] == (x.shape[1], 3, 3)
-    if fits and jit.serves(x, channels=()) and not learns(weight, bias):
+    fits = x.ndim == 4 and weight.ndim == 4 and weight.shape[1:] == (x.shape[1], 3, 3)
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    parts = (x, weight) if bias is None else (x, weight, bias)
+    if fits and jit.serves(*parts, channels=()) and not any_requires_grad(weight, bias):
         return _Conv3x3.apply(x, weight, bias, slope)
     y = F.conv2d(x, weight, bias, padding=1)
     return y if slope == 1 else F.leaky_relu_(y, slope)
@@ -48,7 +50,7 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        weight, y = ctx.saved_tensors
+        weight, y = saved(ctx)
         rows, width = slice(0, grad.shape[2]), grad.shape[3]
         grad = _padded(grad, 1).contiguous(memory_format=LAST)
         back = kept(weight, _all_padded).transpose(0, 1)

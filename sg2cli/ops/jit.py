@@ -6,6 +6,7 @@ It runs in the threads of torch's OpenMP, as any others would compete with those
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from array import array
 from collections.abc import Callable, Sequence
@@ -17,8 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sg2cli import cores
+from sg2cli.ops.tensors import is_plain
+
 Argument = int | float | Tensor | None
 Step = Callable[..., None]
+# LLVM's code, bytes of working memory that a thread of it needs, and the names of its arguments.
+Compilable = tuple[str, int, list[str]]
 
 LANES = 16  # numbers that are computed together
 LAST = torch.channels_last
@@ -57,13 +63,19 @@ def processor() -> tuple[str, dict[str, bool]]:
 
 
 _COMPILING = Lock()
+
+if hasattr(os, "register_at_fork"):
+    # The threads of OpenMP stay behind: a child that counts on them waits forever, in torch's own
+    # operations as well.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 SPARE = 1 << 24  # numbers, 64 MiB: more than LLVM takes
 
 
 def serves(*tensors: Tensor, channels: Sequence[int]) -> bool:
     """Whether compiled code can compute with these, of so many channels."""
-    single = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
-    return single and not any(n % LANES for n in channels) and openmp() is not None
+    single = all(t.dtype == torch.float32 for t in tensors)
+    fits = single and not any(n % LANES for n in channels)
+    return fits and is_plain(*tensors) and openmp() is not None
 
 
 @lru_cache
@@ -78,8 +90,10 @@ def compiled(module: str, function: str, *how: Any) -> Step:
 
     library = openmp()
     assert library
-    code, names = getattr(import_module(f"sg2cli.ops.{module}"), function)(*how)
-    torch.empty(SPARE)  # LLVM ends the process where there is no memory, torch says so
+    code, work, names = getattr(import_module(f"sg2cli.ops.{module}"), function)(*how)
+    torch.empty(
+        SPARE, dtype=torch.float32, device="cpu"
+    )  # LLVM ends the process where there is no memory, torch says so
     with _COMPILING:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -93,20 +107,21 @@ def compiled(module: str, function: str, *how: Any) -> Step:
 
     def run(engine: Any = engine, **given: Argument) -> None:
         """The engine has the code: it stays as long."""
-        told = array("q", called)
+        threads = cores.torch_threads()
+        memory = scratch("work", threads * work // 4)
+        told = array("q", [*called, memory.data_ptr(), work])
         told.extend(_number(given[name]) for name in names)
-        library.GOMP_parallel(address, told.buffer_info()[0], torch.get_num_threads(), 0)
+        library.GOMP_parallel(address, told.buffer_info()[0], threads, 0)
 
     return run
 
 
 def _number(argument: Argument) -> int:
     if isinstance(argument, Tensor):
-        if argument.dtype != torch.float32 or argument.device.type != "cpu":
-            raise TypeError(
-                f"float32 on the CPU is needed, not {argument.dtype} on {argument.device}"
-            )
-        return argument.data_ptr()
+        address = argument.data_ptr()
+        if argument.dtype != torch.float32 or (address == 0 and argument.numel()):
+            raise TypeError(f"compiled code needs float32 in memory, not {argument.dtype}")
+        return address
     if isinstance(argument, float):
         return int(struct.unpack("i", struct.pack("f", argument))[0])
     return argument or 0

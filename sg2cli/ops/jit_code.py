@@ -9,11 +9,13 @@ from typing import Any, TypeAlias
 
 from llvmlite import ir
 
-from sg2cli.ops.jit import CALLED, LANES
+from sg2cli.ops.jit import CALLED, LANES, Compilable
 
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(F32, LANES)
 FLAGS = ("contract",)  # a product may be added without being rounded first; NaN stays what it is
+
+WORK, WORK_SIZE = len(CALLED), len(CALLED) + 1  # places of arguments
 
 Value: TypeAlias = Any  # of LLVM's, which has no types for Python
 
@@ -29,6 +31,7 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         step = ir.Function(self._module, ir.FunctionType(ir.VoidType(), [I64.as_pointer()]), "step")
         super().__init__(step.append_basic_block())
         self._given = step.args[0]
+        self.work = 0
         self.names: list[str] = []
         kind = ir.FunctionType(I32, []).as_pointer()
         self.thread, self.threads = (
@@ -39,7 +42,7 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         if name.startswith("_"):
             raise AttributeError(name)
         self.names.append(name)
-        value = self._argument(len(CALLED) + len(self.names) - 1)
+        value = self._argument(WORK_SIZE + len(self.names))
         setattr(self, name, value)
         return value
 
@@ -47,10 +50,10 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         with self.goto_entry_block():
             return self.load(self.gep(self._given, [I64(place)]))
 
-    def done(self) -> tuple[str, list[str]]:
-        """The code, and the names of its arguments, in their order."""
+    def done(self) -> Compilable:
+        """The code, bytes of working memory a thread, and its arguments' names, in their order."""
         self.ret_void()
-        return str(self._module), self.names
+        return str(self._module), self.work, self.names
 
     def barrier(self) -> None:
         """Wait for all threads to come here."""
@@ -145,9 +148,16 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         return self.bitcast(floats, VECTOR.as_pointer())
 
     def array(self, size: int, kind: ir.Type) -> Callable[[Value | int], Value]:
-        """On the thread's own stack: what gives the place of each."""
+        """In the thread's working memory, as its stack may be small: what gives the place of each.
+
+        Arrays begin at multiples of 64 bytes, as vectors have to.
+        """
+        work, a_thread = self._argument(WORK), self._argument(WORK_SIZE)
         with self.goto_entry_block():
-            start = self.alloca(kind, size)
+            own = self.add(work, self.mul(self.thread, a_thread))
+            start = self.inttoptr(self.add(own, I64(self.work)), kind.as_pointer())
+        bits = 32 * LANES if kind is VECTOR else 32 if kind is F32 else 64
+        self.work += -(-size * bits // 512) * 64
         return lambda k: self.gep(start, [I64(k) if isinstance(k, int) else k])
 
     def constant(self, x: float) -> Value:

@@ -5,7 +5,7 @@ Everything is in channels_last, and computed in vectors of channels.
 
 from __future__ import annotations
 
-from sg2cli.ops.jit import LANES
+from sg2cli.ops.jit import LANES, Compilable
 from sg2cli.ops.jit_code import FLAGS, I64, VECTOR, Code, Value
 from sg2cli.ops.unit_distance import LEAST_LENGTH, LEAST_SQUARE
 
@@ -13,7 +13,7 @@ STRIP = 64  # pixels of a row that are done together, for all channels: they sta
 TAPS = 4  # of a filter
 
 
-def filtered(slope: float) -> tuple[str, list[str]]:
+def filtered(slope: float) -> Compilable:
     """A filter in both directions, and what comes after a convolution.
 
     t [N,C,.,.] -> y [N,C,H,W] of y[i,j] = sum of taps[k] taps[l] t[i + k + top, j + l + left];
@@ -71,7 +71,7 @@ def filtered(slope: float) -> tuple[str, list[str]]:
     return c.done()
 
 
-def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
+def sums(slope: float, all_of_them: bool) -> Compilable:
     """The gradient dy [N,C,H,W] of y, the result of a leaky ReLU and a clamp, to that before them.
 
     With d the gradient behind the clamp, and e that behind both: out = e * factor, and of each row
@@ -121,7 +121,7 @@ def sums(slope: float, all_of_them: bool) -> tuple[str, list[str]]:
     return c.done()
 
 
-def pixels(count: int) -> tuple[str, list[str]]:
+def pixels(count: int) -> Compilable:
     """x [N,I,H,W] times weight [N,count,I] -> y [N,count,H,W], of which W lies together."""
     c = Code()
     with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
@@ -141,7 +141,7 @@ def pixels(count: int) -> tuple[str, list[str]]:
     return c.done()
 
 
-def pixels_back(count: int) -> tuple[str, list[str]]:
+def pixels_back(count: int) -> Compilable:
     """The gradient dy [N,count,H,W] of the same to dx [N,I,H,W] and, of each row, to the weights:
     sums [N,H,count,I]."""
     c = Code()
@@ -167,7 +167,7 @@ def pixels_back(count: int) -> tuple[str, list[str]]:
     return c.done()
 
 
-def distance() -> tuple[str, list[str]]:
+def distance() -> Compilable:
     """Of each row the sum over weight times (a / |a| - b / |b|) squared, by pixels, whose lengths
     are over channels: a and b [N,C,H,W] -> sums [N,H], and lengths [N,H,W,2]."""
     c = Code()
@@ -194,7 +194,7 @@ def distance() -> tuple[str, list[str]]:
     return c.done()
 
 
-def distance_back() -> tuple[str, list[str]]:
+def distance_back() -> Compilable:
     """The gradient of the same, times factor [N], to a: da [N,C,H,W]."""
     c = Code()
     with c.loop(*c.share(c.mul(c.pictures, c.height), c.thread, c.threads)) as (item, _):
@@ -248,7 +248,7 @@ def _apart(c: Code, here: list[Value], factors: list[Value], channel: Value) -> 
 ROWS = 4  # of a product that are computed together
 
 
-def linear() -> tuple[str, list[str]]:
+def linear() -> Compilable:
     """x [N,I] times weight [O,I] -> y [N,O]: a sum of vectors each, then over their lanes."""
     c = Code()
     with c.loop(*c.share(c.outputs, c.thread, c.threads)) as (output, _):
@@ -267,7 +267,7 @@ def linear() -> tuple[str, list[str]]:
     return c.done()
 
 
-def linear_back() -> tuple[str, list[str]]:
+def linear_back() -> Compilable:
     """x [N,O] times weight [O,I] -> y [N,I], in vectors of it."""
     c = Code()
     panels = c.sdiv(c.inputs, I64(LANES))

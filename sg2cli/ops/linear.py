@@ -9,14 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sg2cli.ops import jit
-from sg2cli.ops.gradients import first_order, learns
+from sg2cli.ops.tensors import any_requires_grad, first_order, saved
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """`F.linear`: x [N,I], weight [O,I] -> [N,O]. On a CPU, without a gradient in weight, a row
     comes out the same in any batch: libraries of linear algebra round it by how many there are."""
-    fits = x.ndim == 2 and x.shape[1] == weight.shape[1]  # otherwise torch says what is wrong
-    if fits and jit.serves(x, weight, channels=[x.shape[1]]) and not learns(weight):
+    fits = (
+        x.ndim == weight.ndim == 2 and x.shape[1] == weight.shape[1]
+    )  # otherwise torch says what is wrong
+    if fits and jit.serves(x, weight, channels=[x.shape[1]]) and not any_requires_grad(weight):
         return _Linear.apply(x, weight)
     return F.linear(x, weight)
 
@@ -30,7 +32,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        (weight,) = ctx.saved_tensors
+        (weight,) = saved(ctx)
         return _product(dy, weight, weight.shape[1], back=True), None
 
 

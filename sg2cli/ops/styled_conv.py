@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sg2cli.ops import jit, styled_conv_cpu
 from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.gradients import learns
 from sg2cli.ops.modulated_conv2d import HALF, modulated_conv2d
+from sg2cli.ops.shapes import check_add_rgb, check_styled_conv, check_to_rgb
 from sg2cli.ops.styled_conv_cpu import Layer
+from sg2cli.ops.tensors import any_requires_grad, is_intercepted, is_plain
 from sg2cli.ops.upfirdn2d import filter_kernel, upsample2d
 from sg2cli.settings import ResampleFilter
 
@@ -42,17 +43,26 @@ def styled_conv(
 
 def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     """`styled_conv` by each of the layers, where nothing else needs what is between them."""
-    if all(_by_triton(x, layer.weight, layer.bias) for layer in layers):
+    if _by_triton(x, *layers):
         from sg2cli.ops import styled_conv_triton
 
         return styled_conv_triton.styled_convs(x, layers)
     for layer in layers:
-        compiled = styled_conv_cpu.serves(x, layer.weight, layer.taps)
-        if compiled and not learns(layer.weight, layer.bias):
+        check_styled_conv(x.shape, *layer[:5])
+        if _by_compiled_code(x, layer):
             x = styled_conv_cpu.styled_conv(x, layer)
         else:
             x = styled_conv_reference(x, *layer)
     return x
+
+
+def _by_compiled_code(x: Tensor, layer: Layer) -> bool:
+    weight, styles, bias, noise, taps, *_ = layer
+    return (
+        styled_conv_cpu.serves(x, weight, taps)
+        and is_plain(styles, bias, noise)
+        and not any_requires_grad(weight, bias)
+    )
 
 
 def styled_conv_rgb(
@@ -64,14 +74,24 @@ def styled_conv_rgb(
     does not. So the largest feature maps of a network are never stored on a CPU, unless a gradient
     needs them.
     """
-    tensors = [x, rgb_weight, rgb_styles]
-    tensors += [t for layer in layers for t in layer[:4] if t is not None]
-    if all(styled_conv_cpu.serves(x, layer.weight, layer.taps) for layer in layers) and not learns(
-        *tensors
+    tensors = [x, rgb_weight, rgb_styles, *(t for layer in layers for t in layer[:4])]
+    if (
+        not any_requires_grad(*tensors)
+        and all(_by_compiled_code(x, layer) for layer in layers)
+        and is_plain(rgb_weight, rgb_styles)
     ):
+        _check_all(x, layers, rgb_weight, rgb_styles)
         own = (rgb_weight.flatten(1) * rgb_styles[:, None]).expand(len(x), -1, -1)  # [N,C,O]
         return styled_conv_cpu.styled_pixels(x, layers, own)
     return to_rgb(styled_convs(x, layers), rgb_weight, rgb_styles)
+
+
+def _check_all(x: Tensor, layers: Sequence[Layer], weight: Tensor, styles: Tensor) -> None:
+    """The shapes of layers in turn, and of ToRGB, without the maps between them."""
+    shape: tuple[int, ...] = x.shape
+    for layer in layers:
+        shape = check_styled_conv(shape, *layer[:5])
+    check_to_rgb(shape, weight, styles)
 
 
 def add_rgb(
@@ -85,7 +105,8 @@ def add_rgb(
 
     rgb [N,C,2H,2W], bias [C], img [N,C,H,W] -> [N,C,2H,2W]
     """
-    if _by_triton(rgb, bias, bias):
+    check_add_rgb(rgb, bias, img)
+    if _by_triton(rgb) and bias.dtype == torch.float32 and not any_requires_grad(bias):
         from sg2cli.ops import styled_conv_triton
 
         return styled_conv_triton.add_rgb(rgb, bias, clamp, img, taps)
@@ -93,9 +114,12 @@ def add_rgb(
     return rgb if img is None else upsample2d(img, taps).add(rgb)
 
 
-def _by_triton(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    usable = x.is_cuda and x.dtype in (torch.float32, *HALF) and weight.dtype == torch.float32
-    return usable and has_triton() and not learns(weight, bias)
+def _by_triton(x: Tensor, *layers: Layer) -> bool:
+    if not x.is_cuda or x.dtype not in (torch.float32, *HALF) or not has_triton():
+        return False
+    weights = [t for layer in layers for t in (layer.weight, layer.bias)]
+    single = all(t.dtype == torch.float32 for t in weights)
+    return single and not is_intercepted() and not any_requires_grad(*weights)
 
 
 @cache
@@ -125,11 +149,12 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
 
     weight [C,I,1,1], styles [N,I]
     """
+    check_to_rgb(x.shape, weight, styles)
     if x.dtype in HALF:
         return modulated_conv2d(x, weight, styles, demodulate=False)
     # So few weights that each picture may have its own, which reads x but once.
     own = (weight.flatten(1) * styles[:, None]).expand(len(x), -1, -1)  # [N,C,I]
-    if styled_conv_cpu.serves_pixels(x, own):
+    if styled_conv_cpu.serves_pixels(x, own) and is_plain(weight, styles):
         return styled_conv_cpu.Pixels.apply(x, own)
     return torch.bmm(own, x.flatten(2)).view(len(x), -1, *x.shape[2:])
 

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sg2cli import cores
 from sg2cli.ops import jit, winograd
 from sg2cli.ops.conv2d import energy, kept
-from sg2cli.ops.gradients import first_order
 from sg2cli.ops.jit import LAST
 from sg2cli.ops.linear import linear
+from sg2cli.ops.tensors import constant, first_order, saved
 from sg2cli.ops.winograd import DOWN, NOTHING, PLAIN, After, convolve, per_picture
 from sg2cli.settings import ResampleFilter
 
@@ -129,7 +130,7 @@ class _StyledConv(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, styles, scale, bias, noise, y = ctx.saved_tensors
+        x, weight, styles, scale, bias, noise, y = saved(ctx)
         taps, slope, clamp = ctx.how
         after = After(None, None, noise, slope, clamp)
         d, sums, over_channels = _derivative(dy.contiguous(memory_format=LAST), y, after)
@@ -207,7 +208,7 @@ def _filter(t: Tensor, kernel: Tensor, top: int, left: int, after: After, out: T
         **jit.map_of("y", out),
         y_height=out.shape[2],
         y_width=out.shape[3],
-        beyond=jit.scratch("beyond", channels * torch.get_num_threads()),
+        beyond=jit.scratch("beyond", channels * cores.torch_threads()),
         **after.arguments(channels),
     )
 
@@ -244,11 +245,10 @@ def _derivative(
 def _kernel(taps: ResampleFilter) -> Tensor:
     """[4]: what follows zero insertion, along one dimension, as a correlation that begins a pixel
     before the one it makes."""
-    with torch.inference_mode(False):  # what is kept must do for gradients, too
-        f = torch.tensor(taps, dtype=torch.float64)
-        f = (2 * f / f.sum()).flip(0).float()
-        before = TAPS // 2 - (len(taps) + 1) // 2
-        return torch.nn.functional.pad(f, (before, TAPS - before - len(taps)))
+    before = TAPS // 2 - (len(taps) + 1) // 2
+    weights = [float(tap) for tap in taps]  # type: ignore[arg-type]
+    factors = [2 * weight / sum(weights) for weight in weights[::-1]]
+    return constant([0] * before + factors + [0] * (TAPS - before - len(taps)))
 
 
 def _bands(n: int, height: int, a_row: int, less: int = 0) -> Iterator[tuple[slice, slice]]:
@@ -287,7 +287,7 @@ class Pixels(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+        x, weight = saved(ctx)
         n, channels, height, _ = x.shape
         count, dy, dx = weight.shape[1], dy.contiguous(), torch.empty_like(x)
         sums = x.new_empty(n, height, count, channels)

@@ -16,9 +16,9 @@ import triton  # type: ignore[import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
-from sg2cli.ops.gradients import first_order
 from sg2cli.ops.modulated_conv2d import modulation
 from sg2cli.ops.styled_conv_cpu import Layer
+from sg2cli.ops.tensors import first_order
 from sg2cli.ops.upfirdn2d import filter_kernel
 from sg2cli.settings import ResampleFilter
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sg2cli.ops import jit
-from sg2cli.ops.gradients import first_order, learns
+from sg2cli.ops.tensors import any_requires_grad, first_order, saved
 
 # So that vectors of zeros have a gradient: added to the square of a length, and to the length.
 LEAST_SQUARE, LEAST_LENGTH = 1e-20, 1e-10
@@ -22,8 +22,9 @@ def unit_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     operations take some twenty.
     """
     channels = a.shape[1]
-    fits = a.shape[1:] == b.shape[1:] and len(b) in (1, len(a)) and weight.numel() == channels
-    if fits and jit.serves(a, b, weight, channels=[channels]) and not learns(b, weight):
+    fits = a.ndim == b.ndim == 4 and a.shape[1:] == b.shape[1:] and len(b) in (1, len(a))
+    fits = fits and weight.shape == (1, channels, 1, 1)
+    if fits and jit.serves(a, b, weight, channels=[channels]) and not any_requires_grad(b, weight):
         return _UnitDistance.apply(a, b, weight)
     difference = _unit(a) - _unit(b)
     return (difference * difference * weight).sum(dim=(1, 2, 3)) / a[0, 0].numel()
@@ -48,7 +49,7 @@ class _UnitDistance(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None]:
-        a, b, weight, lengths = ctx.saved_tensors
+        a, b, weight, lengths = saved(ctx)
         da, factor = torch.empty_like(a), (d / a[0, 0].numel()).contiguous()
         jit.compiled("layer_code", "distance_back")(
             **_given(a, b, weight, lengths), **jit.map_of("da", da), factor=factor

@@ -13,17 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sg2cli.ops.gradients import first_order
+from sg2cli.ops.tensors import first_order, is_intercepted, is_plain
 from sg2cli.settings import ResampleFilter
 
 
-@lru_cache(maxsize=64)
 def filter_kernel(taps: ResampleFilter, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The kernel [f,f], sum 1, of taps [f] (for both directions) or [f][f]; one copy is shared."""
+    if is_intercepted():  # what is made under a tracer belongs to it
+        return _filter_kernel(taps, dtype, device)
+    with torch.inference_mode(False):
+        return _shared_filter_kernel(taps, dtype, device)
+
+
+def _filter_kernel(taps: ResampleFilter, dtype: torch.dtype, device: torch.device) -> Tensor:
     f = torch.tensor(taps, dtype=torch.float64, device="cpu")
     if f.ndim == 1:
         f = torch.outer(f, f)
     return (f / f.sum()).to(device, dtype)
+
+
+_shared_filter_kernel = lru_cache(maxsize=64)(_filter_kernel)
 
 
 def upfirdn2d(
@@ -44,8 +53,12 @@ def upfirdn2d(
 
 def upsample2d(x: Tensor, taps: ResampleFilter) -> Tensor:
     """Twice the size, brightness kept: x [N,C,H,W] -> [N,C,2H,2W]."""
-    exact = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    if exact and len(taps) <= 4 and not isinstance(taps[0], tuple):
+    if (
+        x.dtype == torch.float32
+        and len(taps) <= 4
+        and not isinstance(taps[0], tuple)
+        and is_plain(x)
+    ):
         return _Upsample.apply(x, _phases(taps))
     f = filter_kernel(taps, x.dtype, x.device)
     return upfirdn2d(x, f, up=2, padding=((len(f) + 1) // 2, (len(f) - 2) // 2), gain=4)
@@ -55,12 +68,14 @@ def upsample2d(x: Tensor, taps: ResampleFilter) -> Tensor:
 Phases = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-def _phases(taps: tuple[float, ...]) -> Phases:
+def _phases(taps: ResampleFilter) -> Phases:
     """Of zero insertion and a filter of up to 4 taps, along one dimension."""
+
+    weights = [float(tap) for tap in taps]  # type: ignore[arg-type]
 
     def factor(phase: int, place: int) -> float:
         k = phase + len(taps) // 2 - 1 - 2 * place
-        return 2 * taps[k] / sum(taps) if 0 <= k < len(taps) else 0.0
+        return 2 * weights[k] / sum(weights) if 0 <= k < len(taps) else 0.0
 
     first, second = (tuple(factor(phase, place) for place in (-1, 0, 1)) for phase in (0, 1))
     return first, second  # type: ignore[return-value]

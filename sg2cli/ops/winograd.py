@@ -15,11 +15,12 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from sg2cli import cores
 from sg2cli.ops import jit
 from sg2cli.ops.jit import LANES, Argument
+from sg2cli.ops.tensors import constant
 
 # Tiles that a thread multiplies together: as many as stay in the cache with all their channels, but
 # not so few that it takes longer to take the weights apart.
@@ -216,7 +217,7 @@ def convolve(
     across = kind.tiles(width)
     tiles = kind.tiles(count) * across
     # Each thread for itself, or, where there are few tiles, all of them at the same ones.
-    threads = torch.get_num_threads()
+    threads = cores.torch_threads()
     alone = n * tiles >= threads * LEAST_TILES
     chunks = -(-n * tiles // max(NUMBERS // (inputs + outputs), LEAST_TILES))
     chunks = -(-chunks // threads) * threads if alone else chunks
@@ -271,5 +272,4 @@ def _strides(t: Tensor) -> list[int]:
 
 @lru_cache
 def _tensor(matrix: Matrix) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(matrix)
+    return constant(matrix)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from llvmlite import ir
 
 from sg2cli.ops import jit
-from sg2cli.ops.jit import LANES
+from sg2cli.ops.jit import LANES, Compilable
 from sg2cli.ops.jit_code import F32, I32, I64, VECTOR, Code, Value
 from sg2cli.ops.winograd import BLOCK, Kind
 
@@ -25,7 +25,7 @@ ROWS = BLOCK if jit.processor()[1].get("avx512f") else BLOCK // 2
 FEWER = ROWS // 3
 
 
-def convolution(kind: Kind, slope: float, slope_after: float) -> tuple[str, list[str]]:
+def convolution(kind: Kind, slope: float, slope_after: float) -> Compilable:
     """Arguments, beside those of `winograd.convolve`:
 
     alone: whether each thread takes chunks of tiles of its own, or all together take one by one;
