@@ -14,11 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.linear import linear
-from sg2cli.ops.styled_conv import add_rgb, styled_conv_rgb, styled_convs, to_rgb
-from sg2cli.ops.styled_conv_cpu import Layer
-from sg2cli.ops.upfirdn2d import upsample2d
+from sg2cli.ops import (
+    Layer,
+    add_rgb,
+    bias_act,
+    linear,
+    only_reference,
+    styled_conv_rgb,
+    styled_convs,
+    to_rgb,
+    upsample2d,
+)
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
 # Slope of the negative half, and the gain that keeps the variance (He et al. 2015).
@@ -262,6 +268,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
+        only_reference()  # UsageError if SG2_BACKEND is neither auto nor reference
         self.config = config
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)

@@ -186,7 +186,7 @@ def test_auto_precision_on_a_cpu_is_float32() -> None:
 
 @pytest.mark.parametrize("scale", [0.25, 4.0])
 def test_demodulation_cancels_the_scale_of_styles(randn: Any, scale: float) -> None:
-    from sg2cli.ops.modulated_conv2d import modulated_conv2d
+    from sg2cli.ops.reference import modulated_conv2d
 
     x, weight, styles = randn(2, 3, 8, 8), randn(5, 3, 3, 3), randn(2, 3)
     expected = modulated_conv2d(x, weight, styles)
@@ -195,9 +195,9 @@ def test_demodulation_cancels_the_scale_of_styles(randn: Any, scale: float) -> N
 
 def test_one_filter_is_fit_for_drawing_and_for_gradients(randn: Any) -> None:
     """The shared kernel is made when it is first needed, be that in inference mode."""
-    from sg2cli.ops import upfirdn2d
+    from sg2cli.ops import reference
 
-    upfirdn2d._shared_filter_kernel.cache_clear()
+    reference._shared_filter_kernel.cache_clear()
     G = random_generator()
     ws = randn(1, G.config.num_ws, G.config.w_dim).float()
     with torch.inference_mode():

@@ -9,16 +9,10 @@ import torch
 from networks import relative
 from torch import Tensor
 
-from sg2cli.ops import jit, styled_conv_cpu
-from sg2cli.ops.modulated_conv2d import modulated_conv2d
-from sg2cli.ops.styled_conv import (
-    styled_conv,
-    styled_conv_reference,
-    styled_conv_rgb,
-    to_rgb,
-)
-from sg2cli.ops.styled_conv_cpu import Layer
-from sg2cli.ops.upfirdn2d import upfirdn2d, upsample2d
+from sg2cli import ops
+from sg2cli.ops import Layer, reference, styled_conv, styled_conv_rgb, to_rgb, upsample2d
+from sg2cli.ops.cpu import runtime
+from sg2cli.ops.reference import modulated_conv2d, upfirdn2d
 
 BLUR = (1, 3, 3, 1)
 CASES: dict[str, dict[str, Any]] = {
@@ -50,7 +44,8 @@ SHAPES = [
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each picture at once, or in bands of as few rows as there can be."""
     if request.param == "bands":
-        monkeypatch.setattr(styled_conv_cpu, "BAND", 1)
+        layers = pytest.importorskip("sg2cli.ops.cpu.layers")
+        monkeypatch.setattr(layers, "BAND", 1)
 
 
 def operands(randn: Any, shape: tuple[int, ...], up: bool, noise: str) -> list[Tensor | None]:
@@ -80,9 +75,11 @@ def test_values_and_gradients(
     given = operands(randn, shape, "taps" in how, noise)
     single = [None if t is None else t.float() for t in given]
     assert single[0] is not None and single[1] is not None
-    compiled = styled_conv_cpu.serves(single[0], single[1], how.get("taps"))
-    assert compiled == (shape[1] % 16 == 0 and case not in ("no-product", "eight-taps"))
-    expected = results(styled_conv_reference, given, how)
+    if ops.has_compiled_cpu():
+        layer = Layer(single[1], single[2], single[3], single[4], how.get("taps"))
+        fits = shape[1] % 16 == 0 and case not in ("no-product", "eight-taps")
+        assert ops._supports_layer(single[0], layer) == fits
+    expected = results(reference.styled_conv, given, how)
     for found, right in zip(results(styled_conv, single, how), expected, strict=True):
         assert found.shape == right.shape
         assert relative(found, right) < 2e-5
@@ -148,9 +145,9 @@ def test_pixels_of_layers(
 
 
 def test_without_a_compiler_all_is_torchs_own(randn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "openmp", lambda: None)
+    monkeypatch.setattr(runtime, "why_not", lambda: "none here")
     given = [t.float() for t in operands(randn, (1, 16, 16, 6, 6), True, "own") if t is not None]
-    expected = styled_conv_reference(*given, taps=BLUR)  # type: ignore[misc]
+    expected = reference.styled_conv(*given, taps=BLUR)  # type: ignore[misc]
     assert torch.equal(styled_conv(*given, taps=BLUR), expected)  # type: ignore[misc]
 
 
@@ -256,7 +253,7 @@ def test_a_picture_is_the_same_at_any_place_in_a_batch(randn: Any) -> None:
 
 def test_float64_takes_the_plain_way(randn: Any) -> None:
     given = operands(randn, (1, 64, 64, 48, 48), False, "shared")
-    assert torch.equal(styled_conv(*given), styled_conv_reference(*given))  # type: ignore[arg-type]
+    assert torch.equal(styled_conv(*given), reference.styled_conv(*given))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("case", [name for name, how in CASES.items() if "taps" in how])
@@ -279,8 +276,8 @@ def test_the_gradient_of_upsampling(randn: Any, taps: Any) -> None:
 def test_what_is_kept_is_fit_for_gradients(randn: Any) -> None:
     """Also when it is first needed in inference mode."""
     given = [t.float() for t in operands(randn, (1, 64, 64, 32, 32), True, "own") if t is not None]
-    styled_conv_cpu._kernel.cache_clear()
-    jit.filled.cache_clear()
+    pytest.importorskip("sg2cli.ops.cpu.layers").correlated.cache_clear()
+    runtime.filled.cache_clear()
     with torch.inference_mode():
         styled_conv(*given, taps=BLUR)  # type: ignore[arg-type, misc]
     given[0].requires_grad_()

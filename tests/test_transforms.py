@@ -340,8 +340,7 @@ print(leaf.grad.isfinite().all().item())
 def test_defaults_of_torch_at_the_first_image_are_not_kept(default: str) -> None:
     """Neither does another default change the image, nor what is drawn after it."""
     script = f"""
-from sg2cli.ops.conv2d import conv3x3
-from sg2cli.ops.unit_distance import unit_distance
+from sg2cli.ops import conv3x3, unit_distance
 a, kernel = torch.linspace(-1, 1, 16 * 64).view(1, 16, 8, 8), torch.ones(16, 16, 3, 3)
 weight = torch.ones(1, 16, 1, 1)
 def all_of_it():

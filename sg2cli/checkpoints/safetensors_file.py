@@ -194,7 +194,7 @@ def _check_filter(config: GeneratorConfig, key: str, f: Tensor) -> None:
     """
     import torch
 
-    from sg2cli.ops.upfirdn2d import filter_kernel
+    from sg2cli.ops import filter_kernel
 
     expected = filter_kernel(config.resample_filter, torch.float64, torch.device("cpu"))
     kernel = torch.outer(f, f) if f.ndim == 1 else f

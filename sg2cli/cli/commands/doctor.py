@@ -75,9 +75,9 @@ def _device(device: str) -> str:
 
 
 def _ops(device: str) -> str:
-    from sg2cli.ops.styled_conv import ways
+    from sg2cli.ops import describe_backend
 
-    return ways(devices.resolve(device))
+    return describe_backend(devices.resolve(device))
 
 
 def _weights(device: str) -> str:
