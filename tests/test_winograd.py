@@ -1,4 +1,4 @@
-"""Winograd's matrices against the definition of a convolution, and the compiled code against them."""
+"""Winograd's matrices against convolutions by definition, and the compiled code against them."""
 
 from __future__ import annotations
 
