@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -128,6 +129,31 @@ def test_a_kernel_that_cannot_be_compiled_costs_one_warning(
     assert "cannot compile" in str(caught[0].message)
     assert "cannot compile" in ops.describe_backend("cpu")
     assert all(relative(image.detach(), expected.detach()) < 1e-5 for image in found)
+
+
+@compiled
+@pytest.mark.parametrize("avx512", [True, False])
+def test_kernels_need_little_stack(avx512: bool) -> None:
+    """Less than 2 KiB of the 16 that OMP_STACKSIZE may leave to a thread."""
+    import llvmlite.binding as llvm
+
+    from sg2cli.ops.cpu import kernels_distance, kernels_layers, kernels_pixels, kernels_winograd
+    from sg2cli.ops.cpu.winograd import ALGORITHMS
+
+    sources = [kernels_winograd.convolution(algorithm, 0.2, 0.2) for algorithm in ALGORITHMS]
+    sources += [kernels_layers.filtered(0.2), kernels_layers.sums(0.2, True)]
+    sources += [kernels_pixels.pixels(3), kernels_pixels.pixels_back(3)]
+    sources += [kernels_pixels.linear(), kernels_pixels.linear_back()]
+    sources += [kernels_distance.distance(), kernels_distance.distance_back()]
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name, features = ("x86-64-v4", "") if avx512 else ("haswell", "-avx512f")
+    machine = llvm.Target.from_default_triple().create_target_machine(name, features, opt=2)
+    for source in sources:
+        assembly = machine.emit_assembly(llvm.parse_assembly(source.code))
+        frames = re.findall(r"sub\w*\s+\$(\w+), %rsp", assembly)
+        assert sum(int(size, 0) for size in frames) < 2048
+        assert "alloca" not in source.code
 
 
 def test_a_lack_of_memory_is_not_a_kernel_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

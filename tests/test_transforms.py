@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sg2cli import ops
+
 CHANNELS = (32, 16, 16)  # multiples of 16, which the compiled code takes
 
 
@@ -164,6 +166,7 @@ def test_functional_gradients(G: Any, ws: Tensor, expected: Tensor) -> None:
     assert relative(found, expected) < 1e-5
 
 
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="no compiled code here")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own use of it
 @pytest.mark.parametrize("way", ["batched", "fake"])
 def test_transformed_gradients_of_images_computed_before(G: Any, ws: Tensor, way: str) -> None:
@@ -246,6 +249,7 @@ def test_second_derivatives_of_float64_networks(randn: Any) -> None:
         )
 
 
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="no compiled code here")
 def test_second_derivatives_of_compiled_code_are_refused(G: Any, ws: Tensor) -> None:
     with pytest.raises(RuntimeError, match=r"second derivative.*float64"):
         torch.autograd.grad(G.synthesis(ws.requires_grad_()).sum(), ws, create_graph=True)

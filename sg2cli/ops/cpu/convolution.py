@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from sg2cli import cores
-from sg2cli.ops.cpu import runtime
 from sg2cli.ops.cpu.epilogue import IDENTITY, Epilogue, EpilogueArguments, per_image
-from sg2cli.ops.cpu.runtime import LANES, Buffer, Int, Map, Strided, filled, new_map, scratch
+from sg2cli.ops.cpu.runtime import (
+    LANES,
+    Buffer,
+    Int,
+    Map,
+    Strided,
+    filled,
+    kernel,
+    new_map,
+    scratch,
+)
 from sg2cli.ops.cpu.winograd import Algorithm, g_tensor
 
 # Tiles that a thread multiplies together: as many as stay in the cache with all their channels, but
@@ -107,6 +116,14 @@ def _plan(
     return Plan(int(alone), tiles, across, chunks, size, room * inputs, room * outputs)
 
 
+def _weight_arguments(weight: Tensor, turned: bool) -> dict[str, Any]:
+    """The weight as it lies; turned by 180 degrees its taps are read from the last to the first."""
+    output, input, row, column = weight.stride()
+    first, sign = (2 * (row + column), -1) if turned else (0, 1)
+    steps = {"w_output": output, "w_input": input, "w_row": sign * row, "w_column": sign * column}
+    return {"weight": weight, "w_first": first, **steps}
+
+
 def convolve(
     algorithm: Algorithm,
     x: Tensor,
@@ -136,7 +153,6 @@ def convolve(
     threads, points = cores.torch_threads(), algorithm.points
     plan = _plan(algorithm, n, inputs, outputs, count, width, threads)
     users = threads if plan.each_alone else 1
-    w_output, w_input, *taps = weight.stride()
     own_styles, styles_step = per_image(styles, filled(1, inputs))
     arguments = ConvolutionArguments(
         **epilogue.arguments(outputs),
@@ -152,12 +168,7 @@ def convolve(
         styles_step=styles_step,
         signs=x if signs is None else signs,
         g=g_tensor(algorithm),
-        weight=weight,
-        w_first=2 * sum(taps) if turned else 0,
-        w_output=w_output,
-        w_input=w_input,
-        w_row=-taps[0] if turned else taps[0],
-        w_column=-taps[1] if turned else taps[1],
+        **_weight_arguments(weight, turned),
         packed=scratch("packed", weight.numel()),
         v=scratch("v", users * plan.v_room),
         u=scratch("u", threads * points * inputs * LANES),
@@ -170,7 +181,5 @@ def convolve(
         points=points,
         threads=threads,
     )
-    runtime.kernel("kernels_winograd", "convolution", algorithm, slope, epilogue.slope)(
-        arguments, threads
-    )
+    kernel("kernels_winograd", "convolution", algorithm, slope, epilogue.slope)(arguments, threads)
     return out
