@@ -19,12 +19,13 @@ def resolve(name: str) -> str:
     """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there; Sg2Error if it is not.
 
     On CUDA, float32 is float32 (no TF32), and the same call gives the same result. torch gets as
-    many threads as there are cores for this process, or fewer if OMP_NUM_THREADS says so.
+    many threads as there are cores for this process; fewer if OMP_NUM_THREADS says so, and one if
+    no more can be started.
     """
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), cores.available()))
-
+    cores.torch_threads()
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
@@ -75,7 +76,7 @@ def in_new_thread(work: Callable[[A], B]) -> Callable[[A], B]:
     Where oneDNN had no memory for its scratchpad once, it goes on without one: all that it should
     do in that thread fails from then on, however small.
     """
-    thread = ThreadPoolExecutor(1, thread_name_prefix="work")
+    thread = ThreadPoolExecutor(1, thread_name_prefix="work", initializer=cores.torch_threads)
     return lambda argument: thread.submit(work, argument).result()
 
 

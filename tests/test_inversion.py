@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from test_losses import TARGETS, authors_lpips
 from torch import Tensor
 
-from sg2cli import checkpoints
+from sg2cli import checkpoints, ops
 from sg2cli.errors import Sg2Error
 from sg2cli.generator import Generator
 from sg2cli.images import to_images
@@ -27,7 +27,6 @@ from sg2cli.inversion import snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.project import WS, Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import Tuning
-from sg2cli.ops import jit
 from sg2cli.photos import Photo, read_photo
 from sg2cli.settings import PRESETS, ProjectSettings, Restart, TuneSettings
 
@@ -179,7 +178,7 @@ def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
 
-@pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="torch's own operations round by the batch")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_photo_among_others_ends_with_the_same_bits(set_threads: Any, preset: str) -> None:
     """In float32, too, and whatever the search makes of a bit."""
