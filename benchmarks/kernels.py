@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sg2cli.ops import styled_conv_triton as fused
+from sg2cli.ops.cuda import kernels as fused
 
 CAPABILITIES = (75, 80, 90, 100, 120)
 FLOATS = "slope gain clamp"

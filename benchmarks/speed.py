@@ -1,10 +1,11 @@
 """Pictures and projection steps a second, against a textbook generator. Run by `make bench`.
 
-Each candidate runs in a process of its own, with memory and threads as its users have them; the
-two take turns, so that both meet the machine in the same mood: as many runs as fill a part of a
-second, one after the other, as of somebody who draws many pictures. The median of some turns is
-quoted. With `--cpu`, for a machine that others use as well, it is the processor's
-time of one thread. Other arguments choose rows by a part of 'NAME/BATCH'.
+The candidates are ours, ours in plain torch (SG2_BACKEND=reference), and the textbook. Each runs in
+a process of its own, with memory and threads as its users have them; they take turns, so that all
+meet the machine in the same mood: as many runs as fill a part of a second, one after the other, as
+of somebody who draws many pictures. The median of some turns is quoted. With `--cpu`, for a machine
+that others use as well, it is the processor's time of one thread. Other arguments choose rows by a
+part of 'NAME/BATCH'.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def work(who: str, name: str, batch: int, projects: bool) -> Callable[[], object
     maps = {layer.noise_name: layer.noise_const.clone() for layer in G.synthesis.layers}
     shape = (batch, G.config.num_ws, G.config.w_dim)
     ws = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    if who == "ours":
+    if who != "textbook":
         devices.resolve("cpu")
         synthesis: Callable[..., Tensor] = G.synthesis
     else:
@@ -115,7 +116,7 @@ def work(who: str, name: str, batch: int, projects: bool) -> Callable[[], object
 
         return draw
 
-    vgg = LPIPS("vgg") if who == "ours" else PackageVgg()
+    vgg = PackageVgg() if who == "textbook" else LPIPS("vgg")
     target = vgg.features(torch.rand(1, 3, 256, 256) * 255)
     leaves = [ws.requires_grad_(), *(noise.requires_grad_() for noise in maps.values())]
 
@@ -159,9 +160,13 @@ def measure(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"} if cpu else None,
+            env={
+                **os.environ,
+                **({"OMP_NUM_THREADS": "1"} if cpu else {}),
+                "SG2_BACKEND": "reference" if who == "plain" else "auto",
+            },
         )
-        for who in ("textbook", "ours")
+        for who in ("textbook", "plain", "ours")
     }
     seconds: dict[str, list[float]] = {who: [] for who in processes}
     memory = {}
@@ -223,18 +228,23 @@ def main() -> None:
         f"{torch.get_num_threads()} threads on {model}, torch {torch.__version__}; a direct "
         f"convolution does {rate:.0f} GFLOP/s; load before the run {load:.1f}\n"
     )
-    print("| work | batch | ours | textbook | ratio | bar | floor | memory | textbook's | ratio |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| work | batch | ours | plain torch | ratio | textbook | ratio | bar | floor | memory "
+        "| textbook's | ratio |"
+    )
+    print("|" + " --- |" * 12)
     for name, batch, projects, rounds, bar in ROWS:
         label = f"{name}, projection step" if projects else name
         if chosen and not any(word in f"{label}/{batch}" for word in chosen):
             continue
         found = measure(name, batch, projects, rounds, cpu)
         (ours, memory), (textbook, textbook_memory) = found["ours"], found["textbook"]
+        plain, _ = found["plain"]
         floor = gigaflops(name, batch, projects) / rate
         print(
-            f"| {label} | {batch} | {ours / batch * 1e3:.1f} ms | {textbook / batch * 1e3:.1f} ms "
-            f"| {textbook / ours:.2f} | {bar} | {floor / batch * 1e3:.1f} ms | {memory} MiB "
+            f"| {label} | {batch} | {ours / batch * 1e3:.1f} ms | {plain / batch * 1e3:.1f} ms "
+            f"| {plain / ours:.2f} | {textbook / batch * 1e3:.1f} ms | {textbook / ours:.2f} "
+            f"| {bar} | {floor / batch * 1e3:.1f} ms | {memory} MiB "
             f"| {textbook_memory} MiB | {memory / textbook_memory:.2f} |",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Where to compute: devices, memory, and how many cores this process may use.
+"""Where to compute: devices, memory, and how many cores and threads this process may use.
 
 The only place that sets torch's global switches. Imports torch only when it is needed.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -25,12 +28,13 @@ def resolve(name: str) -> str:
     """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there; Sg2Error if it is not.
 
     On CUDA, float32 is float32 (no TF32), and the same call gives the same result. torch gets as
-    many threads as there are cores for this process, or fewer if OMP_NUM_THREADS says so.
+    many threads as there are cores for this process; fewer if OMP_NUM_THREADS says so, and one if
+    no more can be started.
     """
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
-
+    torch_threads()
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
@@ -81,7 +85,7 @@ def in_new_thread(work: Callable[[A], B]) -> Callable[[A], B]:
     Where oneDNN had no memory for its scratchpad once, it goes on without one: all that it should
     do in that thread fails from then on, however small.
     """
-    thread = ThreadPoolExecutor(1, thread_name_prefix="work")
+    thread = ThreadPoolExecutor(1, thread_name_prefix="work", initializer=torch_threads)
     return lambda argument: thread.submit(work, argument).result()
 
 
@@ -111,6 +115,77 @@ def available_cores(membership: Path = PROC, root: Path = CGROUPS) -> int:
     for quota in _quotas(membership, root):
         cores = min(cores, math.ceil(quota))
     return max(1, cores)
+
+
+def can_start_threads(count: int) -> bool:
+    """Whether this process may have so many threads more: starts them, and ends them again.
+
+    OpenMP and OpenBLAS end the process where they cannot start theirs, so this has to be known
+    before.
+    """
+    before, end, started = _thread_count(), threading.Event(), []
+    size = threading.stack_size(_stack_size())
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:  # "can't start new thread"
+        return False
+    finally:
+        threading.stack_size(size)
+        end.set()
+        for thread in started:
+            thread.join()
+        # A thread that has been joined may count for a moment longer.
+        for _ in range(1000):
+            if _thread_count() <= before:
+                break
+            time.sleep(1e-4)
+    return True
+
+
+def _stack_size() -> int:
+    """Of the threads of OpenMP, where it is told by the environment; 0 for the system's own."""
+    for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
+        if match := re.fullmatch(r"\s*(\d{1,15})\s*([BKMG]?)\s*", os.environ.get(name, ""), re.I):
+            size = int(match[1]) << {"B": 0, "K": 10, "": 10, "M": 20, "G": 30}[match[2].upper()]
+            return min(max(size, 1 << 15), 1 << 46) // 4096 * 4096
+    return 0
+
+
+def _thread_count() -> int:
+    """Of this process, as the kernel counts; 0 where it does not say."""
+    try:
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    except OSError:
+        return 0
+
+
+_LOCAL = threading.local()  # each thread that computes has a pool of OpenMP's of its own
+
+
+def torch_threads() -> int:
+    """How many threads torch computes with; one, from here on, where no more can be started.
+
+    For each thread that computes, before it does so for the first time.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    if count > getattr(_LOCAL, "started", 1):
+        if not can_start_threads(count - 1):
+            count = 1
+            torch.set_num_threads(1)
+        _LOCAL.started = count
+    return count
+
+
+def limit_thread_pools(environment: MutableMapping[str, str]) -> None:
+    """Keep libraries that are about to be loaded from starting threads, where there may be none."""
+    if not can_start_threads(available_cores() - 1):
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[name] = "1"
 
 
 def _quotas(membership: Path, root: Path) -> list[float]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 
-NO_MEMORY = (  # the last two are oneDNN's words for it
+NO_MEMORY = (  # also in the words of oneDNN and of the system's loader
     *("out of memory", "allocate memory"),
     *("could not create a memory object", "could not create a primitive"),
+    "failed to map segment",  # while a library is being loaded
 )
 
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sg2cli.ops.bias_act import bias_act
-from sg2cli.ops.linear import linear
-from sg2cli.ops.styled_conv import add_rgb, styled_conv_rgb, styled_convs, to_rgb
-from sg2cli.ops.styled_conv_cpu import Layer
-from sg2cli.ops.upfirdn2d import upsample2d
+from sg2cli import ops
+from sg2cli.ops import Layer, styled_convs
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
 # Slope of the negative half, and the gain that keeps the variance (He et al. 2015).
@@ -54,8 +51,8 @@ class FullyConnected(nn.Module):
         self.slope, self.gain = ACTIVATION[activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = linear(x, self.weight) * self.weight_gain
-        return bias_act(y, self.bias * self.bias_gain, self.slope, self.gain)
+        y = ops.linear(x, self.weight) * self.weight_gain
+        return ops.bias_act(y, self.bias * self.bias_gain, self.slope, self.gain)
 
 
 class MappingNetwork(nn.Module):
@@ -113,24 +110,15 @@ class SynthesisLayer(nn.Module):
         """What `styled_conv` needs beside x. `gain` comes on top of the activation's own, and moves
         the clamp with it."""
         clamp = None if self.clamp is None else self.clamp * gain
-        return Layer(
-            self.weight,
-            self.affine(w),
-            self.bias,
-            self._noise(noise),
-            self.taps,
-            self.slope,
-            self.gain * gain,
-            clamp,
-        )
+        how = self.taps, self.slope, self.gain * gain, clamp
+        return Layer(self.weight, self.affine(w), self.bias, self._noise(noise), *how)
 
     def _noise(self, noise: Noise) -> Tensor | None:
         """[H,W] or [N,1,H,W], or [1,1,H,W], times its strength."""
         if not self.use_noise or noise == "none":
             return None
-        return (
-            self.noise_const if noise == "const" else self._own_map(noise)
-        ) * self.noise_strength
+        noise_map = self.noise_const if noise == "const" else self._own_map(noise)
+        return noise_map * self.noise_strength
 
     def _own_map(self, maps: Mapping[str, Tensor]) -> Tensor:
         """This layer's map, [N,1,H,W] or [1,1,H,W]; the checkpoint's if it is left out."""
@@ -151,7 +139,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Without bias and clamp: they come with the sum of pictures."""
-        return to_rgb(x, self.weight, self.styles(w))
+        return ops.to_rgb(x, self.weight, self.styles(w))
 
     def styles(self, w: Tensor) -> Tensor:
         return self.affine(w) * self.weight_gain
@@ -168,7 +156,7 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor, gain: float) -> Tensor:
         weight = self.weight * (self.weight_gain * gain)
-        return upsample2d(F.conv2d(x, weight.to(x.dtype)), self.taps)
+        return ops.upsample2d(F.conv2d(x, weight.to(x.dtype)), self.taps)
 
 
 class SynthesisBlock(nn.Module):
@@ -215,7 +203,7 @@ class SynthesisBlock(nn.Module):
         ]
         if self.is_last and not self.is_resnet:  # where the picture is all that is needed
             styles = self.torgb.styles(w_torgb)
-            rgb, x = styled_conv_rgb(x, layers, self.torgb.weight, styles), None
+            rgb, x = ops.styled_conv_rgb(x, layers, self.torgb.weight, styles), None
         else:
             residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
             x = styled_convs(x, layers)
@@ -224,7 +212,7 @@ class SynthesisBlock(nn.Module):
             if self.has_torgb:
                 rgb = self.torgb(x, w_torgb)
         if rgb is not None:
-            img = add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
+            img = ops.add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img
 
 
@@ -262,6 +250,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
+        ops.only_reference()  # UsageError if SG2_BACKEND is neither auto nor reference
         self.config = config
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
@@ -294,11 +283,12 @@ class Generator(nn.Module):
         So a picture is the same in any batch and on any device.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        single: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
         maps = {}
         for layer in self.synthesis.layers:
             if layer.use_noise:
                 shape = (1, *layer.noise_const.shape)
-                drawn = [torch.randn(shape, generator=g) for g in generators]
+                drawn = [torch.randn(shape, generator=g, **single) for g in generators]
                 maps[layer.noise_name] = torch.stack(drawn).to(layer.noise_const)
         return maps
 

@@ -138,7 +138,7 @@ def try_render(
     """As `render`, but an error takes the place of a picture that is not finite."""
     import torch
 
-    from sg2cli.ops import jit
+    from sg2cli import ops
 
     def synthesize(filled: Sequence[Point]) -> Tensor:
         with torch.inference_mode():
@@ -157,7 +157,7 @@ def try_render(
                 raise
         if not images:  # here, where nothing holds the memory of the attempt any more
             size = (size + 1) // 2
-            jit.release()
+            ops.release_memory()
             devices.release_memory()
             attempt = devices.in_new_thread(synthesize)
             say(f"out of memory: {size} pictures at once from here on")

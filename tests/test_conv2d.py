@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import platform
 from typing import Any
 
 import pytest
@@ -11,10 +10,15 @@ import torch
 import torch.nn.functional as F
 from networks import relative
 
-from sg2cli.ops import conv2d, jit
-from sg2cli.ops.conv2d import conv3x3
-from sg2cli.ops.jit import LAST
-from sg2cli.ops.winograd import DOWN, PLAIN, UPS, After, convolve
+from sg2cli import ops
+from sg2cli.ops import conv3x3
+from sg2cli.ops.cpu import runtime, weights
+from sg2cli.ops.cpu.convolution import convolve
+from sg2cli.ops.cpu.epilogue import Epilogue
+from sg2cli.ops.cpu.runtime import LAST
+from sg2cli.ops.cpu.winograd import ALGORITHMS, SAME, UPS, Algorithm
+
+compiled = pytest.mark.skipif(not ops.has_compiled_cpu(), reason="no compiled code here")
 
 # N, I, O, H, W: few pixels; few channels; an odd number of rows; one picture; batches; long rows.
 SHAPES = [
@@ -52,6 +56,7 @@ def test_values_and_gradient(randn: Any, shape: Any, with_bias: bool, slope: flo
     assert torch.equal(drawn, found)
 
 
+@compiled
 @pytest.mark.parametrize("size", [1, 4, 8, 16, 40, 70])
 @pytest.mark.parametrize("channels", [(3, 64), (64, 3), (128, 256)])
 def test_a_picture_is_the_same_in_any_batch_and_on_any_threads(
@@ -76,21 +81,22 @@ def test_any_layout(randn: Any, layout: torch.memory_format) -> None:
     assert relative(found, expected) < 2e-5
 
 
-@pytest.mark.parametrize("kind", [PLAIN, *UPS, DOWN], ids=["plain", "up", "up-closed", "down"])
+@compiled
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
 @pytest.mark.parametrize("n", [1, 40])
-def test_rows_of_it(randn: Any, kind: Any, n: int) -> None:
+def test_rows_of_it(randn: Any, algorithm: Algorithm, n: int) -> None:
     """Of each kind, where the threads share the tiles of few pictures, and where they need not."""
     x, weight = randn(n, 64, 25, 9), randn(48, 64, 3, 3)
-    if kind is PLAIN:
+    if algorithm is SAME:
         whole = F.conv2d(x, weight, padding=1)
-    elif kind in UPS:
+    elif algorithm in UPS:
         whole = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     else:
         whole = F.conv2d(x, weight, stride=2)
     single = x.float().contiguous(memory_format=LAST)
     height, width = whole.shape[2:]
     for rows in (slice(0, 8), slice(4, 8), slice(2, 9), slice(6, height), slice(4, 5)):
-        found = convolve(kind, single, weight.float(), rows, width)
+        found = convolve(algorithm, single, weight.float(), rows, width)
         assert relative(found, whole[:, :, rows]) < 2e-5
 
 
@@ -106,24 +112,26 @@ def test_weights_that_change_are_transformed_anew(randn: Any, how: str) -> None:
     assert relative(conv3x3(x, weight), 2 * before) < 1e-5
 
 
+@compiled
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_weights_that_are_gone_are_forgotten(randn: Any, layout: torch.memory_format) -> None:
     x = randn(1, 64, 16, 16).float()
     gc.collect()
-    before = len(conv2d._KEPT)
+    before = len(weights._TRANSFORMS)
     for inputs in (64, 63):
         weight = randn(64, inputs, 3, 3).float().to(memory_format=layout)
         conv3x3(x[:, :inputs], weight)
-        assert len(conv2d._KEPT) == before + 1
+        assert len(weights._TRANSFORMS) == before + 1
         del weight
         gc.collect()
-        assert len(conv2d._KEPT) == before
+        assert len(weights._TRANSFORMS) == before
 
 
+@compiled
 def test_a_second_derivative_is_refused(randn: Any) -> None:
     x = randn(1, 64, 16, 16).float().requires_grad_()
     y = conv3x3(x, randn(64, 64, 3, 3).float()).sum()
-    with pytest.raises(RuntimeError, match="has none itself"):
+    with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(y, x, create_graph=True)
 
 
@@ -158,7 +166,7 @@ def test_a_single_pixel(randn: Any, n: int) -> None:
 def test_other_defaults_of_torch_change_nothing(randn: Any) -> None:
     x, weight = randn(1, 32, 8, 8).float(), randn(32, 32, 3, 3).float()
     expected = conv3x3(x, weight)
-    jit.filled.cache_clear()
+    runtime.filled.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         assert torch.equal(conv3x3(x, weight), expected)
@@ -177,53 +185,37 @@ def test_it_is_deterministic(randn: Any) -> None:
     assert all(torch.equal(results[0], again) for again in results)
 
 
+@compiled
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_so_and_in_its_picture(randn: Any, bad: float) -> None:
     x, weight = randn(3, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
     x[1, 5, 7, 7] = bad
-    after = After(bias=randn(32).float(), slope=0, clamp=2)
+    epilogue = Epilogue(bias=randn(32).float(), slope=0, clamp=2)
     x = x.to(memory_format=LAST)
-    found = convolve(PLAIN, x, weight, slice(0, 16), 16, after=after).isnan()
+    found = convolve(SAME, x, weight, slice(0, 16), 16, epilogue=epilogue).isnan()
     assert found[1, :, 6:9, 6:9].all() or bad == float("inf")  # which may be clamped
     assert not found[::2].any()
 
 
-@pytest.mark.skipif(not jit.openmp() or platform.machine() != "x86_64", reason="no such code")
-@pytest.mark.parametrize("kind", [PLAIN, *UPS, DOWN], ids=["plain", "up", "up-closed", "down"])
-def test_processors_without_avx512(randn: Any, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+@compiled
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
+def test_processors_without_avx512(
+    randn: Any, monkeypatch: pytest.MonkeyPatch, algorithm: Algorithm
+) -> None:
     """Have half of the registers: code for them runs on later ones, too."""
-    from sg2cli.ops import winograd_code
+    from sg2cli.ops.cpu import kernels_winograd
 
-    name, features = jit.processor()
+    name, features = runtime.processor()
     older = {key: value and "avx512" not in key for key, value in features.items()}
-    monkeypatch.setattr(jit, "processor", lambda: ("haswell", older))
-    monkeypatch.setattr(winograd_code, "ROWS", 6)
-    monkeypatch.setattr(winograd_code, "FEWER", 2)
+    monkeypatch.setattr(runtime, "processor", lambda: ("haswell", older))
+    monkeypatch.setattr(kernels_winograd, "ROWS", 6)
+    monkeypatch.setattr(kernels_winograd, "FEWER", 2)
     x, weight = randn(2, 64, 23, 23).float().to(memory_format=LAST), randn(48, 64, 3, 3).float()
     rows, width = slice(0, 10), 10
-    jit.compiled.cache_clear()
+    runtime.kernel.cache_clear()
     try:
-        found = convolve(kind, x, weight, rows, width)
+        found = convolve(algorithm, x, weight, rows, width)
     finally:
-        jit.compiled.cache_clear()
+        runtime.kernel.cache_clear()
     monkeypatch.undo()
-    assert relative(found, convolve(kind, x, weight, rows, width).double()) < 2e-5
-
-
-def test_a_processor_that_is_too_old_takes_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "processor", lambda: ("nehalem", {"fma": False}))
-    jit.openmp.cache_clear()
-    try:
-        assert jit.openmp() is None
-    finally:
-        monkeypatch.undo()
-        jit.openmp.cache_clear()
-
-
-def test_a_kernel_of_another_machine_is_not_needed(
-    randn: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without LLVM or OpenMP, torch's own convolution."""
-    x, weight = randn(1, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
-    monkeypatch.setattr(jit, "openmp", lambda: None)
-    assert torch.equal(conv3x3(x, weight), F.conv2d(x, weight, padding=1))
+    assert relative(found, convolve(algorithm, x, weight, rows, width).double()) < 2e-5

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,3 +92,86 @@ def test_threads_asked_for(asked: str | None, used: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(devices, "available_cores", lambda: 3)
     devices.resolve("cpu")
     assert chosen == [used]
+
+
+@pytest.mark.parametrize("room", [0, 1, 5])
+def test_threads_that_can_be_started(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a limit leaves room for so many; all of them end again, and stacks are as before."""
+    start, before = threading.Thread.start, threading.active_count()
+
+    def limited(thread: threading.Thread) -> None:
+        if threading.active_count() >= before + room:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    for count in range(7):
+        assert devices.can_start_threads(count) == (count <= room)
+        assert threading.active_count() == before
+    assert threading.stack_size() == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "size"),
+    [("", 0), ("x", 0), ("64", 1 << 16), ("16k", 1 << 15), ("3 M", 3 << 20), ("1G", 1 << 30)],
+)
+def test_stacks_as_openmp_makes_them(
+    setting: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_STACKSIZE", setting)
+    assert devices._stack_size() == size
+
+
+def test_torch_computes_on_one_thread_where_no_more_can_be_started(
+    set_threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    set_threads(3)
+    monkeypatch.setattr(devices, "_LOCAL", threading.local())
+    asked = []
+    monkeypatch.setattr(devices, "can_start_threads", lambda count: asked.append(count) or False)
+    assert devices.torch_threads() == 1 == torch.get_num_threads()
+    assert devices.torch_threads() == 1
+    assert asked == [2]
+
+
+def test_pools_are_kept_small_where_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(devices, "available_cores", lambda: 4)
+    devices.limit_thread_pools(environment)
+    assert environment == {}
+    monkeypatch.setattr(devices, "can_start_threads", lambda count: False)
+    devices.limit_thread_pools(environment)
+    assert set(environment.values()) == {"1"} and "OPENBLAS_NUM_THREADS" in environment
+
+
+# A user other than root, whom the limit does not bind, but who may read the same files.
+AS_A_USER = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"] + [
+    f"--{kind}=-all,+dac_override" for kind in ("inh-caps", "ambient-caps", "bounding-set")
+]
+
+
+@pytest.mark.skipif(
+    not (shutil.which("setpriv") and shutil.which("prlimit")) or os.geteuid() != 0,
+    reason="needs root, setpriv and prlimit",
+)
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_limit_on_processes(limit: int, tmp_path: Path) -> None:
+    """Neither OpenMP nor OpenBLAS ends the process."""
+    script = (
+        "import os; from sg2cli import devices; devices.limit_thread_pools(os.environ)\n"
+        "import numpy, torch; from sg2cli import checkpoints, devices; devices.resolve('cpu')\n"
+        "G = checkpoints.load_generator()\n"
+        "print(G(torch.ones(8, G.config.z_dim)).isfinite().all().item())"
+    )
+    environment = {key: value for key, value in os.environ.items() if "THREADS" not in key}
+    done = subprocess.run(
+        [*AS_A_USER, "prlimit", f"--nproc={limit}", sys.executable, "-c", script],
+        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

@@ -25,6 +25,7 @@ from sg2cli import checkpoints
 from sg2cli.checkpoints import weight_deltas
 from sg2cli.checkpoints.weight_deltas import open_weight_deltas, save_weight_deltas
 from sg2cli.cli import options
+from sg2cli.cli.albums import RESULTS
 from sg2cli.cli.commands import project
 from sg2cli.cli.commands.info import describe
 from sg2cli.errors import Sg2Error
@@ -168,7 +169,11 @@ def result(folder: Path) -> bytes:
     )
     image = np.zeros((16, 16, 3), np.uint8)
     provenance = {"a": 1, **results.summary(found, figures)}
-    list(results.write_result(OwnedFolder(folder), found, Photo(image), image, provenance, figures))
+    list(
+        results.write_result(
+            OwnedFolder(folder, RESULTS), found, Photo(image), image, provenance, figures
+        )
+    )
     return (folder / "projected.safetensors").read_bytes()
 
 

@@ -9,6 +9,7 @@ import torch
 from networks import GOLDEN_NAMES, golden, random_generator, relative
 from reference import Reference
 
+from sg2cli import ops
 from sg2cli.latents.mapping import seed_to_z, truncate
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -35,6 +36,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "relu": {"activation": "relu"},
     "linear": {"activation": "linear"},
     "no-noise": {"use_noise": False},
+    # Channels that compiled code takes, in every layer.
+    "compiled": {"channels": (48, 32, 16)},
+    "compiled-clamp": {"channels": (32, 16, 16), "conv_clamp": 0.7, "img_channels": 1},
+    "compiled-resnet": {"channels": (16, 48, 32), "architecture": "resnet"},
+    "compiled-orig": {"channels": (16, 32, 16), "architecture": "orig", "activation": "relu"},
+    "compiled-asymmetric": {"channels": (32, 16, 16), "resample_filter": (1, 2, 4, 1)},
+    "compiled-64x64": {"img_resolution": 64, "channels": (64, 48, 32, 16, 16)},
     "deep-mapping": {"mapping_features": (5, 20, 9, 16), "lr_multiplier": 0.1},
 }
 
@@ -92,6 +100,25 @@ def test_gradients_in_ws_and_noise_agree_with_the_reference(network: Any, randn:
 
     pairs = zip(gradients(torch.float32), gradients(torch.float64), strict=True)
     assert max(relative(found, expected) for found, expected in pairs) < 1e-4
+
+
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="no compiled code here")
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("compiled")])
+def test_networks_of_whole_vectors_are_compiled(
+    name: str, randn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every layer, so that the comparisons above are of compiled code."""
+
+    def unexpected(*args: Any) -> Any:
+        raise AssertionError("the reference is used")
+
+    for operation in ("styled_conv", "to_rgb", "upsample2d"):
+        monkeypatch.setattr(ops.reference, operation, unexpected)
+    G = random_generator(**NETWORKS[name])
+    ws = randn(2, G.config.num_ws, G.config.w_dim).float()
+    G.synthesis(ws)
+    G.synthesis(ws.requires_grad_()).sum().backward()
+    assert ws.grad is not None
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
@@ -186,7 +213,7 @@ def test_auto_precision_on_a_cpu_is_float32() -> None:
 
 @pytest.mark.parametrize("scale", [0.25, 4.0])
 def test_demodulation_cancels_the_scale_of_styles(randn: Any, scale: float) -> None:
-    from sg2cli.ops.modulated_conv2d import modulated_conv2d
+    from sg2cli.ops.reference import modulated_conv2d
 
     x, weight, styles = randn(2, 3, 8, 8), randn(5, 3, 3, 3), randn(2, 3)
     expected = modulated_conv2d(x, weight, styles)
@@ -195,9 +222,9 @@ def test_demodulation_cancels_the_scale_of_styles(randn: Any, scale: float) -> N
 
 def test_one_filter_is_fit_for_drawing_and_for_gradients(randn: Any) -> None:
     """The shared kernel is made when it is first needed, be that in inference mode."""
-    from sg2cli.ops.upfirdn2d import filter_kernel
+    from sg2cli.ops import reference
 
-    filter_kernel.cache_clear()
+    reference._shared_filter_kernel.cache_clear()
     G = random_generator()
     ws = randn(1, G.config.num_ws, G.config.w_dim).float()
     with torch.inference_mode():

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from networks import relative
 
-from sg2cli import checkpoints
-from sg2cli.ops import jit
-from sg2cli.ops.linear import linear
+from sg2cli import checkpoints, ops
+from sg2cli.ops import linear
 
 # N, I, O: one row; rows that are computed together, and one more; outputs of any number.
 SHAPES = [(1, 64, 48), (4, 512, 512), (5, 16, 33), (11, 96, 7), (2, 20, 30)]
@@ -41,7 +40,7 @@ def test_a_weight_that_learns_gets_its_gradient(randn: Any) -> None:
     assert relative(found, 2 * F.linear(x, weight).detach().T @ x) < 1e-6
 
 
-@pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="torch's own operations round by the batch")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_is_the_same_in_any_batch(randn: Any, set_threads: Any, threads: int) -> None:
     x, weight = randn(7, 48).float(), randn(33, 48).float()
@@ -51,7 +50,7 @@ def test_a_row_is_the_same_in_any_batch(randn: Any, set_threads: Any, threads: i
         assert torch.equal(torch.cat([linear(part, weight) for part in x.split(count)]), expected)
 
 
-@pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="torch's own operations round by the batch")
 def test_a_picture_is_the_same_in_any_batch(randn: Any) -> None:
     """To the last bit, from its z on."""
     G = checkpoints.load_generator()

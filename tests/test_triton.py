@@ -18,11 +18,10 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
-from sg2cli.ops import styled_conv_triton as fused  # noqa: E402
-from sg2cli.ops.bias_act import bias_act  # noqa: E402
-from sg2cli.ops.styled_conv import styled_conv_reference  # noqa: E402
-from sg2cli.ops.styled_conv_cpu import Layer  # noqa: E402
-from sg2cli.ops.upfirdn2d import filter_kernel, upfirdn2d, upsample2d  # noqa: E402
+from sg2cli.ops import Layer, bias_act, filter_kernel, upsample2d  # noqa: E402
+from sg2cli.ops.cuda import autograd as fused  # noqa: E402
+from sg2cli.ops.reference import styled_conv as styled_conv_reference  # noqa: E402
+from sg2cli.ops.reference import upfirdn2d  # noqa: E402
 
 BLUR = (1, 3, 3, 1)
 BARS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}

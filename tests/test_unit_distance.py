@@ -8,7 +8,7 @@ import pytest
 import torch
 from networks import relative
 
-from sg2cli.ops.unit_distance import unit_distance
+from sg2cli.ops import unit_distance
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 5, 7), (1, 64, 1, 1), (2, 20, 4, 4)])

@@ -191,7 +191,7 @@ def _check_filter(config: GeneratorConfig, key: str, f: Tensor) -> None:
     """
     import torch
 
-    from sg2cli.ops.upfirdn2d import filter_kernel
+    from sg2cli.ops import filter_kernel
 
     check_kernel(tuple(f.shape))
     expected = filter_kernel(config.resample_filter, torch.float64, torch.device("cpu"))

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sg2cli.checkpoints import weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.images.codecs import inspect_image
 from sg2cli.images.photos import PHOTO_SUFFIXES
 from sg2cli.storage.atomic import check_folder, lock
 from sg2cli.storage.budget import MAX_PIPE
 from sg2cli.storage.ownership import OWN, OwnedFolder
-from sg2cli.storage.paths import is_there, kind, user_path
+from sg2cli.storage.paths import is_there, kind, refuse_inputs, user_path
 from sg2cli.storage.reading import read_stream
 from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
@@ -33,7 +33,9 @@ RESULTS = (  # of one photo; the first says that all is there
     *("target.png", "projected.png", "compare.png", "history.csv", "loss.png"),
     *("film.mp4", "film.gif"),
 )
-RESERVED = (OWN, SUMMARY, TUNED, TUNING)  # beside the folders of the photos
+SHARED = (SUMMARY, TUNED, TUNING)  # beside the folders of the photos
+RESERVED = (OWN, *SHARED)
+HISTORY = ["step", "lr", "lpips", "noise_penalty", "w_distance"]  # columns of history.csv
 COLUMNS = ("photo", "state", "steps_done", "lpips_vgg", "lpips_alex", "psnr", "w_distance", "says")
 
 
@@ -118,53 +120,44 @@ class Album:
         if overwrite and resume:
             raise UsageError("--overwrite and --resume contradict one another: give one")
         check_folder(out)
-        self.out, self.overwrite = out, overwrite
-        self.shared = OwnedFolder(out, replace=overwrite)  # the summary, a network for all
+        self.out, self.overwrite, self.resume = out, overwrite, resume
+        self.shared = OwnedFolder(out, SHARED)  # the summary, a network for all
         self.entries = [
-            Entry(photo, OwnedFolder(out / stem, replace=overwrite))
+            Entry(photo, OwnedFolder(out / stem, RESULTS))
             for photo, stem in zip(photos, _stems(photos), strict=True)
         ]
         self.has_summary = len(photos) > 1
         self.of_all = (TUNED, TUNING) if together else ()
         names = [SUMMARY] * self.has_summary + list(self.of_all)
-        results = [entry.folder / name for entry in self.entries for name in RESULTS]
-        results += [out / name for name in names]
-        _check_inputs([*photos, *inputs], results)
+        self._results = [entry.folder / name for entry in self.entries for name in RESULTS]
+        self._results += [out / name for name in names]
+        refuse_inputs(self._results, [*photos, *inputs])
         for entry in self.entries:
             if kind(entry.folder) not in ("folder", "nothing"):
                 raise Sg2Error(
                     f"{entry.folder} is not a folder, and the results of {entry.name} belong "
                     "there: give another --out"
                 )
-        there = [path for path in results if is_there(path)]
-        self._some_exist = bool(there)
-        if there and not (overwrite or resume):
-            raise Sg2Error(f"{there[0]} exists: --overwrite replaces it, --resume goes on from it")
+        self._check_existing()
+
+    def _check_existing(self) -> None:
+        """Sg2Error for results that are there already, if neither option says what of them."""
+        for path in self._results:
+            if is_there(path) and not (self.overwrite or self.resume):
+                raise Sg2Error(f"{path} exists: --overwrite replaces it, --resume goes on from it")
 
     @contextmanager
     def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
         """The folder, for this process alone. However it ends, the summary is written.
 
-        `settings` are those of all photos. A run that replaces the results of other settings is
-        noted in the folder, so that --resume may go on replacing them.
+        `settings` are those of all photos.
         """
         self.shared.make()
         with _locked(self.out):
-            if kind(self.shared.own) == "nothing":
-                self._adopt()
-            found = hashlib.sha256(json.dumps({**settings, "version": None}).encode()).hexdigest()
-            self.replacing = self.overwrite or self.shared.fields.get("replacing") == found
-            for owned in (self.shared, *(entry.results for entry in self.entries)):
-                owned.replace = self.replacing
-            if self.overwrite and self._some_exist:
-                self.shared.fields["replacing"] = found
-                self.shared.save()
-            if self.overwrite:
-                _discard_snapshots(self.out, self.of_all)
             try:
+                self._take_over(settings)
                 yield
-                if self.shared.fields.pop("replacing", None):
-                    self.shared.save()
+                self.shared.done_replacing()
             except BaseException:
                 with suppress(Sg2Error):  # the first error counts
                     self._write_summary()
@@ -175,13 +168,27 @@ class Album:
                 for owned in (*(entry.results for entry in self.entries), self.shared):
                     owned.leave()
 
-    def _adopt(self) -> None:
-        """Take what versions without manifests wrote into --out as ours."""
-        with suppress(OSError), (self.out / SUMMARY).open("rb") as file:
-            if file.readline(1000).decode(errors="replace").strip() == ",".join(COLUMNS):
-                self.shared.adopt(SUMMARY)
-        if weight_deltas.inspect_weight_deltas(self.out / TUNED) is not None:
-            self.shared.adopt(TUNED)
+    def _take_over(self, settings: Mapping[str, Any]) -> None:
+        """Find out what may be replaced, now that no other process writes here.
+
+        That a photo's result is being replaced is noted in its folder, so that --resume may go on
+        replacing it: with the same settings, and for the same photo.
+        """
+        self._check_existing()
+        sources = [os.path.realpath(entry.source) for entry in self.entries]
+        owners = [(entry.results, RESULTS) for entry in self.entries] + [(self.shared, SHARED)]
+        for (owned, names), source in zip(owners, [*sources, "\0".join(sources)], strict=True):
+            owned.refresh()
+            there = [name for name in names if kind(owned.folder / name) == "file"]
+            if there and kind(owned.own) == "nothing":
+                owned.adopt(*(name for name in there if _is_older_result(owned.folder / name)))
+            key = json.dumps([{**settings, "version": None}, source], sort_keys=True)
+            digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+            owned.allow_replacing(digest, begin=self.overwrite, note=bool(there))
+        if self.overwrite:
+            _discard_snapshots(self.out, self.of_all)
+        if self.has_summary:
+            self.shared.check(SUMMARY)
 
     @property
     def can_go_on(self) -> bool:
@@ -196,9 +203,6 @@ class Album:
 
     def begin(self, entry: Entry) -> None:
         """Prepare the folder of a photo; with --overwrite, for starting from its first step."""
-        results = entry.results
-        if kind(results.own) == "nothing" and _is_older_result(entry.folder):
-            results.adopt(*RESULTS)
         if self.overwrite:
             _discard_snapshots(entry.folder, (SNAPSHOT, TUNING))
 
@@ -233,17 +237,6 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _check_inputs(inputs: Sequence[Path], results: Sequence[Path]) -> None:
-    """UsageError when a result would replace a file that is read, however it is spelled."""
-    read = {os.path.realpath(path): path for path in inputs if str(path) != "-"}
-    for path in results:
-        if os.path.realpath(path) in read:
-            raise UsageError(
-                f"the results of this run would replace {read[os.path.realpath(path)]}, which it "
-                "reads: give another --out"
-            )
-
-
 def _discard_snapshots(folder: Path, names: Sequence[str]) -> None:
     from sg2cli.inversion import snapshots  # loads torch
 
@@ -252,14 +245,27 @@ def _discard_snapshots(folder: Path, names: Sequence[str]) -> None:
             snapshots.remove(folder / name)
 
 
-def _is_older_result(folder: Path) -> bool:
-    """Whether a version of sg2 that had no manifests wrote its results there."""
-    for name in (LATENT, SNAPSHOT):
-        if kind(folder / name) == "file":
-            with suppress(OSError, ValueError), SafetensorsFile(folder / name) as file:
-                if {"target", "recipe"} & sg2_metadata(file.metadata).keys():
-                    return True
+def _is_older_result(path: Path) -> bool:
+    """Whether a version of sg2 that kept no record wrote a file, as far as its content shows."""
+    with suppress(OSError, ValueError, Sg2Error):
+        if path.suffix == ".safetensors":
+            with SafetensorsFile(path) as file:
+                return bool({"target", "targets", "recipe"} & sg2_metadata(file.metadata).keys())
+        if path.suffix == ".csv":
+            names = [*COLUMNS] if path.name == SUMMARY else HISTORY
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                lines = list(csv.reader(file))
+            return lines[0] == names and all(len(line) == len(names) for line in lines)
+        if path.suffix == ".png":
+            size, _, provenance = inspect_image(path)
+            return "target" in (provenance or {}) or _is_older_plot(path, size)
     return False
+
+
+def _is_older_plot(path: Path, size: tuple[int, int]) -> bool:
+    """A loss.png had no provenance; matplotlib writes its own name into what it draws."""
+    with path.open("rb") as file:
+        return (path.name, size) == ("loss.png", (800, 450)) and b"Matplotlib" in file.read(200)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import click
 from sg2cli.cli.progress import tqdm
 from sg2cli.errors import Sg2Error, printable, reason, redact_addresses
 
+FLAGS = ("--overwrite", "--skip-existing", "--resume")
 ARGUMENTS = "sg2cli.arguments"  # where the context of Click keeps the command line
 
 
@@ -31,7 +32,9 @@ class Console:
     """The two streams of one run of a command."""
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
-        """Sg2Error in a working directory that was deleted, where no library can be loaded."""
+        """Sg2Error where there is no stdout, or no working directory, to work with."""
+        if sys.stdout is None:
+            raise Sg2Error("stdout is closed")
         try:
             Path.cwd()
         except OSError as error:
@@ -87,20 +90,16 @@ class Console:
             self._noted.add(text)
             complain(text)
 
-    def stopped(self, state: str, go_on: str | None = None) -> None:
-        """The last note of an interrupted run: how far it came, and the command that continues it.
-
-        `go_on` is the option that makes it continue.
-        """
+    def stopped(self, state: str, command: str | None = None) -> None:
+        """The last note of an interrupted run: how far it came, and what continues it."""
         for bar in self._bars:
             bar.close()  # else it would be drawn again below the note
-        again = f"; to go on: {repeated_command(go_on)}" if go_on else ""
-        self.note(f"stopped: {state}{again}")
+        self.note(f"stopped: {state}" + (f"; to go on: {command}" if command else ""))
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[tqdm[Any]]:
         """A bar with rate and ETA, if the work takes over a second and stderr is a terminal."""
-        disable = True if self.quiet else None
+        disable = True if self.quiet or sys.stderr is None else None
         with tqdm(
             total=total, desc=label, unit=f" {unit}", disable=disable, delay=1, leave=False
         ) as bar:
@@ -109,12 +108,31 @@ class Console:
             self._bars.remove(bar)
 
 
-def repeated_command(option: str) -> str:
-    """The command line that is running, with an option, and without --overwrite."""
+def repeated_command(option: str, without: Collection[str] = ()) -> str:
+    """The command line that is running, with an option, and without others and their values."""
     ctx = click.get_current_context()
     name, *args = ctx.meta.get(ARGUMENTS, [ctx.info_name or ""])
-    args = [arg for arg in args if arg not in (option, "--overwrite")]
-    return shlex.join(["sg2", name, option, *args])
+    end = args.index("--") if "--" in args else len(args)
+    values = {name for name in without if name not in FLAGS}
+    kept: list[str] = []
+    options = iter(args[:end])
+    for arg in options:
+        if arg in values:
+            next(options, None)
+        elif arg != option and arg.partition("=")[0] not in without:
+            kept.append(arg)
+    return " ".join(["sg2", name, option, *map(_quoted, kept + args[end:])])
+
+
+def _quoted(arg: str) -> str:
+    """For a shell, and on one line; bash, zsh and ksh read $'...'."""
+    if arg.isprintable():
+        return shlex.quote(arg)
+    special = b"\\'"
+    codes = (
+        chr(b) if 32 <= b < 127 and b not in special else f"\\x{b:02x}" for b in os.fsencode(arg)
+    )
+    return "$'" + "".join(codes) + "'"
 
 
 def counts(done: int, skipped: int, failed: Collection[str]) -> str:
@@ -135,6 +153,6 @@ def complain(text: str) -> None:
     """A line on stderr, above a bar; lost if nobody listens."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError), tqdm.external_write_mode(sys.stderr):
-            line = " ".join(redact_addresses(text).split())
+            line = " ".join(filter(None, map(str.strip, redact_addresses(text).splitlines())))
             sys.stderr.write(f"sg2: {printable(line)}\n")
             sys.stderr.flush()

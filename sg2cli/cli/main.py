@@ -134,7 +134,9 @@ def run(args: Sequence[str]) -> int:
         if DEBUG:
             raise
         if is_out_of_memory(error):
-            return _fail("out of memory: a smaller --batch needs less", 1)
+            loading = isinstance(error, ImportError)
+            remedy = "torch cannot be loaded" if loading else "a smaller --batch needs less"
+            return _fail(f"out of memory: {remedy}", 1)
         message = f"{type(error).__name__}: {error}"
         return _fail(f"unexpected error, SG2_DEBUG=1 shows where: {message}", 1)
     except (KeyboardInterrupt, Terminated) as stop:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from sg2cli.cli.console import Console, Terminated, counts, some_failed
+from sg2cli.cli.console import Console, Terminated, counts, repeated_command, some_failed
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images.codecs import FORMATS, encode, is_kept
 from sg2cli.images.writer import ImageWriter
@@ -66,6 +66,7 @@ class ImageOutput:
         self.console = console
         self.kept = self.written = 0
         self.failed: dict[str, str] = {}  # what was wrong with a picture, by its name
+        self.done_options: list[str] = []  # whose work is done, and not continued
 
     @property
     def holds_one(self) -> bool:
@@ -164,8 +165,12 @@ class ImageOutput:
     ) -> None:
         self._writer.__exit__(kind, error, at)
         if isinstance(error, KeyboardInterrupt | Terminated):
-            some = self.written or self.kept
-            self.console.stopped(
-                counts(self.written, self.kept, self.failed) if some else "nothing is written yet",
-                go_on="--skip-existing" if some and not self.to_stdout else None,
-            )
+            if not (self.written or self.kept):
+                self.console.stopped("nothing is written yet")
+                return
+            state, command = counts(self.written, self.kept, self.failed), None
+            if self.overwrite:  # what it has not reached may be of other settings
+                command = repeated_command("--overwrite")
+            elif not self.to_stdout:
+                command = repeated_command("--skip-existing", self.done_options)
+            self.console.stopped(state, command)

@@ -18,7 +18,7 @@ import torch
 
 from sg2cli import __version__
 from sg2cli.checkpoints.weight_deltas import encode_weight_deltas, open_weight_deltas
-from sg2cli.cli.albums import SNAPSHOT, TUNED, TUNING, Album, Entry
+from sg2cli.cli.albums import LATENT, SNAPSHOT, TUNED, TUNING, Album, Entry
 from sg2cli.cli.console import Console
 from sg2cli.errors import Sg2Error, is_out_of_memory
 from sg2cli.images.codecs import encode, read_image
@@ -88,6 +88,10 @@ class Projector:
         self.recipe = {**recipe, **asdict(settings), "class": class_index, "tune": None}
         self.class_index = class_index
         self.film = ("mp4" if importlib.util.find_spec("av") else "gif") if film else None
+        self.names = [LATENT, "history.csv", "target.png", "projected.png", "compare.png"]
+        self.names += [f"film.{self.film}"] * film + ["projected_w.npz"] * npz
+        self.names += ["loss.png"] * bool(importlib.util.find_spec("matplotlib"))
+        self.names += [TUNED] * (tuning is not None and not together)
         self.spread = spread_of_w(G, class_index)
         self.lpips = LPIPS(settings.lpips).to(G.device)
         self.judge = results.Judge(self.spread, self.lpips)
@@ -155,9 +159,10 @@ class Projector:
             if not self.album.overwrite:
                 found = results.read_result(entry.folder, recipes, self.G)
         except results.OtherSettings:
-            if not self.album.replacing:
+            if not entry.results.replace:
                 raise
         if not found:
+            entry.results.check(*self.names)
             entry.state = "begun"
             return
         which, _, provenance = found
@@ -255,7 +260,7 @@ class Projector:
         entry = job.entry
         image, figures, provenance = self._judge(self.G, job, projection, job.recipe)
         folder = entry.results
-        if self.album.replacing:
+        if folder.replace:
             folder.clear()  # what other settings made, and this run would leave
         paths = results.write_history(folder, projection, figures)
         if self.film:
@@ -269,6 +274,7 @@ class Projector:
         ):
             if not self.tuning:
                 self.console.wrote(path, provenance)
+        folder.done_replacing()
         _drop_frames(folder, 0)
         if projection.ended == "not finite":
             self.console.note(

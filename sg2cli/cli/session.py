@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
 from sg2cli.errors import UsageError
+from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import LatentList, open_latents
 from sg2cli.provenance import image_provenance
 from sg2cli.sampling import check_settings
 from sg2cli.settings import DrawSettings, Precision
+from sg2cli.storage.paths import refuse_inputs
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
@@ -55,6 +58,14 @@ class Session:
         for warning in latents.warnings(self.network.sha256, tuned):
             self.console.note(f"warning: {warning}")
         return latents
+
+    def check_outputs(
+        self, outputs: Iterable[Path | None], sources: Iterable[LatentSource] = ()
+    ) -> None:
+        """UsageError for outputs that would replace a file that is read."""
+        files = [source.path for source in sources if isinstance(source, LatentFile)]
+        files += [self.network.path, *([self.settings.tuned] if self.settings.tuned else [])]
+        refuse_inputs(filter(None, outputs), files)
 
     def load(self, device: str, precision: Precision) -> tuple[Generator, str]:
         """The generator on its device, and the precision that it computes in."""

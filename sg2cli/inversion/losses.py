@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
-from sg2cli.ops.conv2d import conv3x3
-from sg2cli.ops.unit_distance import unit_distance
+from sg2cli.ops import conv3x3, unit_distance
 from sg2cli.settings import LpipsNet
 from sg2cli.storage.safetensors import SafetensorsFile
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -217,11 +219,15 @@ def _compare(target: Image, image: Image, figures: Figures, provenance: Mapping[
 
 def _curve(history: Sequence[Record], figures: Figures) -> bytes | None:
     """LPIPS, learning rate and noise penalty over the steps, if matplotlib is installed."""
+    backend = os.environ.pop("MPLBACKEND", None)  # a bad one is an error, and we need none
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return None
+    finally:
+        os.environ.update({} if backend is None else {"MPLBACKEND": backend})
     steps = [record.step for record in history]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,1 +1,267 @@
-"""The tensor operations of the synthesis network."""
+"""The operations that the networks call, and the only place that picks a backend for them.
+
+`reference` defines each in plain torch. On a CPU, `cpu` has them in code that LLVM compiles; on
+CUDA, `cuda` has some as Triton kernels. SG2_BACKEND=reference switches both off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sg2cli.ops import backend, reference, shapes
+from sg2cli.ops.backend import KernelUnavailable, only_reference
+from sg2cli.ops.cpu import runtime
+from sg2cli.ops.reference import HALF, Layer, bias_act, filter_kernel
+from sg2cli.ops.tensors import any_requires_grad, is_intercepted, is_plain
+from sg2cli.settings import ResampleFilter
+
+__all__ = ["Layer", "add_rgb", "bias_act", "conv3x3", "describe_backend", "filter_kernel"]
+__all__ += ["has_compiled_cpu", "has_triton", "linear", "only_reference", "release_memory"]
+__all__ += ["styled_conv", "styled_conv_rgb", "styled_convs", "to_rgb", "unit_distance"]
+__all__ += ["upsample2d"]
+
+if hasattr(os, "register_at_fork"):
+    # The threads of OpenMP stay behind: a child that counts on them waits forever, in torch's own
+    # operations as well.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N,I], weight [O,I] -> [N,O]."""
+    right = x.ndim == weight.ndim == 2 and x.shape[1] == weight.shape[1]
+    right = right and not x.shape[1] % runtime.LANES
+    if right and _supports_cpu(x, weight) and not any_requires_grad(weight):
+        return _compiled("linear", reference.linear, x, weight)
+    return reference.linear(x, weight)
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
+    """leaky_relu(conv2d(x) + bias), padded: x [N,I,H,W], weight [O,I,3,3], bias [O] -> [N,O,H,W].
+
+    On a CPU, without gradients of weight and bias, an image comes out the same in any batch.
+    """
+    right = x.ndim == weight.ndim == 4 and weight.shape[1:] == (x.shape[1], 3, 3)
+    right = right and (bias is None or bias.shape == weight.shape[:1])
+    if right and _supports_cpu(x, weight, bias) and not any_requires_grad(weight, bias):
+        return _compiled("conv3x3", reference.conv3x3, x, weight, bias, slope)
+    return reference.conv3x3(x, weight, bias, slope)
+
+
+def styled_conv(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    bias: Tensor,
+    noise: Tensor | None = None,
+    taps: ResampleFilter | None = None,
+    slope: float = 1.0,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """clamp(gain * leaky_relu(modulated_conv2d(x) + noise + bias)) (StyleGAN2 fig. 2c).
+
+    x [N,I,H,W], weight [O,I,3,3], styles [N|1,I], bias [O] -> [N,O,H,W]; with the taps of a filter
+    it upsamples, to [N,O,2H,2W]. The noise [H,W], [1,1,H,W] or [N,1,H,W] is that of the result,
+    already multiplied by its strength. ValueError if a shape does not fit.
+    """
+    return styled_convs(x, [Layer(weight, styles, bias, noise, taps, slope, gain, clamp)])
+
+
+def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """`styled_conv` by each of the layers, where nothing else needs what is between them."""
+    shape: tuple[int, ...] = x.shape
+    for layer in layers:
+        shape = shapes.check_styled_conv(shape, *layer[:5])
+    if _supports_cuda(x, *(t for layer in layers for t in (layer.weight, layer.bias))):
+        return _triton("styled_convs", _styled_convs_reference, x, layers)
+    for layer in layers:
+        if _supports_layer(x, layer):
+            x = _compiled("styled_conv", reference.styled_conv, x, *layer)
+        else:
+            x = reference.styled_conv(x, *layer)
+    return x
+
+
+def _styled_convs_reference(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    for layer in layers:
+        x = reference.styled_conv(x, *layer)
+    return x
+
+
+def styled_conv_rgb(
+    x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor, rgb_styles: Tensor
+) -> Tensor:
+    """`to_rgb` of `styled_convs`, where nothing else needs what is between them: [N,C,H,W].
+
+    rgb_weight [C,O,1,1], rgb_styles [N|1,O]. The layers are one, or one that upsamples and one that
+    does not. So the largest feature maps of a network are never stored on a CPU, unless a gradient
+    needs them.
+    """
+    tensors = [x, rgb_weight, rgb_styles, *(t for layer in layers for t in layer[:4])]
+    if not any_requires_grad(*tensors) and all(_supports_layer(x, layer) for layer in layers):
+        shape: tuple[int, ...] = x.shape
+        for layer in layers:
+            shape = shapes.check_styled_conv(shape, *layer[:5])
+        shapes.check_to_rgb(shape, rgb_weight, rgb_styles)
+        if _supports_cpu(rgb_weight, rgb_styles):
+            return _compiled("styled_conv_rgb", _rgb_reference, x, layers, rgb_weight, rgb_styles)
+    return to_rgb(styled_convs(x, layers), rgb_weight, rgb_styles)
+
+
+def _rgb_reference(x: Tensor, layers: Sequence[Layer], weight: Tensor, styles: Tensor) -> Tensor:
+    return reference.to_rgb(_styled_convs_reference(x, layers), weight, styles)
+
+
+def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """A 1x1 convolution, modulated and not demodulated: x [N,I,H,W] -> [N,C,H,W].
+
+    weight [C,I,1,1], styles [N|1,I]. ValueError if a shape does not fit.
+    """
+    shapes.check_to_rgb(x.shape, weight, styles)
+    if not x.shape[1] % runtime.LANES and _supports_cpu(x, weight, styles):
+        return _compiled("to_rgb", reference.to_rgb, x, weight, styles)
+    return reference.to_rgb(x, weight, styles)
+
+
+def add_rgb(
+    rgb: Tensor, bias: Tensor, clamp: float | None, img: Tensor | None, taps: ResampleFilter
+) -> Tensor:
+    """clamp(rgb + bias) + upsample2d(img), in the precision of the bias.
+
+    rgb [N,C,2H,2W], bias [C], img [N,C,H,W] -> [N,C,2H,2W]. ValueError if a shape does not fit.
+    """
+    shapes.check_add_rgb(rgb, bias, img)
+    if _supports_cuda(rgb, bias):
+        return _triton("add_rgb", reference.add_rgb, rgb, bias, clamp, img, taps)
+    rgb = bias_act(rgb, bias, clamp=clamp).to(bias.dtype)
+    return rgb if img is None else upsample2d(img, taps).add(rgb)
+
+
+def upsample2d(x: Tensor, taps: ResampleFilter) -> Tensor:
+    """Twice the size, brightness kept: x [N,C,H,W] -> [N,C,2H,2W]."""
+    if _supports_cpu(x) and _cpu().is_short(taps):
+        from sg2cli.ops.cpu import upsample
+
+        return upsample.upsample2d(x, taps)
+    return reference.upsample2d(x, taps)
+
+
+def unit_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """The mean over pixels of weight * (a / |a| - b / |b|)^2 (LPIPS: Zhang et al. 2018, eq. 1).
+
+    a [N,C,H,W], b [N|1,C,H,W], lengths over channels, weight [1,C,1,1] -> [N]
+    """
+    right = a.ndim == b.ndim == 4 and a.shape[1:] == b.shape[1:] and len(b) in (1, len(a))
+    right = right and weight.shape == (1, a.shape[1], 1, 1) and not a.shape[1] % runtime.LANES
+    if right and _supports_cpu(a, b, weight) and not any_requires_grad(b, weight):
+        return _compiled("unit_distance", reference.unit_distance, a, b, weight)
+    return reference.unit_distance(a, b, weight)
+
+
+# Which backend.
+
+
+def _supports_layer(x: Tensor, layer: Layer) -> bool:
+    """Whether compiled code computes this layer of x."""
+    weight, styles, bias, noise, taps, *_ = layer
+    o, i, *_ = weight.shape
+    return (
+        _supports_cpu(x, weight, styles)
+        and _cpu().fits(o, i)
+        and _cpu().is_short(taps)
+        and is_plain(bias, noise)
+        and not any_requires_grad(weight, bias)
+    )
+
+
+def _supports_cpu(*tensors: Tensor | None) -> bool:
+    """Whether compiled code may be given these."""
+    for t in tensors:
+        if t is not None and t.dtype != torch.float32:
+            return False
+    return is_plain(*tensors) and not only_reference() and runtime.why_not() is None
+
+
+def _supports_cuda(x: Tensor, *weights: Tensor) -> bool:
+    """Whether Triton kernels may be given x in single or half precision, and these weights."""
+    return (
+        x.is_cuda
+        and x.dtype in (torch.float32, *HALF)
+        and all(t.dtype == torch.float32 for t in weights)
+        and not only_reference()
+        and backend.failure("cuda") is None
+        and has_triton()
+        and not is_intercepted()
+        and not any_requires_grad(*weights)
+    )
+
+
+@cache
+def _cpu() -> Any:
+    """The compiled operations, once they are known to work: the module needs llvmlite."""
+    from sg2cli.ops.cpu import autograd
+
+    return autograd
+
+
+def _compiled(name: str, plain: Callable[..., Tensor], *args: Any) -> Tensor:
+    """The operation in compiled code, or plain if that cannot be compiled."""
+    try:
+        result: Tensor = getattr(_cpu(), name)(*args)
+        return result
+    except KernelUnavailable as error:
+        backend.give_up("cpu", error)
+    return plain(*args)
+
+
+def _triton(name: str, plain: Callable[..., Tensor], *args: Any) -> Tensor:
+    """The operation by Triton kernels, or plain if they cannot be compiled."""
+    from sg2cli.ops.cuda import autograd
+
+    try:
+        result: Tensor = getattr(autograd, name)(*args)
+        return result
+    except KernelUnavailable as error:
+        backend.give_up("cuda", error)
+    return plain(*args)
+
+
+def has_compiled_cpu() -> bool:
+    """Whether the operations are compiled for this CPU."""
+    return not only_reference() and runtime.why_not() is None
+
+
+@cache
+def has_triton() -> bool:
+    """Whether torch brought Triton, and the GPU is one that it compiles for."""
+    if not torch.cuda.is_available() or not find_spec("triton"):
+        return False
+    return bool(torch.version.hip) or torch.cuda.get_device_capability() >= (7, 5)
+
+
+def describe_backend(device: str) -> str:
+    """Which operations a device uses, and why no faster ones, for people."""
+    plain = "torch's own operations"
+    if only_reference():
+        return f"{plain}: {backend.VARIABLE}=reference"
+    if device == "cpu":
+        why = runtime.why_not()
+        return f"{plain}: {why}" if why else "kernels compiled by LLVM (Winograd), in float32"
+    if device.startswith("cuda"):
+        if has_triton() and not backend.failure("cuda"):
+            return "cuDNN's convolutions, fused Triton kernels for the rest"
+        missing = "this GPU is too old for it" if find_spec("triton") else "it is not installed"
+        return f"{plain}, without Triton: {backend.failure('cuda') or missing}"
+    return f"{plain}: there are faster ones for CPU and CUDA only"
+
+
+def release_memory() -> None:
+    """Give back what this thread's kernels keep between calls."""
+    runtime.release_scratch()

@@ -81,8 +81,8 @@ def check_folder(folder: Path) -> None:
     while kind(there) == "nothing" and there != there.parent:
         there = there.parent
     if kind(there) != "folder":
-        what = "file" if kind(there) == "file" else "special file"
-        raise Sg2Error(f"cannot make the folder {folder}: {there} is a {what}")
+        refuse_special(there)
+        raise Sg2Error(f"cannot make the folder {folder}: {there} is not a folder")
     try:
         probe, file = _temporary(there)
         file.close()

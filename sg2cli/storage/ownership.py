@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sg2cli.errors import Sg2Error, reason
+from sg2cli.errors import Sg2Error, brief, reason
 from sg2cli.storage.atomic import make_folder, new_file, sweep
 from sg2cli.storage.paths import is_there, kind
 from sg2cli.storage.reading import content_sha256, sha256
@@ -28,16 +28,22 @@ HASH = re.compile(r"[0-9a-f]{64}")
 class OwnedFolder:
     """A folder of results. It is made when the first file is written into it."""
 
-    def __init__(self, folder: Path, replace: bool = False) -> None:
-        """With `replace`, files that others wrote give way to results of the same name.
+    def __init__(self, folder: Path, names: Collection[str], replace: bool = False) -> None:
+        """`names` are those of all files that may be recorded.
 
-        Sg2Error where `.sg2` is there and not ours.
+        With `replace`, files that others wrote give way to results of the same name. Sg2Error where
+        `.sg2` is there and not ours.
         """
         self.folder, self.replace = folder, replace
         self.own = folder / OWN
+        self._names = names
+        self._made: list[Path] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the record again: another process may have written it."""
         self.fields: dict[str, Any] = {}  # what else the manifest tells
         self._hashes: dict[str, list[str]] = {}  # two where a replacement may not have happened
-        self._made: list[Path] = []
         if kind(self.own) != "nothing":
             self._read()
 
@@ -57,6 +63,8 @@ class OwnedFolder:
             hashes = found.pop("files")
             if not all(HASH.fullmatch(hash) for known in hashes.values() for hash in known):
                 raise ValueError("its hashes are malformed")
+            if strange := hashes.keys() - set(self._names):
+                raise ValueError(f"it names {brief(min(strange))}, which is not a result")
         except OSError as error:
             raise Sg2Error(f"cannot read {manifest}: {reason(error)}") from error
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -69,22 +77,42 @@ class OwnedFolder:
             "--out"
         )
 
+    def allow_replacing(self, key: str, begin: bool, note: bool) -> None:
+        """Let files that others wrote give way to results of the same name.
+
+        At the beginning, and then in later runs with the same `key` until `done_replacing`, if
+        there is something to `note` it for.
+        """
+        if begin and note:
+            self.fields["replacing"] = key
+            self.save()
+        self.replace = begin or self.fields.get("replacing") == key
+
+    def done_replacing(self) -> None:
+        """What is there now was written by the run that replaces."""
+        if self.fields.pop("replacing", None):
+            self.save()
+
     def is_ours(self, name: str) -> bool:
         """Whether a file is there, and as sg2 wrote it."""
         path = self.folder / name
         known = self._hashes.get(name, [])
         return bool(known) and kind(path) == "file" and sha256(path) in known
 
+    def check(self, *names: str) -> None:
+        """Sg2Error for files that are not ours to replace."""
+        for name in names:
+            if is_there(self.folder / name) and not (self.replace or self.is_ours(name)):
+                raise Sg2Error(
+                    f"{self.folder / name} exists and is not as sg2 wrote it: move it away, or "
+                    "give --overwrite or another --out"
+                )
+
     @contextmanager
     def new_file(self, name: str, durable: bool = False) -> Iterator[BinaryIO]:
         """As `atomic.new_file`, and recorded as ours; Sg2Error for a file that others wrote."""
-        path = self.folder / name
-        ours = self.is_ours(name)
-        if is_there(path) and not (ours or self.replace):
-            raise Sg2Error(
-                f"{path} exists and is not as sg2 wrote it: move it away, or give --overwrite or "
-                "another --out"
-            )
+        self.check(name)
+        path, ours = self.folder / name, self.is_ours(name)
         before = [sha256(path)] if ours else []
 
         def record(file: BinaryIO) -> None:
@@ -110,10 +138,13 @@ class OwnedFolder:
             self.save()
 
     def clear(self) -> None:
-        """Remove the files that are ours, and as we wrote them; the last that was written first."""
+        """Remove the files that are ours, and as we wrote them; the last that was written first.
+
+        Links, to files or to the folder itself, are not followed.
+        """
         for name in reversed(list(self._hashes)):
             path = self.folder / name
-            if self.is_ours(name) and not path.is_symlink():
+            if self.is_ours(name) and not (path.is_symlink() or self.folder.is_symlink()):
                 path.unlink()
             del self._hashes[name]
             self.save()
@@ -141,7 +172,8 @@ class OwnedFolder:
             return
         sweep(folder)
         for path in [path for path in folder.iterdir() if is_to_go(path.name)]:
-            path.unlink()
+            if path.is_symlink() or path.is_file():
+                path.unlink()
         with suppress(OSError):  # it is not empty
             folder.rmdir()
 
@@ -156,7 +188,11 @@ class OwnedFolder:
 
     def leave(self) -> None:
         """Remove what this object made and left empty: the record of nothing, and folders."""
-        if not self._hashes and kind(self.own) == "folder" and not self.own.is_symlink():
+        if (
+            not (self._hashes or self.fields)
+            and kind(self.own) == "folder"
+            and not self.own.is_symlink()
+        ):
             with suppress(OSError):
                 if {path.name for path in self.own.iterdir()} <= {MANIFEST}:
                     (self.own / MANIFEST).unlink(missing_ok=True)

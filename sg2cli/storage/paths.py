@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -53,4 +55,16 @@ def refuse_special(path: Path) -> None:
     if kind(path) == "other" and path.exists():  # else it is a broken link
         mode = path.stat().st_mode
         what = "FIFO" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
-        raise Sg2Error(f"{path} is a {what}, not a regular file: give another name")
+        raise Sg2Error(
+            f"{path} is a {what}, not a regular file: move it away, or give another name"
+        )
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """UsageError when an output would replace a file that is read, however it is spelled."""
+    read = {os.path.realpath(path): path for path in inputs if str(path) != "-"}
+    for path in outputs:
+        if (found := read.get(os.path.realpath(path))) is not None:
+            raise UsageError(
+                f"{path} would replace {found}, which this run reads: give another name"
+            )

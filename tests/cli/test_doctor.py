@@ -84,14 +84,29 @@ def test_the_operations_in_use(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         checks = [json.loads(line) for line in sg2("doctor", "--json", "--device", device).lines]
         return next(check["says"] for check in checks if check["check"] == "ops")
 
-    from sg2cli.ops import jit, styled_conv
+    from sg2cli import ops
+    from sg2cli.ops import selftest
+    from sg2cli.ops.cpu import runtime
 
-    assert "Winograd" in says()
+    if ops.has_compiled_cpu():
+        assert "Winograd" in says()
+    assert f"{len(selftest.CHECKS)} operations agree with torch's" in says()
     with monkeypatch.context() as patch:
-        patch.setattr(jit, "openmp", lambda: None)
-        assert "llvmlite and OpenMP are not there" in says()
-    monkeypatch.setattr(styled_conv, "has_triton", lambda: True)
-    assert "Triton kernels" in styled_conv.ways("cuda:1")
-    monkeypatch.setattr(styled_conv, "has_triton", lambda: False)
-    assert "torch's own" in styled_conv.ways("cuda")
-    assert "torch's own" in styled_conv.ways("mps")
+        patch.setattr(runtime, "why_not", lambda: "no llvmlite")
+        assert "torch's own operations: no llvmlite" in says()
+    monkeypatch.setattr(ops, "has_triton", lambda: True)
+    assert "Triton kernels" in ops.describe_backend("cuda:1")
+    monkeypatch.setattr(ops, "has_triton", lambda: False)
+    assert "torch's own" in ops.describe_backend("cuda")
+    assert "torch's own" in ops.describe_backend("mps")
+
+
+def test_an_operation_that_is_wrong_is_named(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sg2cli.ops import selftest
+
+    right = selftest.CHECKS[-1]
+    wrong = right._replace(name="lopsided", tuned=lambda *given: right.tuned(*given) * 1.001)
+    monkeypatch.setattr(selftest, "CHECKS", (*selftest.CHECKS, wrong))
+    result = sg2("doctor")
+    assert broken(result) == ["ops"]
+    assert "lopsided (1e-03)" in result.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -195,6 +196,95 @@ def test_a_photo_is_not_replaced_by_its_own_result(sg2: Any, net: Path) -> None:
         result = sg2(*args)
         assert result.code == 2 and "would replace o/target/target.png" in one_line(result.err)
     assert Path("o/target/target.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["generate", "--seeds", "0", "--save-latents", "net.safetensors"],
+        ["generate", "--latents", "l.npz[0]", "--save-latents", "l.npz"],
+        ["directions", "--out", "net.safetensors"],
+        ["convert", "net.safetensors", "net.safetensors", "--merge", "l.npz"],
+        ["generate", "--seeds", "0", "--out", "o.npz", "--save-latents", "o.npz"],
+    ],
+)
+def test_what_is_read_is_not_overwritten(sg2: Any, net: Path, args: list[str]) -> None:
+    saved = ["generate", "-n", net, "--seeds", "0,1", "--save-latents", "l.npz", "--out", "x"]
+    assert sg2(*saved).code == 0
+    before = {path: path.read_bytes() for path in (net, Path("l.npz"))}
+    args += [] if args[0] == "convert" else ["-n", str(net)]
+    result = sg2(*args, "--overwrite")
+    assert result.code == 2 and "name" in one_line(result.err)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_name_that_is_taken_is_found_before_the_first_step(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sg2cli.inversion.search import Search
+
+    def steps(*_: Any) -> None:
+        raise AssertionError("it takes a step")
+
+    monkeypatch.setattr(Search, "step", steps)
+    photo("me.png"), photo("b.png")
+    intact = own("o/me/compare.png", "p/summary.csv")
+    assert sg2("project", "me.png", "-n", net, "--out", "o", "--resume").code == 1
+    assert sg2("project", "me.png", "b.png", "-n", net, "--out", "p", "--resume").code == 1
+    intact()
+
+
+def test_replacing_is_allowed_for_the_photos_of_that_run_only(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sg2cli.inversion.search import Search
+
+    for name in "abc":
+        photo(f"{name}.png", ord(name))
+    args = ["-n", net, "--batch", "1", "--out", "o"]
+    assert sg2("project", "a.png", "b.png", *args, "--steps", "2").code == 0
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "step", interrupt)
+        assert sg2("project", "a.png", *args, "--steps", "3", "--overwrite").code == 130
+    intact = own("o/c/target.png")
+    for name in "bc":
+        assert sg2("project", f"{name}.png", *args, "--steps", "3", "--resume").code == 1
+    photo("x/a.png", 5)  # another photo of that name
+    assert sg2("project", "x/a.png", *args, "--steps", "3", "--resume").code == 1
+    intact()
+    assert sg2("project", "a.png", *args, "--steps", "3", "--resume").code == 0
+
+
+def without_records(folder: str) -> None:
+    """As versions left it that kept no record."""
+    for own_folder in [*Path(folder).rglob(".sg2")]:
+        shutil.rmtree(own_folder)
+
+
+def test_of_older_versions_only_what_shows_its_origin_is_ours(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo("me.png")
+    args = ["project", "me.png", "-n", net, "--steps", "3", "--out", "o"]
+    assert sg2(*args).code == 0
+    without_records("o")
+    intact = own("o/me/film.mp4", "o/me/film.gif", "o/me/projected_w.npz")
+    assert sg2(*args, "--overwrite").code == 0
+    intact()
+
+    # Killed before its latent was written.
+    Path("o/me/projected.safetensors").unlink()
+    without_records("o")
+    assert sg2(*args, "--resume").code == 0
+    Path("o/me/projected.safetensors").unlink()
+    without_records("o")
+    intact = own("o/me/target.png")
+    assert sg2(*args, "--resume").code == 1
+    intact()
 
 
 # What is kept.
@@ -436,29 +526,47 @@ def test_the_bar_is_not_drawn_below_the_note(in_tmp: Path, net: Path) -> None:
     assert b"Drawing" not in seen[note:]
 
 
-@pytest.mark.parametrize("first", ["--overwrite", "--skip-existing", None])
+INTERRUPTED = {
+    "plain": [],
+    "overwrite": ["--overwrite"],
+    "skip": ["--skip-existing"],
+    "latents": ["--save-latents", "l.npz"],
+    "latents=": ["--save-latents=l.npy"],
+}
+
+
+@pytest.mark.parametrize("options", INTERRUPTED)
 def test_the_command_that_is_printed_goes_on(
-    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, first: str | None
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
     from sg2cli.cli.output import ImageOutput
 
-    args = ["generate", "-n", net, "--seeds", "0-9", "--out", "a b", *([first] if first else [])]
+    out = "a  b\n\u00a0\u00e9'"
+    args = ["generate", "-n", net, "--seeds", "0-9", "--out", out]
+    if options == "overwrite":
+        assert sg2(*args, "--trunc", "0.5").code == 0  # other settings
+        for path in Path(out).glob("*.png"):
+            path.touch()
     put = ImageOutput.put
 
     def interrupt(self: ImageOutput, name: str, *rest: Any) -> None:
         if name == "seed0005":
-            while not list(Path("a b").glob("*.png")):
+            while not self.written:
                 time.sleep(0.01)
             raise KeyboardInterrupt
         put(self, name, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageOutput, "put", interrupt)
-        stopped = sg2(*args)
+        stopped = sg2(*args, *INTERRUPTED[options])
     assert stopped.code == 130
-    command = shlex.split(stopped.err.strip().split("to go on: ")[1])
+    line = stopped.err.strip().split("to go on: ")[1]
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True)
+    command = [os.fsdecode(arg) for arg in printed.stdout.split(b"\0")][:-1]
+    assert out in command
     assert sg2(*command[1:]).code == 0
-    assert len(list(Path("a b").glob("*.png"))) == 10
+    assert len(list(Path(out).glob("*.png"))) == 10
+    assert sg2(*args, "--skip-existing").code == 0
 
 
 # Messages.
@@ -506,6 +614,26 @@ def test_an_output_that_appears_while_stdin_is_read(in_tmp: Path, net: Path) -> 
     assert process.returncode == 1
     assert "a.pt exists: --overwrite replaces it" in one_line(err.decode())
     assert Path("a.pt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [["project", "p.png", *STEPS], ["generate", "--seeds", "0-9"]])
+def test_closed_stderr_does_not_end_the_work(in_tmp: Path, net: Path, options: list[str]) -> None:
+    photo("p.png")
+    command = shlex.join([*SG2, *options, "-n", str(net), "--out", "o"])
+    result = subprocess.run(["bash", "-c", f"{command} 2>&-"], capture_output=True, timeout=300)
+    assert result.returncode == 0
+    closed = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, timeout=300)
+    assert closed.returncode == 1
+    assert "stdout is closed" in one_line(closed.stderr.decode())
+
+
+def test_a_bad_backend_of_matplotlib(shell: Any, net: Path) -> None:
+    photo("p.png")
+    environment = {**os.environ, "MPLBACKEND": "abc"}
+    Path("matplotlibrc").write_text("nonsense\n")
+    result = shell("project", "p.png", "-n", net, *STEPS, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert b"nonsense" not in result.stderr and Path("out/p/loss.png").exists()
 
 
 @pytest.mark.parametrize("name", ["NCOLS", "MININTERVAL", "BAR_FORMAT", "ASCII", "POSITION"])

@@ -25,8 +25,7 @@ import torch
 from conftest import SG2, one_line
 from networks import GOLDEN, random_generator
 
-from sg2cli import checkpoints
-from sg2cli.ops import styled_conv
+from sg2cli import checkpoints, ops
 from sg2cli.storage import atomic
 from sg2cli.storage.atomic import NameTaken, make_folder, new_file
 
@@ -399,7 +398,7 @@ def test_no_shards(sg2: Any, net: Path, args: list[str], message: str) -> None:
 
 def out_of_memory(above: int) -> Callable[..., torch.Tensor]:
     """The styled convolution on a device that has room for so many pictures."""
-    whole = styled_conv.styled_convs
+    whole = ops.styled_convs
 
     def limited(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         if len(x) > above:
@@ -433,7 +432,7 @@ def test_onednn_that_failed_once_fails_in_its_thread_for_good(
 ) -> None:
     """Where it had no memory for its scratchpad, it lacks one for all that comes after."""
     failed = set()
-    whole = styled_conv.styled_convs
+    whole = ops.styled_convs
 
     def limited(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         thread = threading.current_thread()

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sg2cli import checkpoints
+from sg2cli import checkpoints, ops
 from sg2cli.inversion.losses import LPIPS, noise_penalty, pixel_distance, row_spread, whiten
-from sg2cli.ops import jit
 from sg2cli.settings import LpipsNet
 
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -167,7 +166,7 @@ def test_losses_are_a_pictures_own(randn: Any) -> None:
         torch.testing.assert_close(whole[1][i], noise_penalty([m[i : i + 1] for m in maps])[0])
 
 
-@pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="torch's own operations round by the batch")
 def test_large_noise_maps_are_rounded_alike_in_any_batch(randn: Any, set_threads: Any) -> None:
     """On two threads, which share a map that is alone, but not one of many."""
     maps = randn(4, 1, 512, 512).float()

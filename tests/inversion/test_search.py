@@ -16,14 +16,13 @@ from safetensors.torch import load_file
 from test_losses import TARGETS, authors_lpips
 from torch import Tensor
 
-from sg2cli import checkpoints
+from sg2cli import checkpoints, ops
 from sg2cli.generator import Generator
 from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.search import Search
 from sg2cli.inversion.start import spread_of_w
 from sg2cli.inversion.state import WS, Projection
-from sg2cli.ops import jit
 from sg2cli.settings import PRESETS, ProjectSettings, Restart
 
 SHORT = ProjectSettings(steps=8)
@@ -174,7 +173,7 @@ def test_a_photo_among_others_ends_as_it_does_alone(preset: str) -> None:
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
 
-@pytest.mark.skipif(not jit.openmp(), reason="torch's own operations round by the batch")
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="torch's own operations round by the batch")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_photo_among_others_ends_with_the_same_bits(set_threads: Any, preset: str) -> None:
     """In float32, too, and whatever the search makes of a bit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from sg2cli.errors import Sg2Error
 from sg2cli.storage.ownership import OwnedFolder
 
+NAMES = ("x", "ours", "theirs")
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     paths = [path for path in folder.rglob("*") if path.is_file() and ".sg2" not in path.parts]
@@ -17,24 +20,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_we_wrote_is_replaced_by_us_and_by_later_runs(tmp_path: Path) -> None:
-    first = OwnedFolder(tmp_path / "a")
+    first = OwnedFolder(tmp_path / "a", NAMES)
     first.write("x", b"1")
     first.write("x", b"2")
-    OwnedFolder(tmp_path / "a").write("x", b"3")
+    OwnedFolder(tmp_path / "a", NAMES).write("x", b"3")
     assert contents(tmp_path / "a") == {"x": b"3"}
 
 
 def test_what_others_wrote_or_changed_stays(tmp_path: Path) -> None:
-    folder = OwnedFolder(tmp_path)
+    folder = OwnedFolder(tmp_path, NAMES)
     folder.write("ours", b"1")
     (tmp_path / "ours").write_bytes(b"edited")
     (tmp_path / "theirs").write_bytes(b"theirs")
     for name in ("ours", "theirs"):
         with pytest.raises(Sg2Error, match=f"{name} exists and is not as sg2 wrote it"):
-            OwnedFolder(tmp_path).write(name, b"2")
+            OwnedFolder(tmp_path, NAMES).write(name, b"2")
     folder.clear()
     assert contents(tmp_path) == {"ours": b"edited", "theirs": b"theirs"}
-    OwnedFolder(tmp_path, replace=True).write("theirs", b"2")  # --overwrite
+    OwnedFolder(tmp_path, NAMES, replace=True).write("theirs", b"2")  # --overwrite
     assert contents(tmp_path) == {"ours": b"edited", "theirs": b"2"}
 
 
@@ -42,7 +45,7 @@ def test_a_kill_between_record_and_rename_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old file is still ours, and the next run replaces it."""
-    OwnedFolder(tmp_path).write("x", b"1")
+    OwnedFolder(tmp_path, NAMES).write("x", b"1")
 
     replace = Path.replace
 
@@ -54,9 +57,9 @@ def test_a_kill_between_record_and_rename_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            OwnedFolder(tmp_path).write("x", b"2")
+            OwnedFolder(tmp_path, NAMES).write("x", b"2")
     assert contents(tmp_path) == {"x": b"1"}
-    OwnedFolder(tmp_path).write("x", b"3")
+    OwnedFolder(tmp_path, NAMES).write("x", b"3")
     assert contents(tmp_path) == {"x": b"3"}
 
 
@@ -80,12 +83,12 @@ def test_a_folder_of_that_name_that_is_not_ours_is_left_alone(tmp_path: Path, ki
             (out / ".sg2/manifest.json").symlink_to(elsewhere / "manifest.json")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(Sg2Error, match="was not made by sg2"):
-        OwnedFolder(out)
+        OwnedFolder(out, NAMES)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_working_files_are_removed_and_links_not_followed(tmp_path: Path) -> None:
-    folder, outside = OwnedFolder(tmp_path / "a"), tmp_path / "outside"
+    folder, outside = OwnedFolder(tmp_path / "a", NAMES), tmp_path / "outside"
     outside.mkdir()
     (outside / "1.png").write_text("mine")
     work = folder.work_folder("frames")
@@ -106,12 +109,32 @@ def test_working_files_are_removed_and_links_not_followed(tmp_path: Path) -> Non
 def test_what_was_made_and_stays_empty_goes(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     for path in (tmp_path / "new/deep", tmp_path / "there"):
-        folder = OwnedFolder(path)
+        folder = OwnedFolder(path, NAMES)
         folder.work_folder("frames")
         folder.remove_work("frames", lambda name: True)
         folder.leave()
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
-    folder = OwnedFolder(tmp_path / "full")
+    folder = OwnedFolder(tmp_path / "full", NAMES)
     folder.write("x", b"1")
     folder.leave()
     assert (tmp_path / "full/x").exists()
+
+
+@pytest.mark.parametrize("name", ["../mine", "/tmp/mine", "sub/mine", "..", "mine"])
+def test_a_record_of_other_names_is_not_believed(tmp_path: Path, name: str) -> None:
+    """Else whoever sends a folder of results could have any file removed."""
+    OwnedFolder(tmp_path / "a", NAMES).write("x", b"1")
+    (tmp_path / "mine").write_bytes(b"mine")
+    manifest = tmp_path / "a/.sg2/manifest.json"
+    record = json.loads(manifest.read_text())
+    record["files"][name] = [hashlib.sha256(b"mine").hexdigest()]
+    manifest.write_text(json.dumps(record))
+    with pytest.raises(Sg2Error, match="not a result"):
+        OwnedFolder(tmp_path / "a", NAMES)
+
+
+def test_a_folder_that_is_a_link_loses_nothing(tmp_path: Path) -> None:
+    OwnedFolder(tmp_path / "a", NAMES).write("x", b"1")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    OwnedFolder(tmp_path / "link", NAMES).clear()
+    assert (tmp_path / "a/x").read_bytes() == b"1"

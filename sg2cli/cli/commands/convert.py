@@ -18,7 +18,7 @@ from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.errors import Sg2Error, UsageError, brief, is_address, public
 from sg2cli.storage.atomic import check_file, make_folder
 from sg2cli.storage.downloads import Download, download
-from sg2cli.storage.paths import kind, user_path
+from sg2cli.storage.paths import kind, refuse_inputs, user_path
 
 
 @click.command()
@@ -69,6 +69,8 @@ def convert(
     if path_out.suffix != suffix:
         raise UsageError(f"{path_out}: this is saved as {suffix}")
     check_file(path_out, overwrite)
+    inputs = [] if is_address(checkpoint) else [user_path(checkpoint)]
+    refuse_inputs([path_out], [*inputs, *([merge] if merge else [])])
     if (target or merge) and sha256:
         raise UsageError("--sha256 is for files from the web")
     try:

@@ -83,6 +83,7 @@ def directions(
     check_settings(config, session.settings, needs_class=True)
     rows = style_rows(layers, config) if layers else list(range(config.num_ws))
     check_file(out, overwrite)
+    session.check_outputs([out])
 
     G, _ = session.load(device, precision)
     from sg2cli.latents import directions as found

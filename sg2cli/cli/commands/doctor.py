@@ -75,9 +75,18 @@ def _device(device: str) -> str:
 
 
 def _ops(device: str) -> str:
-    from sg2cli.ops.styled_conv import ways
+    """Runs each tuned operation, and compares it with its reference in float64."""
+    from sg2cli.ops import describe_backend, selftest
 
-    return ways(devices.resolve(device))
+    used = devices.resolve(device)
+    errors = dict(selftest.errors(used))
+    if wrong := [f"{name} ({e:.0e})" for name, e in errors.items() if e > selftest.TOLERANCE]:
+        raise Sg2Error(
+            f"wrong results on {used}, by their relative error: {', '.join(wrong)}; "
+            "set SG2_BACKEND=reference, and report this with your processor's name"
+        )
+    worst = max(errors.values())
+    return f"{describe_backend(used)}; {len(errors)} operations agree with torch's to {worst:.0e}"
 
 
 def _weights(device: str) -> str:

@@ -116,6 +116,7 @@ def edit(
     if to_video and (len(todo) > 1 or count == 1):
         raise UsageError("a film is of one latent over a range: give a folder to --out")
     video = VideoOutput(session, out, count, fps, overwrite, skip_existing) if to_video else None
+    session.check_outputs([video.path if video else None], latents)
     pictures = ImageOutput(out, "png", overwrite, skip_existing, console) if not to_video else None
     if pictures:
         names = (f"{latent.name}-{text}" for latent in todo.unchecked() for text in texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -137,8 +138,14 @@ def generate(
     names = (latent.name for latent in islice(todo.unchecked(), first, None, step))
     pictures.check(chain(["grid"] if grid else [], names))
 
+    session.check_outputs([save_to, pictures.file], seeds + latents)
     if save_to:
         check_folder(save_to.parent)
+        outputs = [] if pictures.to_stdout else [pictures.file or pictures.folder]
+        if os.path.realpath(save_to) in map(os.path.realpath, outputs):
+            raise UsageError(f"--out and --save-latents are both {save_to}: give two names")
+        if save_to.suffix != ".safetensors":  # it cannot tell what made it
+            pictures.done_options.append("--save-latents")
 
     G, used = session.load(device, precision)
 

@@ -92,6 +92,7 @@ def interpolate(
     if space == "z" and any(latent.space not in ("seed", "z") for latent in key_latents):
         raise UsageError("--space z is for seeds and files of z: leave it out for w and avg")
     video = VideoOutput(session, out, frames, fps, overwrite, skip_existing)
+    session.check_outputs([video.path], latents)
 
     G, used = session.load(device, precision)
     from sg2cli import sampling

@@ -11,7 +11,7 @@ import click
 
 from sg2cli import __version__, checkpoints
 from sg2cli.cli.albums import Album, Entry, find_photos
-from sg2cli.cli.console import Console, Terminated, some_failed
+from sg2cli.cli.console import Console, Terminated, repeated_command, some_failed
 from sg2cli.cli.options import (
     LATENTS,
     PATH,
@@ -252,7 +252,7 @@ def project(
     for warning in starts.warnings(found.sha256):
         console.note(f"warning: {warning}")
     beside = [source.path for source in init if isinstance(source, LatentFile)]
-    beside += [user_path(mask)] if mask else []
+    beside += [found.path, *([user_path(mask)] if mask else [])]
     album = Album(user_path(out), files, overwrite, resume, together, beside)
 
     from sg2cli import devices
@@ -292,12 +292,11 @@ def project(
             projector.run(read, batch or BATCHES.get(max(64, config.img_resolution), 1), time_limit)
         except (KeyboardInterrupt, Terminated):
             done = sum(entry.state in FINAL for entry in album.entries)
-            console.stopped(
-                f"{done} of {len(album.entries)} photos are done"
-                if album.can_go_on
-                else "nothing is written yet",
-                go_on="--resume" if album.can_go_on else None,
-            )
+            if album.can_go_on:
+                state = f"{done} of {len(album.entries)} photos are done"
+                console.stopped(state, repeated_command("--resume", ["--overwrite"]))
+            else:
+                console.stopped("nothing is written yet")
             raise
     for entry in album.entries:
         if entry.figures:

@@ -1,27 +1,40 @@
-"""What the code of `sg2cli.ops.jit` is made of: LLVM's builder, with vectors and loops."""
+"""A kernel as LLVM's intermediate representation: its builder, with vectors and loops.
+
+Addresses are of float32 numbers, integers are int64, vectors have LANES numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from llvmlite import ir
 
-from sg2cli.ops.jit import CALLED, LANES
+from sg2cli.ops.cpu.runtime import LANES, OPENMP, Arguments, Source
 
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(F32, LANES)
 FLAGS = ("contract",)  # a product may be added without being rounded first; NaN stays what it is
+WORK, WORK_SIZE = len(OPENMP), len(OPENMP) + 1  # places of what `runtime` adds to the arguments
 
 Value: TypeAlias = Any  # of LLVM's, which has no types for Python
+A = TypeVar("A", bound=Arguments)
 
 
-class Code(ir.IRBuilder):  # type: ignore[misc]
-    """A function `step` that every thread calls with the address of its arguments, all int64.
+class MapValue(NamedTuple):
+    """An argument that is a Map: its address, and the numbers from one image or row to the next."""
 
-    Attributes that a builder has not are arguments, by their names. Addresses are of float32.
+    start: Value
+    image_step: Value
+    row_step: Value
+
+
+class LoopBuilder(ir.IRBuilder):  # type: ignore[misc]
+    """The function `step`, which every thread calls with the address of its arguments.
+
+    Here are its arguments, integers, addresses and loops.
     """
 
     def __init__(self) -> None:
@@ -29,36 +42,46 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         step = ir.Function(self._module, ir.FunctionType(ir.VoidType(), [I64.as_pointer()]), "step")
         super().__init__(step.append_basic_block())
         self._given = step.args[0]
-        self.names: list[str] = []
+        self._work = 0  # bytes for each thread
         kind = ir.FunctionType(I32, []).as_pointer()
         self.thread, self.threads = (
             self.sext(self.call(self.inttoptr(self._argument(i), kind), []), I64) for i in range(2)
         )
 
-    def __getattr__(self, name: str) -> Value:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        self.names.append(name)
-        value = self._argument(len(CALLED) + len(self.names) - 1)
-        setattr(self, name, value)
-        return value
+    def declare(self, kind: type[A]) -> A:
+        """The arguments, as values of LLVM."""
+        place, values = WORK_SIZE + 1, {}
+        for name, what in kind.LAYOUT:
+            if what == "Map":
+                start, *steps = (self._argument(place + k) for k in range(3))
+                values[name] = MapValue(self.inttoptr(start, F32.as_pointer()), *steps)
+                place += 3
+                continue
+            value = self._argument(place)
+            if what == "Float":
+                value = self.bitcast(self.trunc(value, I32), F32)
+            elif what != "Int":
+                value = self.inttoptr(value, F32.as_pointer())
+            values[name] = value
+            place += 1
+        return kind(**values)
 
     def _argument(self, place: int) -> Value:
         with self.goto_entry_block():
             return self.load(self.gep(self._given, [I64(place)]))
 
-    def done(self) -> tuple[str, list[str]]:
-        """The code, and the names of its arguments, in their order."""
+    def done(self, arguments: Arguments) -> Source:
+        """The kernel, complete."""
         self.ret_void()
-        return str(self._module), self.names
+        return Source(str(self._module), type(arguments), self._work)
 
     def barrier(self) -> None:
         """Wait for all threads to come here."""
         kind = ir.FunctionType(ir.VoidType(), []).as_pointer()
-        self.call(self.inttoptr(self._argument(CALLED.index("GOMP_barrier")), kind), [])
+        self.call(self.inttoptr(self._argument(OPENMP.index("GOMP_barrier")), kind), [])
 
     def share(self, total: Value, part: Value, parts: Value) -> tuple[Value, Value]:
-        """Of so many the first of a part's and the one after its last."""
+        """Start and stop of one part of 0 to total, which is divided into so many parts."""
         start, stop = (self.sdiv(self.mul(total, k), parts) for k in (part, self.add(part, I64(1))))
         return start, stop
 
@@ -70,9 +93,9 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         by: Value | int = 1,
         state: Sequence[Value] = (),
     ) -> Iterator[tuple[Value, list[Value]]]:
-        """The index, and values that each round may change, in that list.
+        """Gives the index, and a list of values which each round may replace.
 
-        After it, the list has what the last round left.
+        After the loop the list has the values that the last round left.
         """
         start, stop, by = (I64(x) if isinstance(x, int) else x for x in (start, stop, by))
         before = self.block
@@ -96,42 +119,43 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         now[:] = kept
 
     def blocks(self, count: Value, several: int, fewer: int) -> Iterator[tuple[int, Value]]:
-        """The index, by several at once, and by fewer for those that are left."""
+        """From 0 to count in steps of `several`, then of `fewer` for the rest: step and index."""
         whole = self.mul(self.sdiv(count, I64(several)), I64(several))
         for by, start, stop in ((several, I64(0), whole), (fewer, whole, count)):
             with self.loop(start, stop, by) as (first, _):
                 yield by, first
 
     def sum(self, *terms: Value | int | tuple[Value | int, ...]) -> Value:
-        """Of integers and of products of integers."""
+        """The sum of integers and of products of integers, which are tuples."""
         products = (term if isinstance(term, tuple) else (term,) for term in terms)
         values = ([I64(x) if isinstance(x, int) else x for x in product] for product in products)
         return reduce(self.add, (reduce(self.mul, product) for product in values))
 
     def rounded_up(self, a: Value, b: int) -> Value:
-        """a / b."""
+        """a / b, to the next integer above."""
         return self.sdiv(self.add(a, I64(b - 1)), I64(b))
 
-    def divided(self, a: Value, b: Value) -> tuple[Value, Value]:
-        """a / b and what is left."""
+    def divmod(self, a: Value, b: Value) -> tuple[Value, Value]:
+        """Quotient and remainder."""
         return self.sdiv(a, b), self.srem(a, b)
 
-    def least(self, a: Value, b: Value) -> Value:
+    def minimum(self, a: Value, b: Value) -> Value:
         return self.select(self.icmp_signed("<", a, b), a, b)
 
     def within(self, i: Value, size: Value) -> Value:
         return self.icmp_unsigned("<", i, size)  # below 0 is far above
 
-    def row(self, name: str, picture: Value, row: Value) -> Value:
-        """Of a map, by the arguments of `jit.map_of`."""
-        steps = (getattr(self, f"{name}_{step}") for step in ("picture", "row"))
-        at = self.sum(*zip((picture, row), steps, strict=True))
-        return self.floats(getattr(self, name), at)
+    def row(self, t: MapValue, image: Value, row: Value) -> Value:
+        """The address of a row of a map."""
+        return self.at(t.start, self.sum((image, t.image_step), (row, t.row_step)))
 
-    def floats(self, address: Value, index: Value | None = None) -> Value:
-        """A pointer to float32."""
-        start = self.inttoptr(address, F32.as_pointer())
-        return self.gep(start, [index]) if index else start
+    def at(self, floats: Value, *terms: Value | int | tuple[Value | int, ...]) -> Value:
+        """An address so many numbers on: a sum as of `sum`."""
+        return self.gep(floats, [self.sum(*terms)])
+
+
+class Builder(LoopBuilder):
+    """The same with vectors of LANES numbers, which lie anywhere: no alignment is assumed."""
 
     def vector(self, floats: Value, index: Value | int | None = None) -> Value:
         return self.load(self._place(floats, index), align=4)
@@ -145,9 +169,16 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         return self.bitcast(floats, VECTOR.as_pointer())
 
     def array(self, size: int, kind: ir.Type) -> Callable[[Value | int], Value]:
-        """On the thread's own stack: what gives the place of each."""
+        """In the thread's working memory, as its stack may be small: gives the address of each.
+
+        Arrays begin at multiples of 64 bytes, as vectors have to.
+        """
+        work, step = self._argument(WORK), self._argument(WORK_SIZE)
         with self.goto_entry_block():
-            start = self.alloca(kind, size)
+            own = self.add(work, self.mul(self.thread, step))
+            start = self.inttoptr(self.add(own, I64(self._work)), kind.as_pointer())
+        bits = 32 * LANES if kind is VECTOR else 32 if kind is F32 else 64
+        self._work += -(-size * bits // 512) * 64
         return lambda k: self.gep(start, [I64(k) if isinstance(k, int) else k])
 
     def constant(self, x: float) -> Value:
@@ -157,19 +188,15 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         return ir.Constant(F32, x)
 
     def root(self, x: Value) -> Value:
-        """Of one float32."""
+        """The square root of one float32."""
         return self.call(self._intrinsic("llvm.sqrt.f32", F32, F32), [x])
-
-    def number(self, x: Value) -> Value:
-        """An argument that is a float32, in all lanes."""
-        return self.broadcast(self.bitcast(self.trunc(x, I32), F32))
 
     def broadcast(self, x: Value) -> Value:
         one = self.insert_element(ir.Constant(VECTOR, ir.Undefined), x, I32(0))
         return self.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
 
-    def added(self, x: Value) -> Value:
-        """The sum over the lanes."""
+    def lane_sum(self, x: Value) -> Value:
+        """The sum of a vector's numbers."""
         add = self._intrinsic(f"llvm.vector.reduce.fadd.v{LANES}f32", F32, F32, VECTOR)
         return self.call(add, [self.single(0), x], fastmath=("reassoc",))
 
@@ -188,16 +215,19 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         fma = self._intrinsic(f"llvm.fma.v{LANES}f32", VECTOR, *[VECTOR] * 3)
         return self.call(fma, [a, b, c])
 
-    def weighed(self, factors: Sequence[Value], values: Sequence[Value]) -> Value:
-        """The sum of products."""
+    def dot(self, factors: Sequence[Value], values: Sequence[Value]) -> Value:
+        """The sum of factors times values."""
         total = self.times(values[0], factors[0])
         for factor, value in zip(factors[1:], values[1:], strict=True):
             total = self.times_plus(value, factor, total)
         return total
 
-    def combined(self, factors: Sequence[float], values: Sequence[Value]) -> Value:
-        """Their sum, weighed. Terms of even and of odd places are added apart: the polynomials of
-        two points that differ in sign have these sums in common, and LLVM computes them once."""
+    def combine(self, factors: Sequence[float], values: Sequence[Value]) -> Value:
+        """The sum of constants times values.
+
+        Terms of even and of odd places are added separately: the polynomials of two points that
+        differ in sign have these sums in common, and LLVM computes them once.
+        """
         found: list[tuple[bool, Value]] = []  # whether it is to be subtracted
         for parity in (0, 1):
             pairs = zip(factors[parity::2], values[parity::2], strict=True)
@@ -206,13 +236,13 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
                 terms.sort(key=lambda term: abs(term[0]) != 1)  # which saves a product
                 negative = terms[0][0] < 0
                 signed = [(-f if negative else f, v) for f, v in terms]
-                found.append((negative, self._added(signed)))
+                found.append((negative, self._signed_sum(signed)))
         (negative, total), *others = sorted(found, key=lambda one: one[0])
         for subtracted, other in others:
             total = (self.fsub if subtracted != negative else self.fadd)(total, other, flags=FLAGS)
         return self.fsub(self.constant(0), total) if negative else total
 
-    def _added(self, terms: Sequence[tuple[float, Value]]) -> Value:
+    def _signed_sum(self, terms: Sequence[tuple[float, Value]]) -> Value:
         total: Value = None
         for factor, value in terms:
             if abs(factor) != 1:
@@ -223,7 +253,10 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         return total
 
     def leaky(self, x: Value, slope: float, sign: Value | None = None) -> Value:
-        """By the sign of x itself, NaN staying NaN, or by another's, 0 counting as below it."""
+        """The leaky ReLU of x, which keeps NaN.
+
+        With a sign given: x where that is above 0, else slope * x, as the gradient needs it.
+        """
         if slope == 1:
             return x
         below = self.fmul(x, self.constant(slope)) if slope else self.constant(0)
@@ -231,10 +264,10 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
             return self.select(self.fcmp_ordered(">", sign, self.constant(0)), x, below)
         return self.select(self.fcmp_ordered("<", x, self.constant(0)), below, x)
 
-    def finished(
+    def epilogue(
         self, x: Value, scale: Value, bias: Value, noise: Value, slope: float, clamp: Value
     ) -> Value:
-        """What comes after a convolution; noise: one float32."""
+        """clamp(leaky_relu(x * scale + noise + bias)); the noise is one float32."""
         x = self.plus(self.times(x, scale), self.plus(self.broadcast(noise), bias))
         return self.clamped(self.leaky(x, slope), clamp)
 

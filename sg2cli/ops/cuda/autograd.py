@@ -1,0 +1,244 @@
+"""The operations of `sg2cli.ops.reference` on CUDA, fused by Triton; cuDNN does the convolutions.
+
+Weights take no gradient. KernelUnavailable where Triton cannot compile.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton  # type: ignore[import-untyped,unused-ignore]
+from torch import Tensor
+from triton.errors import TritonError  # type: ignore[import-untyped,unused-ignore]
+
+from sg2cli.ops.backend import KernelUnavailable
+from sg2cli.ops.cuda import kernels
+from sg2cli.ops.reference import Layer, filter_kernel, modulation
+from sg2cli.ops.tensors import first_order
+from sg2cli.settings import ResampleFilter
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Run a kernel, which Triton compiles the first time: it needs a C compiler, and headers."""
+    try:
+        kernel[grid](*args, **constants)
+    except (ImportError, OSError, subprocess.SubprocessError, TritonError) as error:
+        raise KernelUnavailable(f"Triton cannot compile {kernel.__name__} ({error})") from error
+    except RuntimeError as error:
+        if "compiler" not in str(error):  # "Failed to find C compiler"
+            raise
+        raise KernelUnavailable(f"Triton cannot compile {kernel.__name__} ({error})") from error
+
+
+@lru_cache(maxsize=64)
+def _correlated(taps: ResampleFilter, device: torch.device, transposed: bool) -> Tensor:
+    """The filter times 4, for the zeros that were inserted, as `filtered` takes it."""
+    with torch.inference_mode(False):
+        f = filter_kernel(taps, torch.float64, torch.device("cpu")) * 4
+        return (f if transposed else f.flip(0, 1)).to(device, torch.float32).contiguous()
+
+
+def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """See `sg2cli.ops.styled_conv`: what ends a layer multiplies by the next one's styles."""
+    ready = [modulation(x.dtype, layer.weight, layer.styles) for layer in layers]
+    x = x * ready[0][0].to(x.dtype)[:, :, None, None]
+    for layer, (_, weight, scale), then in zip(
+        layers, ready, [*(styles for styles, *_ in ready[1:]), None], strict=True
+    ):
+        x, weight = x.contiguous(memory_format=torch.channels_last), weight.to(x.dtype)
+        if layer.taps:
+            v = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        else:
+            v = F.conv2d(x, weight, padding=1)
+        x = finish(v, scale, *layer[2:], then)
+    return x
+
+
+def finish(
+    v: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    noise: Tensor | None = None,
+    taps: ResampleFilter | None = None,
+    slope: float = 1.0,
+    gain: float = 1.0,
+    clamp: float | None = None,
+    then: Tensor | None = None,
+) -> Tensor:
+    """What follows the convolution: v [N,O,H,W], or [N,O,2H+1,2W+1] to be filtered -> y.
+
+    scale [N,O], bias [O], noise [H,W] or [N|1,1,H,W], then [N,O]
+    """
+    if noise is not None:
+        noise = noise.reshape(-1, 1, *noise.shape[-2:])
+    return _Finish.apply(v, scale, bias, noise, then, (taps, slope, gain, clamp))
+
+
+class _Finish(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        v: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        noise: Tensor | None,
+        then: Tensor | None,
+        how: tuple[Any, ...],
+    ) -> Tensor:
+        v = v.contiguous(memory_format=torch.channels_last)
+        scale, then = scale.float().contiguous(), None if then is None else then.contiguous()
+        noise = None if noise is None else noise.contiguous()
+        ctx.save_for_backward(v, scale, bias, noise, then)
+        ctx.how = how
+        return _run(v, scale, bias, noise, then, how)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        v, scale, bias, noise, then = ctx.saved_tensors
+        taps, slope, gain, clamp = ctx.how
+        n, channels, out_h, out_w = dy.shape
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dv = torch.empty_like(dy)
+        p, c = _tile(channels, kernels.BACK_TILE)
+        blocks = triton.cdiv(out_h * out_w, p)
+        dscale = scale.new_empty(n, blocks, channels)
+        dthen = None if then is None else torch.empty_like(dscale)
+        dnoise = None if noise is None else scale.new_empty(n, 1, out_h, out_w)
+        f, size, pad = _filter_of(taps, v)
+        _launch(
+        kernels.layer_backward_kernel, (blocks, n),
+            v, dy, f, scale, noise, bias, then, dv, dscale, dnoise, dthen,
+            v.shape[2], v.shape[3], out_h, out_w, channels, _step(noise),
+            slope, gain, clamp or 0.0,
+            TAPS=size, PAD=pad, NOISE=noise is not None, CLAMPS=clamp is not None,
+            THEN=then is not None, P=p, C=c,
+        )  # fmt: skip
+        if taps:
+            dv = _transposed_filter(dv, taps, v)
+        if dnoise is not None:
+            dnoise = dnoise.sum_to_size(noise.shape).to(noise.dtype)
+        if dthen is not None:
+            dthen = dthen.sum(dim=1).to(then.dtype)
+        return dv, dscale.sum(dim=1), None, dnoise, dthen, None
+
+
+def _run(
+    v: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    noise: Tensor | None,
+    then: Tensor | None,
+    how: tuple[Any, ...],
+) -> Tensor:
+    taps, slope, gain, clamp = how
+    n, channels, h, w = v.shape
+    out_h, out_w = (h - 1, w - 1) if taps else (h, w)
+    f, size, pad = _filter_of(taps, v)
+    y = _like(v, out_h, out_w)
+    p, c = _tile(channels)
+    grid = (triton.cdiv(out_h * out_w, p), triton.cdiv(channels, c), n)
+    _launch(
+        kernels.layer_kernel, grid,
+        v, y, f, scale, noise, bias, then,
+        h, w, out_h, out_w, channels, _step(noise), slope, gain, clamp or 0.0,
+        TAPS=size, PAD=pad, ACTS=True, NOISE=noise is not None, CLAMPS=clamp is not None,
+        THEN=then is not None, P=p, C=c,
+    )  # fmt: skip
+    return y
+
+
+def _transposed_filter(dv: Tensor, taps: ResampleFilter, v: Tensor) -> Tensor:
+    """The gradient of what was filtered: the filter the other way round."""
+    n, channels, h, w = v.shape
+    size = len(taps)
+    dx = _like(v, h, w)
+    p, c = _tile(channels)
+    grid = (triton.cdiv(h * w, p), triton.cdiv(channels, c), n)
+    _launch(
+        kernels.layer_kernel, grid,
+        dv, dx, _correlated(taps, v.device, True), None, None, None, None,
+        dv.shape[2], dv.shape[3], h, w, channels, 0, 1.0, 1.0, 0.0,
+        TAPS=size, PAD=size - 1 - ((size + 1) // 2 - 1), ACTS=False, NOISE=False, CLAMPS=False,
+        THEN=False, P=p, C=c,
+    )  # fmt: skip
+    return dx
+
+
+def _tile(channels: int, numbers: int = kernels.TILE) -> tuple[int, int]:
+    """Pixels and channels of a program."""
+    wide = min(kernels.WIDEST, triton.next_power_of_2(channels))
+    return numbers // wide, wide
+
+
+def _like(v: Tensor, h: int, w: int) -> Tensor:
+    shape = (v.shape[0], v.shape[1], h, w)
+    return torch.empty(shape, dtype=v.dtype, device=v.device, memory_format=torch.channels_last)
+
+
+def _filter_of(taps: ResampleFilter | None, v: Tensor) -> tuple[Tensor | None, int, int]:
+    """The filter, its size, and the zeros before: one wider than the result is what it filters."""
+    if taps is None:
+        return None, 0, 0
+    return _correlated(taps, v.device, False), len(taps), (len(taps) + 1) // 2 - 1
+
+
+def _step(noise: Tensor | None) -> int:
+    """From one picture's map to the next one's."""
+    return 0 if noise is None or len(noise) == 1 else noise.shape[2] * noise.shape[3]
+
+
+def add_rgb(
+    rgb: Tensor, bias: Tensor, clamp: float | None, img: Tensor | None, taps: ResampleFilter
+) -> Tensor:
+    """clamp(rgb + bias) + upsample2d(img), float32: rgb and result [N,C,2H,2W], img [N,C,H,W]."""
+    return _AddRGB.apply(rgb, bias, clamp, img, taps)
+
+
+class _AddRGB(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rgb: Tensor,
+        bias: Tensor,
+        clamp: float | None,
+        img: Tensor | None,
+        taps: ResampleFilter,
+    ) -> Tensor:
+        n, channels, h, w = rgb.shape
+        y = torch.empty(rgb.shape, dtype=torch.float32, device=rgb.device)
+        f = None if img is None else _correlated(taps, rgb.device, False)
+        _launch(
+        kernels.picture_kernel, (triton.cdiv(channels * h * w, kernels.ELEMENTS), n),
+            rgb, bias, None if img is None else img.contiguous(), f, y,
+            h, w, channels, *rgb.stride(), clamp or 0.0,
+            CLAMPS=clamp is not None, TAPS=0 if img is None else len(taps),
+            PAD=(len(taps) + 1) // 2, E=kernels.ELEMENTS,
+        )  # fmt: skip
+        ctx.save_for_backward(rgb if clamp is not None else None, bias)
+        ctx.how = clamp, None if img is None else img.shape, taps, rgb.dtype
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        rgb, bias = ctx.saved_tensors
+        clamp, shape, taps, dtype = ctx.how
+        drgb, dimg = dy.to(dtype), None
+        if clamp is not None:
+            inside = (rgb.float() + bias.view(1, -1, 1, 1)).abs() <= clamp
+            drgb = drgb * inside
+        if shape is not None:
+            n, channels, h, w = shape
+            dimg = dy.new_empty(shape)
+            _launch(
+        kernels.picture_backward_kernel, (triton.cdiv(channels * h * w, kernels.ELEMENTS), n),
+                dy.contiguous(), _correlated(taps, dy.device, False), dimg, h, w, channels,
+                TAPS=len(taps), PAD=(len(taps) + 1) // 2, E=kernels.ELEMENTS,
+            )  # fmt: skip
+        return drgb, None, None, dimg, None
