@@ -175,3 +175,24 @@ def test_a_limit_on_processes(limit: int, tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+@pytest.mark.skipif(
+    not (shutil.which("setpriv") and shutil.which("prlimit")) or os.geteuid() != 0,
+    reason="needs root, setpriv and prlimit",
+)
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_a_command_under_a_limit_on_processes(limit: int, tmp_path: Path) -> None:
+    """The writer of images does without its threads, and so does the progress bar."""
+    environment = {key: value for key, value in os.environ.items() if "THREADS" not in key}
+    command = [sys.executable, "-m", "sg2cli", "generate", "--seeds", "0-3", "--grid"]
+    tmp_path.chmod(0o777)
+    done = subprocess.run(
+        [*AS_A_USER, "prlimit", f"--nproc={limit}", *command, "--out", str(tmp_path / "o")],
+        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 5
