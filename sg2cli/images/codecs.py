@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 FORMATS_WRITTEN = ("PNG", "JPEG", "WEBP")
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
-MAX_PIXELS = 1 << 32  # of an image that we write: a grid of 4096 at 1024x1024
 
 
 def encode(image: Image, format: str, provenance: Mapping[str, Any]) -> bytes:
@@ -56,11 +55,6 @@ def check_format(format: str, channels: int, width: int, height: int) -> None:
         raise UsageError("this network draws an alpha channel, which jpg lacks: use png or webp")
     if max(width, height) > LIMITS[format]:
         raise UsageError(f"{width}x{height} pixels are beyond what {format} holds: use png")
-    if width * height > MAX_PIXELS:
-        raise UsageError(
-            f"an image of {width}x{height} pixels is too large, {MAX_PIXELS:,} are the limit: give "
-            "fewer or smaller cells"
-        )
 
 
 def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:

@@ -87,7 +87,7 @@ def test_directions_of_a_file(sg2: Any) -> None:
         (["x", "--direction", "pca:0"], "'x' is no latent"),
         (["0", "--direction", "pca:0", "--amount", "3..-3"], "write -3..3"),
         (["0", "--direction", "pca:0", "--amount", "far"], "'far' is no amount"),
-        (["0", "--direction", "pca:0", "--amount", "nan"], "no amount"),
+        (["0", "--direction", "pca:0", "--amount", "nan"], "not a usable amount"),
         (["0", "--direction", "pca:500"], "there are 128 directions"),
         (["0", "--direction", "missing.npy"], "no direction 'missing.npy'"),
         (["0", "--direction", "pca:0", "--layers", "10"], "row 10 is beyond"),

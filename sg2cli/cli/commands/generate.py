@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
     from sg2cli.latents.sources import Latent, LatentList
 
+MAX_EMPTY = 10_000  # cells of a grid
+
 
 @click.command()
 @network_options
@@ -178,6 +180,11 @@ def _grid_shape(grid: tuple[int, int] | str, count: int) -> tuple[int, int]:
     if not isinstance(grid, str):
         if count > grid[0] * grid[1]:
             raise UsageError(f"--grid={grid[0]}x{grid[1]} has no room for {count} pictures")
+        if (empty := grid[0] * grid[1] - count) > MAX_EMPTY:
+            raise UsageError(
+                f"--grid={grid[0]}x{grid[1]} leaves {empty:,} cells empty: {MAX_EMPTY:,} are the "
+                "limit"
+            )
         return grid
     side = math.isqrt(count - 1) + 1
     full = [columns for columns in range(side, 2 * side) if count % columns == 0]
