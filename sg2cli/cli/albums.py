@@ -187,6 +187,8 @@ class Album:
             owned.allow_replacing(digest, begin=self.overwrite, note=bool(there))
         if self.overwrite:
             _discard_snapshots(self.out, self.of_all)
+            for entry in self.entries:  # all: --resume may continue with any of them
+                _discard_snapshots(entry.folder, (SNAPSHOT, TUNING))
         if self.has_summary:
             self.shared.check(SUMMARY)
 
@@ -200,11 +202,6 @@ class Album:
         begun = any(entry.state not in ("not begun", "begun") for entry in self.entries)
         if self.has_summary and begun:
             self.shared.write(SUMMARY, self._table())
-
-    def begin(self, entry: Entry) -> None:
-        """Prepare the folder of a photo; with --overwrite, for starting from its first step."""
-        if self.overwrite:
-            _discard_snapshots(entry.folder, (SNAPSHOT, TUNING))
 
     def _table(self) -> bytes:
         text = io.StringIO()
@@ -274,10 +271,15 @@ def _locked(folder: Path) -> Iterator[None]:
     if os.name == "nt":  # where a folder cannot be opened
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise Sg2Error(f"cannot open {folder}: {reason(error)}") from error
     try:
         try:
             lock(handle)
+            if not (folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())):
+                raise BlockingIOError  # another run removed what it had made
         except BlockingIOError:
             raise Sg2Error(
                 f"another sg2 project is at work in {folder}: wait for it, or give another --out"

@@ -108,8 +108,14 @@ class Console:
             self._bars.remove(bar)
 
 
-def repeated_command(option: str, without: Collection[str] = ()) -> str:
-    """The command line that is running, with an option, and without others and their values."""
+def repeated_command(
+    option: str, without: Collection[str] = (), changed: Collection[str] = ()
+) -> str:
+    """The command line that is running, with an option, and without others and their values.
+
+    `changed` is an option and its new value.
+    """
+    without = {*without, *list(changed)[:1]}
     ctx = click.get_current_context()
     name, *args = ctx.meta.get(ARGUMENTS, [ctx.info_name or ""])
     end = args.index("--") if "--" in args else len(args)
@@ -121,7 +127,7 @@ def repeated_command(option: str, without: Collection[str] = ()) -> str:
             next(options, None)
         elif arg != option and arg.partition("=")[0] not in without:
             kept.append(arg)
-    return " ".join(["sg2", name, option, *map(_quoted, kept + args[end:])])
+    return " ".join(["sg2", name, option, *map(_quoted, [*changed, *kept, *args[end:]])])
 
 
 def _quoted(arg: str) -> str:

@@ -96,6 +96,7 @@ class Projector:
         self.lpips = LPIPS(settings.lpips).to(G.device)
         self.judge = results.Judge(self.spread, self.lpips)
         self.steps_done = 0
+        self.halved: int | None = None  # the batch that memory had room for
 
     def run(
         self, read: Callable[[Entry, int], Job], size: int, seconds: float | None = None
@@ -152,7 +153,6 @@ class Projector:
     def _begin(self, job: Job) -> None:
         """Find out what an earlier run left: the entry is "kept", "projected" or "begun"."""
         entry = job.entry
-        self.album.begin(entry)
         recipes = [job.recipe, self._tuned(job)] if self.tuning else [job.recipe]
         found = None
         try:
@@ -198,6 +198,7 @@ class Projector:
         snapshots.remove(snapshot)
         half = (len(jobs) + 1) // 2
         self.console.note(f"out of memory: {half} photos at once, as by --batch {half}")
+        self.halved = half
         for part in (jobs[:half], jobs[half:]):
             self._project(part, seconds and seconds / 2, bar)
 
@@ -260,8 +261,6 @@ class Projector:
         entry = job.entry
         image, figures, provenance = self._judge(self.G, job, projection, job.recipe)
         folder = entry.results
-        if folder.replace:
-            folder.clear()  # what other settings made, and this run would leave
         paths = results.write_history(folder, projection, figures)
         if self.film:
             paths.append(self._write_film(job, image))
@@ -272,8 +271,11 @@ class Projector:
         for path in results.write_result(
             folder, projection, job.photo, image, provenance, figures, self.npz
         ):
+            paths.append(path)
             if not self.tuning:
                 self.console.wrote(path, provenance)
+        if folder.replace:
+            folder.clear(keep=[path.name for path in paths])  # what other settings left
         folder.done_replacing()
         _drop_frames(folder, 0)
         if projection.ended == "not finite":

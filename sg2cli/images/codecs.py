@@ -43,7 +43,10 @@ def encode(image: Image, format: str, provenance: Mapping[str, Any]) -> bytes:
     exif = PIL.Image.Exif()
     exif[DESCRIPTION] = describe(provenance, PLACEHOLDER)
     if format == "jpg":
-        picture.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
+        try:
+            picture.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
+        except ValueError as error:  # 64 KiB of EXIF are the limit
+            raise Sg2Error("the names of its latents are too long for a jpg: use png") from error
     else:
         picture.save(file, "webp", quality=95, exif=exif)
     return fill_in_hash(file.getvalue())

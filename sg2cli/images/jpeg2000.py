@@ -14,16 +14,16 @@ J2K_OTHERWISE = (0xFF53, 0xFF5F)  # COC and POC
 def count_jp2(cursor: Cursor, budget: Budget) -> int:
     """JPEG 2000, annex I: boxes, one of which has the codestream."""
     while True:
-        length, kind = cursor.unpack(">I4s")
         begin = cursor.at
+        length, kind = cursor.unpack(">I4s")
         budget.charge("parts")
         if length == 1:
-            length = cursor.unpack(">Q")[0] - 8
+            (length,) = cursor.unpack(">Q")
         if kind == b"jp2c":
             return count_j2k(cursor, budget)
-        if length < 8:  # 0: up to the end
+        if begin + length < cursor.at:  # 0: up to the end
             return 1
-        cursor.at = begin + length - 8
+        cursor.at = begin + length
 
 
 def count_j2k(cursor: Cursor, budget: Budget) -> int:
@@ -61,6 +61,8 @@ def count_j2k(cursor: Cursor, budget: Budget) -> int:
 
 
 def _charge_packets(size: tuple[int, ...], coding: bytes, budget: Budget) -> None:
+    if len(size) != 9:
+        raise ValueError("it describes its coding before its size")
     x1, y1, x0, y0, tile_width, tile_height, tile_x, tile_y, components = size
     style, _, layers, _, levels, block_x, block_y = struct.unpack_from(">2BH4B", coding)
     tiles = -(-(x1 - tile_x) // tile_width) * -(-(y1 - tile_y) // tile_height)

@@ -7,6 +7,7 @@ what Pillow reads is charged to a budget.
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -63,6 +64,9 @@ def _check_size(picture: Any) -> None:
         )
 
 
+_PILLOW = threading.RLock()  # its limits are global: threads take turns
+
+
 @contextmanager
 def _limits(budget: Budget, pixels: int | None) -> Iterator[None]:
     """Pillow with our limit on pixels, without its warnings, and with a limit on tags.
@@ -73,14 +77,13 @@ def _limits(budget: Budget, pixels: int | None) -> Iterator[None]:
     import PIL.Image
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    limit, load = PIL.Image.MAX_IMAGE_PIXELS, ImageFileDirectory_v2.load
-
     def counted(directory: Any, file: Any) -> Any:
         _charge_tags(directory, file, budget)
         return load(directory, file)
 
-    with warnings.catch_warnings():
+    with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        limit, load = PIL.Image.MAX_IMAGE_PIXELS, ImageFileDirectory_v2.load
         PIL.Image.MAX_IMAGE_PIXELS = pixels  # so many are warned of, twice is refused
         ImageFileDirectory_v2.load = counted  # type: ignore[method-assign, assignment]
         try:

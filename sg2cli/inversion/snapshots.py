@@ -222,6 +222,7 @@ def project(
             found, others = search.ended(part())
             if found:
                 save_state(snapshot, search, provenance)
+                saved_step = search.state.step  # or an interruption now would save the others alone
                 search.restore(others)
                 yield from found
                 continue

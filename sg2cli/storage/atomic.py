@@ -86,7 +86,7 @@ def check_folder(folder: Path) -> None:
     try:
         probe, file = _temporary(there)
         file.close()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have swept it
     except OSError as error:
         raise Sg2Error(f"cannot write into {folder}: {reason(error)}") from error
 

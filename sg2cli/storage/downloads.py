@@ -129,6 +129,7 @@ class _Transfer:
                 except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
                     raise self._error(f"it cannot be fetched ({quoted(error)})") from error
                 failures += 1
+                furthest = min(furthest, self.part.size)  # it may have begun again
                 if self.part.size >= furthest + MIN_BYTES:
                     begun, failures, furthest = True, 0, self.part.size
                 if max(failures, self.part.restarts) >= MAX_FAILURES:

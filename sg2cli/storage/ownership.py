@@ -116,6 +116,7 @@ class OwnedFolder:
         before = [sha256(path)] if ours else []
 
         def record(file: BinaryIO) -> None:
+            self.check(name)  # again: it may have been edited meanwhile
             file.seek(0)
             self._hashes[name] = [*before, content_sha256(file)]
             self.save()
@@ -137,12 +138,12 @@ class OwnedFolder:
             self._hashes |= {name: [sha256(self.folder / name)] for name in there}
             self.save()
 
-    def clear(self) -> None:
-        """Remove the files that are ours, and as we wrote them; the last that was written first.
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Remove the files that are ours, and as we wrote them, but for those to keep.
 
         Links, to files or to the folder itself, are not followed.
         """
-        for name in reversed(list(self._hashes)):
+        for name in [name for name in self._hashes if name not in keep]:
             path = self.folder / name
             if self.is_ours(name) and not (path.is_symlink() or self.folder.is_symlink()):
                 path.unlink()

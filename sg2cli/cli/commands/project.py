@@ -293,8 +293,9 @@ def project(
         except (KeyboardInterrupt, Terminated):
             done = sum(entry.state in FINAL for entry in album.entries)
             if album.can_go_on:
+                halved = ("--batch", str(projector.halved)) if projector.halved else ()
                 state = f"{done} of {len(album.entries)} photos are done"
-                console.stopped(state, repeated_command("--resume", ["--overwrite"]))
+                console.stopped(state, repeated_command("--resume", ["--overwrite"], halved))
             else:
                 console.stopped("nothing is written yet")
             raise
