@@ -23,7 +23,7 @@ class Sg2Error(Exception):
 
 
 class UsageError(Sg2Error):
-    """What was asked for cannot be: says what would be right."""
+    """The request is invalid; the message says what to change."""
 
     exit_code = 2
 

@@ -97,7 +97,7 @@ def find_photos(arguments: Sequence[str]) -> list[Path]:
         else:
             found.append(Path("-") if text == "-" else path)
     if found.count(Path("-")) > 1:
-        raise UsageError("stdin can be read once: give - once")
+        raise UsageError("- (stdin) can be given only once")
     return found
 
 
@@ -118,7 +118,7 @@ class Album:
         `inputs` are files that are read beside the photos: no result may have their names.
         """
         if overwrite and resume:
-            raise UsageError("--overwrite and --resume contradict one another: give one")
+            raise UsageError("--overwrite and --resume are mutually exclusive")
         check_folder(out)
         self.out, self.overwrite, self.resume = out, overwrite, resume
         self.shared = OwnedFolder(out, SHARED)  # the summary, a network for all
@@ -144,7 +144,7 @@ class Album:
         """Sg2Error for results that are there already, if neither option says what of them."""
         for path in self._results:
             if is_there(path) and not (self.overwrite or self.resume):
-                raise Sg2Error(f"{path} exists: --overwrite replaces it, --resume goes on from it")
+                raise Sg2Error(f"{path} exists: --overwrite replaces it, --resume continues it")
 
     @contextmanager
     def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
@@ -282,7 +282,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 raise BlockingIOError  # another run removed what it had made
         except BlockingIOError:
             raise Sg2Error(
-                f"another sg2 project is at work in {folder}: wait for it, or give another --out"
+                f"another sg2 project is writing to {folder}: wait for it, or use another --out"
             ) from None
         yield
     finally:

@@ -25,7 +25,7 @@ class Terminated(BaseException):
 
 
 class ReaderGone(Exception):
-    """Whoever read stdout has had enough: `sg2 ... | head -1`."""
+    """The reader of stdout closed the pipe: `sg2 ... | head -1`."""
 
 
 class Console:
@@ -68,9 +68,7 @@ class Console:
     def picture(self, content: bytes) -> None:
         """The bytes of a picture on stdout."""
         if sys.stdout is not None and sys.stdout.isatty():
-            raise Sg2Error(
-                "a picture is no text for a terminal: redirect stdout, or give --out FILE"
-            )
+            raise Sg2Error("not writing an image to a terminal: redirect stdout, or use --out FILE")
         self._write(content)
 
     def _write(self, content: bytes) -> None:
@@ -94,7 +92,7 @@ class Console:
         """The last note of an interrupted run: how far it came, and what continues it."""
         for bar in self._bars:
             bar.close()  # else it would be drawn again below the note
-        self.note(f"stopped: {state}" + (f"; to go on: {command}" if command else ""))
+        self.note(f"stopped: {state}" + (f"; to continue: {command}" if command else ""))
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[tqdm[Any]]:
@@ -142,9 +140,9 @@ def _quoted(arg: str) -> str:
 
 
 def counts(done: int, skipped: int, failed: Collection[str]) -> str:
-    """'12 written, 3 kept as they were', and how many failed, if some did."""
+    """'12 written, 3 skipped', and how many failed, if some did."""
     failures = f", {len(failed)} failed" if failed else ""
-    return f"{done} written, {skipped} kept as they were{failures}"
+    return f"{done} written, {skipped} skipped{failures}"
 
 
 def some_failed(names: Sequence[str], count: int, what: str) -> Sg2Error:

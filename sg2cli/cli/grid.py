@@ -74,7 +74,7 @@ def draw_cells(
             at = (layout.columns, layout.rows)
             grid = ImageGrid(file, pictures.format, *at, shape, layout.provenance, layout.header)
         if not _draw(pictures, cells, count, shape, grid, render) and grid:
-            holes = "no sheet is written, as it would have holes"
+            holes = "the grid is not written because some of its images failed"
             pictures.console.note(holes)
             pictures.sum_up(count)
             raise Sg2Error(holes)

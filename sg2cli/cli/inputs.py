@@ -63,7 +63,7 @@ def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
     """
     start = pipe.read(START)
     if start and not (start.startswith(BEGINNINGS) or start[8:9] == b"{"):
-        raise CheckpointError(f"{name}: it is of no kind that sg2 reads")
+        raise CheckpointError(f"{name}: not a file format that sg2 can read")
     file.write(start)
     left = MAX_PIPED_CHECKPOINT - len(start)
     while block := pipe.read(BLOCK):

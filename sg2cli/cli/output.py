@@ -32,7 +32,7 @@ LOOK_AHEAD = 10_000  # names checked before the first picture is drawn
 def check_choice(overwrite: bool, skip_existing: bool) -> None:
     """UsageError for two answers to the question what becomes of existing files."""
     if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing contradict one another: give one")
+        raise UsageError("--overwrite and --skip-existing are mutually exclusive")
 
 
 class ImageOutput:
@@ -60,7 +60,7 @@ class ImageOutput:
         if self.file and FORMATS[suffix] != self.format:
             raise UsageError(f"--format {format} contradicts the name {self.file}")
         if self.to_stdout and console.as_json:
-            raise UsageError("--json has no place where --out - gives the picture itself")
+            raise UsageError("--json cannot be used with --out -, which writes the image to stdout")
         self.overwrite = overwrite
         self.skip_existing = skip_existing
         self.console = console
@@ -80,7 +80,7 @@ class ImageOutput:
     def needs_folder(self) -> None:
         """UsageError where --out is no folder, for commands that make several pictures."""
         if self.holds_one:
-            raise UsageError("this makes several pictures: give a folder to --out")
+            raise UsageError("this command writes several images: --out must be a folder")
 
     def check(self, names: Iterable[str]) -> None:
         """Find out before any work whether the folder can be made, and a name is taken."""
@@ -103,7 +103,7 @@ class ImageOutput:
         return kept
 
     def fail(self, name: str, error: Sg2Error) -> None:
-        """Go on without this picture: one that is wrong costs the others nothing."""
+        """Record a failed image and continue with the others."""
         self.failed[name] = str(error)
         if len(self.failed) > MAX_FAILED:
             raise Sg2Error(f"more than {MAX_FAILED:,} pictures failed; the last: {error}")

@@ -197,7 +197,7 @@ class Projector:
             return
         snapshots.remove(snapshot)
         half = (len(jobs) + 1) // 2
-        self.console.note(f"out of memory: {half} photos at once, as by --batch {half}")
+        self.console.note(f"out of memory: continuing with --batch {half}")
         self.halved = half
         for part in (jobs[:half], jobs[half:]):
             self._project(part, seconds and seconds / 2, bar)
@@ -224,7 +224,7 @@ class Projector:
         run = Search(G, photos, settings, self.spread, self.lpips, inits, estimate=fresh)
         recipe = {"recipes": [{**job.recipe, "version": None} for job in jobs]}
         if snapshots.load_state(snapshot, run, recipe):
-            self.console.note(f"going on from step {run.state.step}")
+            self.console.note(f"resuming at step {run.state.step}")
         else:
             new = [row for row, job in enumerate(jobs) if job.entry.state == "begun"]
             run.restore(run.state.only(new))
@@ -280,7 +280,7 @@ class Projector:
         _drop_frames(folder, 0)
         if projection.ended == "not finite":
             self.console.note(
-                f"{entry.name}: the loss is not finite any more: the best so far is kept"
+                f"{entry.name}: the loss became NaN or infinite: kept the best result so far"
             )
 
     def _judge(
@@ -300,7 +300,7 @@ class Projector:
         for job in jobs:
             result = results.read_result(job.entry.folder, [job.recipe, self._tuned(job)], self.G)
             if not result:
-                raise Sg2Error(f"{job.entry.folder} has lost its latent: --resume finds it again")
+                raise Sg2Error(f"no latent in {job.entry.folder}: --resume recreates it")
             found.append((job, result[1]))
         pairs = [(projection, job.photo) for job, projection in found]
         tuning = Tuning(self.G, pairs, self.tuning, self.spread, self.lpips)
@@ -310,7 +310,7 @@ class Projector:
             "pivots": [_hash(projection) for _, projection in found],
         }
         if snapshots.load_tuning(snapshot, tuning, recipe):
-            self.console.note(f"going on from step {tuning.state.step} of tuning")
+            self.console.note(f"resuming at step {tuning.state.step} of tuning")
         with self.console.progress("Tuning", tuning.steps, "step") as bar:
             bar.update(tuning.state.step)
 
@@ -364,7 +364,7 @@ class Projector:
 
     @contextmanager
     def _blaming(self, *entries: Entry) -> Iterator[None]:
-        """Errors of these photos cost the others nothing; of the only one, they end the run."""
+        """Record an error as the failure of these photos; re-raise it if there is only one."""
         try:
             yield
         except Sg2Error as error:

@@ -86,7 +86,7 @@ def read_photo(
         if picture.size != upright:
             raise UsageError(
                 f"the mask {mask} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
-                "they have to lie on one another"
+                "they must have the same size"
             )
         shades = _reduced(picture, box, size, "L", "black", smooth=False)
     weights = shades.astype(np.float32) / np.float32(255)
@@ -151,9 +151,7 @@ def _reading(source: Path | bytes, name: str) -> Iterator[_Upright]:
                 picture.load()
                 yield _Upright(picture)
     except PIL.UnidentifiedImageError as error:
-        raise Sg2Error(
-            f"{name} is no picture that can be read: give a PNG, JPEG, WebP..."
-        ) from error
+        raise Sg2Error(f"{name} is not an image that can be read: use PNG, JPEG or WebP") from error
     except PIL.Image.DecompressionBombError as error:
         raise Sg2Error(
             f"{name} unpacks to more than {MAX_PIXELS >> 20} million pixels: reduce it first"

@@ -71,7 +71,7 @@ def load_tuning(path: Path, tuning: Tuning, provenance: Mapping[str, Any]) -> bo
         fields, file = found
         step = fields["step"]
         if type(step) is not int or not 0 <= step <= tuning.steps:
-            raise ValueError("its step is none of this run's")
+            raise ValueError("its step is out of range for this run")
         own = _like(tuning.state.tensors(), file, finite="weights.")
         _check_randomness(own["randomness"])
         tuning.state = tuning.state.with_tensors(step, own)

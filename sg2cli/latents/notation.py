@@ -64,14 +64,14 @@ def _seed_range(text: str) -> SeedRange:
     match = SEED.fullmatch(text)
     if not match:
         raise ValueError(
-            f"{brief(text)} is no seed: give whole numbers and ranges, as in 0-99 or 85,100-105"
+            f"{brief(text)} is not a seed: use numbers and ranges, such as 0-99 or 85,100-105"
         )
     if max(len(digits or "") for digits in match.groups()) > 10:
         raise ValueError(f"{brief(text)} goes beyond the largest seed, {MAX_SEED}")
     first = int(match[1])
     last = int(match[2] or first)
     if last < first:
-        raise ValueError(f"the range {text} falls: write {last}-{first}")
+        raise ValueError(f"range {text} is descending; did you mean {last}-{first}?")
     if last > MAX_SEED:
         raise ValueError(f"{last} is beyond the largest seed, {MAX_SEED}")
     return SeedRange(first, last)
@@ -90,14 +90,14 @@ def _latent_file(text: str) -> LatentFile:
     if kind(path) != "file":
         match = ROWS_OF_FILE.fullmatch(text)
         if not match or (match[1] != "-" and not match[1].lower().endswith(SUFFIXES)):
-            raise ValueError(f"{brief(text)} is no latent: give {NOTATION}")
+            raise ValueError(f"{brief(text)} is not a latent: use {NOTATION}")
         path, holds_z = user_path(match[1]), bool(match[2] or match[5])
         if holds_z and path.suffix.lower() in (".npz", ".safetensors"):
             raise ValueError(f"{brief(text)}: only the array of an .npy has no name and needs ':z'")
         if match[3]:
             first, last = int(match[3]), int(match[4] or match[3])
             if last < first:
-                raise ValueError(f"the rows of {brief(text)} fall: write [{last}-{first}]")
+                raise ValueError(f"rows of {brief(text)} are descending: use [{last}-{first}]")
         if str(path) != "-" and kind(path) in ("nothing", "folder"):
             raise ValueError(f"no file {path}")
     return LatentFile(path, first, last, holds_z)

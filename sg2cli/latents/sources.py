@@ -88,7 +88,7 @@ class LatentList:
             if part.tuned not in (None, tuned)
         ]
         return untuned + [
-            f"{part.stem} was made with another network, {part.checkpoint[:12]}: it looks different"
+            f"{part.stem} was made with another network, {part.checkpoint[:12]}: images will differ"
             for part in rows
             if part.checkpoint and part.checkpoint != checkpoint
         ]

@@ -175,7 +175,7 @@ def _open_locked(path: Path) -> int:
         finally:
             if not locked:
                 os.close(handle)
-    raise Sg2Error(f"cannot open {path}, which others replace all the time: give another folder")
+    raise Sg2Error(f"cannot open {path}: other processes keep replacing it: use another folder")
 
 
 def _open(path: Path) -> int | None:

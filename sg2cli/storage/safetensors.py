@@ -172,17 +172,17 @@ def _entries(header: Mapping[str, Any], begin: int, end: int) -> dict[str, Entry
 
 def _entry(name: str, fields: object, begin: int) -> Entry:
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"its tensor {brief(name)} is not described as it has to be")
+        raise ValueError(f"its tensor {brief(name)} has a malformed header entry")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"its tensor {brief(name)} has an unknown dtype")
     if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"its tensor {brief(name)} has no shape")
     if not _are_counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"its tensor {brief(name)} has no place in the file")
+        raise ValueError(f"its tensor {brief(name)} has invalid data_offsets")
     size = math.prod(shape) * DTYPES[dtype][0]
     if offsets[1] - offsets[0] != size:
-        raise ValueError(f"its tensor {brief(name)} has not the bytes that its shape needs")
+        raise ValueError(f"its tensor {brief(name)} has data_offsets that do not match its shape")
     return Entry(dtype, tuple(shape), begin + offsets[0], size)
 
 

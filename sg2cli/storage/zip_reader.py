@@ -1,7 +1,8 @@
 """Zip files (APPNOTE.TXT), as PyTorch's .pt and NumPy's .npz are, read strictly.
 
-A member that occurs twice, lies on another, is described in two ways, is encrypted or has another
-checksum means this or that to different readers; here such a file is refused as a whole.
+A member that occurs twice, overlaps another, has local and central headers that disagree, is
+encrypted or fails its checksum could be read differently by different readers; here such a file is
+refused as a whole.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class ZipFile:
         if len(content) != member.size:
             raise BadArchive(f"its member {brief(name)} has another size than it says")
         if zlib.crc32(content) != member.crc:
-            raise BadArchive(f"its member {brief(name)} is damaged: its checksum is another")
+            raise BadArchive(f"its member {brief(name)} is damaged: checksum mismatch")
         return content
 
 
@@ -101,14 +102,14 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
         raise BadArchive("it is cut off: a zip file ends with a list of its members")
     _, disk, first_disk, here, count, size, at, comment = END.unpack_from(tail, found)
     if found + END.size + comment != len(tail):
-        raise BadArchive("it has something behind its end")
+        raise BadArchive("it has trailing data after its end record")
     end = tail_at + found
     if IN_EXTRA in (size, at) or 0xFFFF in (here, count) or _has_locator(source, end):
         disk, first_disk, here, count, size, at, end = _find_directory_64(source, end)
     if disk or first_disk or here != count:
         raise BadArchive("it is one part of several")
     if at + size != end:
-        raise BadArchive("its list of members is not where it has to be")
+        raise BadArchive("its central directory is not at the recorded offset")
     if count * ENTRY.size > size:
         raise BadArchive("its list of members is shorter than it says")
     return at, size, count
@@ -155,7 +156,7 @@ def _entry(directory: bytes, position: int) -> tuple[Member, int, int]:
     if method not in (STORED, DEFLATED):
         raise BadArchive(f"its member {brief(name)} is compressed in an unknown way")
     if method == STORED and packed != size:
-        raise BadArchive(f"its member {brief(name)} is described in two ways")
+        raise BadArchive(f"its member {brief(name)} has local and central headers that disagree")
     return Member(name, method, crc, packed, size, at), flags, end
 
 
@@ -203,11 +204,11 @@ def _located(source: Source, member: Member, flags: int, end: int) -> Member:
     rest = bytes(source.read(name_size + extra_size, member.at + LOCAL.size))
     same = magic == b"PK\3\4" and method == member.method and own_flags == flags
     if not same or _name(rest[:name_size], own_flags) != member.name:
-        raise BadArchive(f"its member {label} is described in two ways")
+        raise BadArchive(f"its member {label} has local and central headers that disagree")
     size, packed = _wide(rest[name_size:], size, packed)
     behind = own_flags & SIZES_BEHIND
     if not behind and (crc, packed, size) != (member.crc, member.packed, member.size):
-        raise BadArchive(f"its member {label} is described in two ways")
+        raise BadArchive(f"its member {label} has local and central headers that disagree")
     return Member(
         member.name, member.method, member.crc, member.packed, member.size, member.at, begin
     )

@@ -84,7 +84,7 @@ def test_directions_of_a_file(sg2: Any) -> None:
     ("args", "message"),
     [
         (["0"], "Missing option '--direction'"),
-        (["x", "--direction", "pca:0"], "'x' is no latent"),
+        (["x", "--direction", "pca:0"], "'x' is not a latent"),
         (["0", "--direction", "pca:0", "--amount", "3..-3"], "write -3..3"),
         (["0", "--direction", "pca:0", "--amount", "far"], "'far' is no amount"),
         (["0", "--direction", "pca:0", "--amount", "nan"], "not a usable amount"),

@@ -151,7 +151,7 @@ def test_skip_existing_goes_on(sg2: Any) -> None:
     assert other.code == 1
     *notes, counts, error = other.err.splitlines()
     assert len(notes) == 5 and all("other settings" in note for note in notes)
-    assert counts == "sg2: 0 written, 0 kept as they were, 5 failed"
+    assert counts == "sg2: 0 written, 0 skipped, 5 failed"
     assert error.startswith("sg2: 5 of 5 pictures failed: seed0000, seed0001")
 
 
@@ -241,8 +241,8 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
     ("args", "code", "message"),
     [
         (["--seeds", "7-3"], 2, "write 3-7"),
-        (["--seeds", "x"], 2, "'x' is no seed"),
-        (["--seeds", ""], 2, "'' is no seed"),
+        (["--seeds", "x"], 2, "'x' is not a seed"),
+        (["--seeds", ""], 2, "'' is not a seed"),
         ([], 2, "give --seeds or --latents"),
         (["--seeds", "1", "--trunc", "half"], 2, "'half' is no number"),
         (["--seeds", "1", "--trunc", "nan"], 2, "'nan' is not a usable psi"),
@@ -265,11 +265,11 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", "0", "--out", "b.gif"], 2, "png, jpg or webp"),
         (["--seeds", "0", "--out", "b.png", "--format", "jpg"], 2, "contradicts"),
         (["--seeds", "0", "--out", "-", "--json"], 2, "--json"),
-        (["--seeds", "0", "--overwrite", "--skip-existing"], 2, "contradict"),
+        (["--seeds", "0", "--overwrite", "--skip-existing"], 2, "mutually exclusive"),
         (["--seeds", "0", "--save-latents", "l.txt"], 2, ".safetensors, .npz, .npy"),
         (["--seeds", "0", "--out", "a.png/sub"], 1, "cannot make the folder"),
-        (["--latents", ",".join(map(str, range(1000))) + ",x"], 2, "'x' is no latent"),
-        (["--latents", "x" * 5000], 2, "is no latent"),
+        (["--latents", ",".join(map(str, range(1000))) + ",x"], 2, "'x' is not a latent"),
+        (["--latents", "x" * 5000], 2, "is not a latent"),
         (["--seeds", "0", "-n", "x" * 300], 2, "no network 'xxx"),
         (["--seeds", "0", "-n", "."], 3, "not a regular file"),
         (["--seeds", "0", "--out", "x" * 300 + ".png"], 1, "file name too long"),
@@ -473,7 +473,7 @@ def test_bad_files_on_the_way_cost_the_others_nothing(sg2: Any) -> None:
     assert "other settings" in last["summary"]["failed"]["seed0007"]
     *notes, error = result.err.splitlines()
     assert "out/seed0007.png" in notes[0] and "out/seed0040.png" in notes[1]
-    assert notes[2] == "sg2: 58 written, 4 kept as they were, 2 failed"
+    assert notes[2] == "sg2: 58 written, 4 skipped, 2 failed"
     assert error.startswith("sg2: 2 of 64 pictures failed: seed0007, seed0040")
     assert Path("out/seed0040.png").read_bytes() == b"junk"
 
@@ -497,7 +497,7 @@ def test_a_damaged_image_stays_and_is_drawn_again_on_the_sheet(sg2: Any) -> None
     assert result.code == 1
     changed, counts, error = result.err.splitlines()
     assert changed.startswith("sg2: out/seed0002.png was changed or cut short")
-    assert counts == "sg2: 1 written, 3 kept as they were, 1 failed"
+    assert counts == "sg2: 1 written, 3 skipped, 1 failed"
     assert error.startswith("sg2: 1 of 4 pictures failed: seed0002")
     assert Path("out/grid.png").read_bytes() == sheet
     assert Path("out/seed0002.png").read_bytes() == damaged
@@ -520,8 +520,8 @@ def test_a_sheet_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyP
         result = sg2(*args)
     assert result.code == 1
     *_, hole, counts, error = result.err.splitlines()
-    assert hole == "sg2: no sheet is written, as it would have holes"
-    assert counts == "sg2: 0 written, 3 kept as they were, 1 failed"
+    assert hole == "sg2: the grid is not written because some of its images failed"
+    assert counts == "sg2: 0 written, 3 skipped, 1 failed"
     assert error.startswith("sg2: 1 of 4 pictures failed: seed0002")
     assert sg2(*args).lines == ["out/grid.png"]
 

@@ -116,7 +116,7 @@ def test_random_noise_does_not_flicker(sg2: Any) -> None:
         (["--latents", "1,2", "--out", "-"], "give a folder, or a film"),
         (["--latents", "1,2", "--fps", "240", "--out", "w.gif"], "100 frames a second at most"),
         (["--latents", "1,avg", "--space", "z", "--out", "w"], "--space z is for seeds"),
-        (["--latents", "1,", "--out", "w"], "'' is no latent"),
+        (["--latents", "1,", "--out", "w"], "'' is not a latent"),
     ],
 )
 def test_bad_input(sg2: Any, args: list[str], message: str) -> None:

@@ -115,7 +115,7 @@ def test_classes(sg2: Any) -> None:
     [
         ([], "Missing option '--rows'"),
         (["--rows", "1"], "Missing option '--cols'"),
-        (["--rows", "1", "--cols", ""], "'' is no latent"),
+        (["--rows", "1", "--cols", ""], "'' is not a latent"),
         (["--rows", "1", "--cols", "2", "--styles", "0-10"], "row 10 is beyond"),
         (["--rows", "1", "--cols", "2", "--styles", "huge"], "'huge' is none of coarse"),
         (["--rows", "1", "--cols", "2", "--styles", "6-0"], "write 0-6"),

@@ -157,7 +157,7 @@ def test_the_result_before_stays_until_the_new_one_is_there(
     assert stopped.code == 130
     assert all(path.read_bytes() == content for path, content in before.items())
     # The command that is printed goes on, also for the photo whose turn had not come.
-    command = shlex.split(stopped.err.strip().split("to go on: ")[1])
+    command = shlex.split(stopped.err.strip().split("to continue: ")[1])
     assert command[:3] == ["sg2", "project", "--resume"] and "--overwrite" not in command
     assert sg2(*command[1:]).code == 0
     for name in "ab":
@@ -522,7 +522,7 @@ def test_the_bar_is_not_drawn_below_the_note(in_tmp: Path, net: Path) -> None:
     os.close(terminal)
     assert process.returncode == 130
     note = seen.index(b"stopped: ")
-    assert b"to go on: sg2 generate --skip-existing" in seen[note:]
+    assert b"to continue: sg2 generate --skip-existing" in seen[note:]
     assert b"Drawing" not in seen[note:]
 
 
@@ -560,7 +560,7 @@ def test_the_command_that_is_printed_goes_on(
         patch.setattr(ImageOutput, "put", interrupt)
         stopped = sg2(*args, *INTERRUPTED[options])
     assert stopped.code == 130
-    line = stopped.err.strip().split("to go on: ")[1]
+    line = stopped.err.strip().split("to continue: ")[1]
     printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True)
     command = [os.fsdecode(arg) for arg in printed.stdout.split(b"\0")][:-1]
     assert out in command

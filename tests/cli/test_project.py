@@ -356,7 +356,7 @@ def test_interrupted_tuning_resumes_to_the_same_weights(
     assert Path("o/tuning.safetensors" if together else "o/a/tuning.safetensors").exists()
     assert sg2(*args, "--out", "o").code == 1  # it says what to do with what is there
     result = sg2(*args, "--out", "o", "--resume")
-    assert result.code == 0 and "going on from step 2 of tuning" in result.err
+    assert result.code == 0 and "resuming at step 2 of tuning" in result.err
     assert inside("o") == inside("whole") and inside("o/a") == inside("whole/a")
     for file in Path("whole").rglob("*.safetensors"):
         assert file.read_bytes() == Path("o", file.relative_to("whole")).read_bytes()
@@ -441,7 +441,7 @@ def test_an_interrupted_run_resumes_to_the_same_latents(
     if stop != signal.SIGKILL:
         assert process.returncode == 128 + stop
         assert b"sg2: stopped: " in err
-        assert (b"to go on: sg2 project --resume" in err) == first.exists()
+        assert (b"to continue: sg2 project --resume" in err) == first.exists()
     again = shell(*args, "--out", "o", "--resume")
     assert again.returncode == 0, again.stderr
     for name in "abc":
@@ -484,7 +484,7 @@ def test_a_photo_that_ended_before_the_interruption_is_kept(
     before = Path(f"o/a/{LATENT}").stat().st_mtime_ns
     stop_at = 100
     result = sg2(*args, "o")
-    assert result.code == 0 and "going on from step 5" in result.err
+    assert result.code == 0 and "resuming at step 5" in result.err
     assert Path(f"o/a/{LATENT}").stat().st_mtime_ns == before
     for name in "abc":
         assert (
@@ -522,7 +522,7 @@ def test_resume_needs_the_same_settings_and_photos(
     result = sg2(*args, "a.png", "b.png", "c.png")
     assert result.code == 1 and "another list of photos" in result.err
     result = sg2(*args, "b.png", "c.png")
-    assert result.code == 0 and "going on from step 3" in result.err
+    assert result.code == 0 and "resuming at step 3" in result.err
 
 
 def test_a_result_that_was_removed_is_found_again(

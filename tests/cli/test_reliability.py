@@ -356,7 +356,7 @@ def test_two_projections_do_not_share_a_folder(in_tmp: Path) -> None:
         first.terminate()
         first.communicate(timeout=300)
     assert second.returncode == 1
-    assert "another sg2 project is at work in out" in one_line(message.decode())
+    assert "another sg2 project is writing to out" in one_line(message.decode())
 
 
 def test_shards_are_a_whole(sg2: Any, net: Path) -> None:
@@ -458,7 +458,7 @@ def test_photos_are_halved_without_memory(
     monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=2))
     result = sg2(*args, "--batch", "4")
     assert result.code == 0, result.err
-    assert "out of memory: 2 photos at once, as by --batch 2" in result.err
+    assert "out of memory: continuing with --batch 2" in result.err
     for i in range(4):
         ours, theirs = (Path(f, str(i), "projected.png").read_bytes() for f in ("out", "whole"))
         assert ours == theirs
@@ -531,7 +531,7 @@ def test_a_run_over_good_and_bad_photos_sums_up(sg2: Any, net: Path) -> None:
         "failed": ["in/bad.png", "in/empty.jpg"],
     }
     *_, counts, error = result.err.splitlines()
-    assert counts == "sg2: 3 written, 1 kept as they were, 2 failed"
+    assert counts == "sg2: 3 written, 1 skipped, 2 failed"
     assert error.startswith("sg2: 2 of 6 photos failed: in/bad.png, in/empty.jpg")
 
 

@@ -186,7 +186,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff({t: (t, 7, 9_000, 8) for t in range(1000, 4000)}),
         "more than 1,000 tags",
     ),
-    "tags that lie on one another": (
+    "tags that have the same size": (
         lambda: tiff({t: (t, 7, 40_000, 8) for t in range(1000, 1900)}, data=bytes(40_000)),
         "bytes of tags",
     ),

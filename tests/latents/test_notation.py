@@ -28,13 +28,13 @@ def test_seeds(text: str, ranges: list[tuple[int, int]]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no seed"),
-        ("x", "'x' is no seed"),
-        ("1,,2", "is no seed"),
-        ("1.5", "is no seed"),
-        ("-1", "is no seed"),
-        ("1-2-3", "is no seed"),
-        ("١٢", "is no seed"),
+        ("", "is not a seed"),
+        ("x", "'x' is not a seed"),
+        ("1,,2", "is not a seed"),
+        ("1.5", "is not a seed"),
+        ("-1", "is not a seed"),
+        ("1-2-3", "is not a seed"),
+        ("١٢", "is not a seed"),
         ("7-3", "write 3-7"),
         ("4294967296", "largest seed"),
         ("1" * 5000, "largest seed"),
@@ -59,8 +59,8 @@ def test_latent_notation(in_tmp: Path) -> None:
     assert parse_latents("e[1].npy") == (LatentFile(Path("e[1].npy")),)
     assert parse_latents("-[1]") == (LatentFile(Path("-"), 1, 1),)
     for text, message in {
-        "": "is no latent",
-        "mean": "is no latent",
+        "": "is not a latent",
+        "mean": "is not a latent",
         "no.npy": "no file no.npy",
         "b.safetensors[9-0]": "fall",
         "b.safetensors:z": "':z'",

@@ -629,7 +629,7 @@ def test_a_part_that_another_run_removes_before_it_is_locked(
     assert (tmp_path / ".sg2-x.part").read_bytes() == b"ours"
     part.close(keep=False)
     left = [1000]
-    with pytest.raises(Sg2Error, match="others replace all the time"):
+    with pytest.raises(Sg2Error, match="other processes keep replacing it"):
         PartialFile(tmp_path, "x")
 
 
