@@ -46,7 +46,7 @@ def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterat
         file = CountedFile(source, budget)
         known = [format for format in formats if format in PIL.Image.OPEN]
         with PIL.Image.open(file, formats=known) as picture:  # type: ignore[arg-type]
-            if picture.format == "AVIF" and picture.n_frames > 1:
+            if picture.format == "AVIF" and picture.n_frames > 1:  # type: ignore[attr-defined]
                 raise LimitExceeded(SEVERAL)
             if sized:
                 _check_size(picture, budget)

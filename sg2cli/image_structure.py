@@ -288,7 +288,7 @@ def _tiff(cursor: _Cursor, budget: Budget) -> int:
 
 def _charge_jpegs(cursor: _Cursor, lists: dict[int, tuple[str, int]], budget: Budget) -> None:
     """Walk the JPEG of each strip or tile; many may be one and the same, and each is decoded."""
-    found = []
+    found: list[tuple[int, ...]] = []
     for tags in ((273, 279), (324, 325)):
         if all(tag in lists for tag in tags):
             numbers = []
@@ -314,12 +314,12 @@ def _check_strips(values: dict[int, int], counts: dict[int, int], budget: Budget
     across, down = width, values.get(278, height)
     if 324 in counts and 273 not in counts:
         across, down = values.get(322, width), values.get(323, height)
-    if 322 in values and 323 in values:
-        if values[322] * values[323] > max(MAX_TILE, 2 * width * height):
-            raise LimitExceeded(
-                f"its tiles have {values[322]:,} x {values[323]:,} pixels, far more than its "
-                f"picture, {width:,} x {height:,}"
-            )
+    tile_width, tile_height = values.get(322, 0), values.get(323, 0)
+    if tile_width * tile_height > max(MAX_TILE, 2 * width * height):
+        raise LimitExceeded(
+            f"its tiles have {tile_width:,} x {tile_height:,} pixels, far more than its picture, "
+            f"{width:,} x {height:,}"
+        )
     if min(across, down) < 1:
         raise LimitExceeded("its strips or tiles have no size")
     needed = -(-width // across) * -(-height // min(down, max(height, 1)))
