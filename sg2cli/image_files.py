@@ -6,10 +6,12 @@ what Pillow reads is charged to a budget.
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from sg2cli.budget import (
@@ -23,6 +25,7 @@ from sg2cli.budget import (
 from sg2cli.image_structure import TIFF_SIZES, budget_of, check_pixels, count_pictures
 from sg2cli.storage.reading import CountedFile, Source
 
+UNREADABLE = "damaged, or not an image that sg2 can read"
 SEVERAL = "it holds several pictures: save one of them alone"
 BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
 
@@ -45,7 +48,11 @@ def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterat
     with _limits(budget, MAX_PIXELS // 2 if sized else None):
         file = CountedFile(source, budget)
         known = [format for format in formats if format in PIL.Image.OPEN]
-        with PIL.Image.open(file, formats=known) as picture:  # type: ignore[arg-type]
+        try:
+            picture = PIL.Image.open(file, formats=known)  # type: ignore[arg-type]
+        except PIL.UnidentifiedImageError as error:  # whose words show our objects
+            raise PIL.UnidentifiedImageError(UNREADABLE) from error
+        with picture:
             if picture.format == "AVIF" and picture.n_frames > 1:  # type: ignore[attr-defined]
                 raise LimitExceeded(SEVERAL)
             if sized:
@@ -69,6 +76,28 @@ def _check_size(picture: Any, budget: Budget) -> None:
             f"of {picture.format}: save it as a PNG"
         )
     budget.limits["reads"] += 2 * width * height  # such decoders read each pixel, or its parts
+
+
+@contextmanager
+def without_words_of_libtiff(picture: Any) -> Iterator[None]:
+    """While a TIFF is decoded, what is printed past Python goes nowhere; an exception says it, too.
+
+    For the whole process: there is no other way to libtiff, which Pillow holds.
+    """
+    try:
+        kept = os.dup(2) if picture.format == "TIFF" else None
+    except OSError:  # it is closed
+        kept = None
+    if kept is None:
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager

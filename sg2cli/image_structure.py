@@ -57,6 +57,14 @@ TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"
 TIFF_TAGS = (256, 257, 258, 259, 273, 277, 278, 279, 284, 322, 323, 324, 325)
 JPEG_IN_TIFF = (6, 7)
 AVIF_CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}  # and how many bytes precede their boxes
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+NOT_READ = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"%!PS": "PostScript",
+}
 AVIF_LISTS = (b"iinf", b"iloc", b"ipma", b"iref", b"grpl")
 
 
@@ -98,12 +106,23 @@ def count_pictures(source: Source, budget: Budget, sized: bool = True) -> int:
         walk = _webp
     if start[4:8] == b"ftyp":
         walk = _avif
+    if not_read := _not_read(start):
+        raise ValueError(
+            f"it is a {not_read} file, which sg2 does not read: save it as a JPEG or PNG"
+        )
     if walk is None:
         return 1
     try:
         return walk(_Cursor(source, sized), budget)
     except (struct.error, IndexError, ZeroDivisionError):
         return 1  # cut off, or nonsense
+
+
+def _not_read(start: bytes) -> str | None:
+    """The name of a common format that sg2 does not read."""
+    if start[4:8] == b"ftyp":
+        return "HEIC" if start[8:12] in HEIC else None
+    return next((name for magic, name in NOT_READ.items() if start.startswith(magic)), None)
 
 
 class _Cursor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -559,6 +560,44 @@ def test_a_part_that_is_too_large_is_not_read_at_once(tmp_path: Path) -> None:
         file.truncate(1 << 30)
     with pytest.raises(Sg2Error, match="more than 268,435,456 bytes of itself at once"):
         read_photo(path, 32, 3)
+
+
+NOT_READ = {
+    "HEIC": box(b"ftyp", b"heic\0\0\0\0mif1heic"),
+    "JPEG XL": b"\xff\x0a" + bytes(100),
+    "Photoshop": b"8BPS\0\1" + bytes(100),
+    "PDF": b"%PDF-1.4\n",
+}
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_formats_that_are_not_read_are_named(name: str) -> None:
+    told = f"it is a {name} file, which sg2 does not read: save it as a JPEG or PNG"
+    with pytest.raises(Sg2Error, match=told):
+        read_photo(NOT_READ[name], 32, 3)
+
+
+@pytest.mark.parametrize("start", [b"P3 100 100 255\n", b"P2 9 9 9\n", b"P1 9 9\n"])
+def test_no_bytes_are_quoted(start: bytes) -> None:
+    with pytest.raises(Sg2Error) as error:
+        read_photo(start + bytes(1000), 32, 3)
+    assert str(error.value) == "stdin cannot be used: it is damaged"
+
+
+def test_what_libtiff_prints_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    options = {"compression": "tiff_adobe_deflate"}
+    content = bytearray(saved(RGB, "tiff", **options))
+    content[60:600] = bytes(540)
+    for damaged in (
+        bytes(content),
+        saved(RGB, "tiff", **options)[:-300],
+        bytes(tiled(width=64, height=64)),
+    ):
+        with pytest.raises(Sg2Error):
+            read_photo(damaged, 32, 3)
+    assert capfd.readouterr().err == ""
+    sys.stderr.write("afterwards")
+    assert capfd.readouterr().err == "afterwards"
 
 
 def test_limits_are_told() -> None:

@@ -1,4 +1,4 @@
-"""Files out of pipes, as of <(...): read once, and known by their content, as they have no suffix."""
+"""Files out of pipes, as of <(...): read once, and known by content, as they have no suffix."""
 
 from __future__ import annotations
 
@@ -132,3 +132,28 @@ def test_a_network_that_was_tuned(sg2: Any, network: Path, pipe: Pipes) -> None:
     assert Path("a/seed0001.png").read_bytes() == Path("b/seed0001.png").read_bytes()
     result = sg2("generate", "-n", network, "--seeds", "1", "--tuned", pipe(b"words"), "-o", "c")
     assert result.code == 3 and "holds no differences" in one_line(result.err)
+
+
+@pytest.mark.parametrize("command", [["info"], ["convert"]])
+def test_a_device_is_no_network(sg2: Any, command: list[str]) -> None:
+    out = ["out.safetensors"] if command == ["convert"] else []
+    result = sg2(*command, "/dev/zero", *out)
+    assert result.code == 3
+    assert one_line(result.err) == "sg2: cannot read /dev/zero: it is a device, not a file"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["generate", "--latents", "-"],
+        ["project", "-"],
+        ["info", "-"],
+        ["convert", "-", "a.safetensors"],
+    ],
+)
+def test_stdin_that_is_closed(sg2: Any, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    more = ["-o", "out"] if args[0] in ("generate", "project") else []
+    result = sg2(*args, *more)
+    assert result.code == 1
+    assert "stdin is closed" in result.err and "Traceback" not in result.err

@@ -211,6 +211,32 @@ def test_bad_input_is_one_line(sg2: Any, net: Path, args: list[str], code: int, 
     assert not list(Path("o").glob("*/projected.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        (None, 2, "no file mask.png"),
+        (b"words", 1, "mask.png is damaged"),
+        (b"", 1, "mask.png is empty"),
+    ],
+)
+def test_a_wrong_mask_is_found_before_any_work(
+    sg2: Any,
+    net: Path,
+    content: bytes | None,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr(checkpoints.Network, "load", lambda *args: loaded.append(args))
+    photo("me.png")
+    if content is not None:
+        Path("mask.png").write_bytes(content)
+    result = sg2("project", "me.png", "-n", net, "--mask", "mask.png", "--out", "out")
+    assert result.code == code and told in one_line(result.err)
+    assert not loaded and not Path("out").exists()
+
+
 def test_a_photo_from_stdin(shell: Any, net: Path) -> None:
     content = photo("me.png").read_bytes()
     args = ("project", "-", "-n", net, "--steps", 1, "--out", "o", "-q")

@@ -26,7 +26,7 @@ from sg2cli.cli.options import (
 from sg2cli.errors import UsageError, brief
 from sg2cli.files import kind, user_path
 from sg2cli.latents import LatentFile, open_latents
-from sg2cli.photos import Crop, read_photo
+from sg2cli.photos import Crop, check_photo, read_photo
 from sg2cli.sampling import check_settings
 from sg2cli.settings import LPIPS_NETS, PRESETS, SPACES, DrawSettings, Precision, TuneSettings
 
@@ -251,7 +251,9 @@ def project(
     for warning in starts.warnings(found.sha256):
         console.note(f"warning: {warning}")
     beside = [source.path for source in init if isinstance(source, LatentFile)]
-    beside += [user_path(mask)] if mask else []
+    if mask:
+        check_photo(user_path(mask))
+        beside.append(user_path(mask))
     album = Album(user_path(out), files, overwrite, resume, together, beside)
 
     from sg2cli import devices
