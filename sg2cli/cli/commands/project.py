@@ -243,6 +243,8 @@ def project(
         TuneSettings(seed=chosen.seed, steps=tune_steps or TuneSettings.steps) if tune else None
     )
     files = find_photos(names)
+    if mask:
+        check_photo(user_path(mask))
     if Path("-") in files and any(getattr(source, "path", None) == Path("-") for source in init):
         raise UsageError("stdin can be read but once: give a file to --init")
     starts = open_latents(init, config)
@@ -251,9 +253,7 @@ def project(
     for warning in starts.warnings(found.sha256):
         console.note(f"warning: {warning}")
     beside = [source.path for source in init if isinstance(source, LatentFile)]
-    if mask:
-        check_photo(user_path(mask))
-        beside.append(user_path(mask))
+    beside += [user_path(mask)] if mask else []
     album = Album(user_path(out), files, overwrite, resume, together, beside)
 
     from sg2cli import devices
