@@ -336,7 +336,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: PROGRESSIVE[:2] + b"\xff\xfe\0\2" * 50_000 + PROGRESSIVE[2:],
         r"more than \d\d,\d+ parts",
     ),
-    "padding": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000, "reads|no picture"),
+    "padding": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000, "reads|not an image"),
     "exif in jpeg": (lambda: exif_in_segments(exif(40_000)), "more than 8,000 tags|^read$"),
     "exif in png": (lambda: saved(RGB, "png", exif=exif(40_000)), "more than 8,000 tags"),
     "exif in webp": (lambda: saved(RGB, "webp", exif=exif(40_000)), "more than 8,000 tags"),

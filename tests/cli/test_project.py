@@ -183,7 +183,7 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
         (["none*.jpg"], 2, "no photo"),
         (["missing.jpg"], 2, "no photo"),
         (["empty"], 2, "no picture in the folder"),
-        (["words.png"], 1, "is no picture"),
+        (["words.png"], 1, "not an image"),
         (["me.png", "--mask", "me.png", "--crop", "0,0,20,2"], 1, "20 x 2 pixels: too few"),
         (["me.png", "--mask", "small.png"], 2, "10 x 10"),
         (["me.png", "--crop", "0,0,90,90"], 2, "reaches beyond"),
