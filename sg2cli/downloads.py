@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 MAX_FAILURES = 5  # in a row, each with less than MIN_BYTES more; and of times to begin again
 MAX_REDIRECTS = 20
 MAX_HEADERS = 4 << 20  # bytes of all that comes before the file, redirects included
+MAX_LINE = 100 << 10  # bytes of headers of a response or of a chunk: the limit of httpcore
 MAX_SIZE = 16 << 30  # bytes; networks have up to some 500 MiB
 MAX_QUOTED = 200  # characters of what a server or a library says
 MIN_BYTES, MIN_SECONDS = 64 << 10, 60.0  # at least so many bytes in so many seconds
 TIMEOUT = 30.0  # seconds without a byte
 WORTH_ANOTHER_TRY = (408, 429)  # and 5xx
+BROKE_OFF = ("closed connection", "disconnected")  # words of h11 and httpcore
+TOO_LONG = "Receive buffer too long"  # and those for MAX_LINE
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 
@@ -123,6 +126,8 @@ class _Transfer:
                         raise self._error(f"{message}: check the address") from error
                 except (_Broken, httpx.NetworkError, httpx.RemoteProtocolError) as error:
                     message = _quoted(error)
+                    if isinstance(error, httpx.RemoteProtocolError) and not _may_pass(message):
+                        raise self._error(_not_http(message)) from error
                 except httpx.TimeoutException:
                     message = f"nothing came for {TIMEOUT:g} seconds"
                 except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
@@ -312,6 +317,20 @@ def _check_address(url: str) -> None:
 def _is_fetchable(url: httpx.URL) -> bool:
     port = 80 if url.port is None else url.port
     return url.scheme in ("http", "https") and bool(url.host) and 0 < port < 1 << 16
+
+
+def _may_pass(message: str) -> bool:
+    """Whether a violation of HTTP is a connection that broke off, not a server that errs again."""
+    return any(words in message for words in BROKE_OFF)
+
+
+def _not_http(message: str) -> str:
+    if TOO_LONG in message:
+        return (
+            f"the server sends headers, or a header of a part, of more than {MAX_LINE >> 10} KiB: "
+            "check the address"
+        )
+    return f"the server does not answer as HTTP demands ({message}): check the address"
 
 
 def _quoted(error: Exception) -> str:

@@ -240,3 +240,13 @@ def test_new_files_have_the_users_permissions(tmp_path: Path) -> None:
         file.write(b"one")
     (tmp_path / "b").write_bytes(b"two")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_damaged_chunk_shows_no_objects_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    content = bytearray(images.encode(np.zeros((8, 8, 3), np.uint8), "png", {"seed": 1}))
+    content[content.index(b"tEXt") + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Sg2Error) as error:
+        images.inspect(path)
+    assert str(error.value) == f"{path} is damaged, or not an image that sg2 can read"

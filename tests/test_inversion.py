@@ -25,7 +25,7 @@ from sg2cli.generator import Generator
 from sg2cli.images import to_images
 from sg2cli.inversion import snapshots
 from sg2cli.inversion.losses import LPIPS
-from sg2cli.inversion.project import WS, Projection, Run, spread_of_w
+from sg2cli.inversion.project import START_PSI, WS, Projection, Run, spread_of_w
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.photos import Photo, read_photo
 from sg2cli.settings import PRESETS, ProjectSettings, Restart, TuneSettings
@@ -518,6 +518,17 @@ def test_the_start_is_estimated_from_pictures() -> None:
     assert (errors[1] < errors[0]).all()
     scores = [run.score(run.state.params) for run in runs]
     assert scores[1].mean() < scores[0].mean()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_samples_give_a_start(count: int) -> None:
+    """One of them settles nothing: its w is the start."""
+    run = start(replace(SHORT, start_samples=count))
+    ws = run.state.params["ws"]
+    assert ws.isfinite().all()
+    if count == 1:
+        sample = run.spread.mean.lerp(run.spread.samples[0], START_PSI)
+        torch.testing.assert_close(ws[0, 0], sample)
 
 
 def test_the_start_does_not_see_what_is_masked() -> None:

@@ -197,7 +197,7 @@ def test_stdin_is_a_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"z": np.zeros((1, 16), "f4")}, "z of 16 numbers, this network has 12"),
         ({"ws": np.zeros((0, 6, 16), "f4")}, "shape"),
         ({"ws": np.zeros((1, 1, 6, 16), "f4")}, "shape"),
-        ({"w": np.zeros((1, 16), "i8")}, "not float16, 32 or 64"),
+        ({"w": np.zeros((1, 16), "i8")}, "holds int64, not float16, float32 or float64"),
         ({"other": np.zeros((1, 16), "f4")}, "named z, w or ws"),
         ({"ws": WS, "synthesis.b64.conv0.noise_const": np.zeros((64, 64), "f4")}, "no layer"),
         ({"ws": WS, "synthesis.b4.conv0.noise_const": np.zeros((4, 4), "f4")}, "no layer"),
@@ -499,3 +499,26 @@ def test_rows_that_lie_all_over_a_file_are_read_once(
     found = [latent.values for latent in latents]
     assert np.array_equal(np.stack(found), values[:100])  # type: ignore[arg-type]
     assert filled == values.nbytes
+
+
+def test_versions_of_npy(in_tmp: Path) -> None:
+    for version in ((1, 0), (2, 0), (3, 0)):
+        with Path("w.npy").open("wb") as file:
+            np.lib.format.write_array(file, WS[:, 0], version=version)
+        torch.testing.assert_close(
+            to_ws(G, list(opened("w.npy")))[:, 0], torch.from_numpy(WS[:, 0]), rtol=0, atol=0
+        )
+    content = bytearray(Path("w.npy").read_bytes())
+    content[6] = 4
+    Path("w.npy").write_bytes(content)
+    with pytest.raises(Sg2Error, match=r"unknown version \(4, 0\)|cannot be read"):
+        opened("w.npy")
+
+
+def test_numbers_of_128_bits_are_called_so(in_tmp: Path) -> None:
+    np.save("w.npy", WS[:, 0].astype(np.longdouble))
+    name = np.dtype(np.longdouble).name
+    if name == "float64":
+        pytest.skip("numbers of 128 bits are not known here")
+    with pytest.raises(Sg2Error, match=f"holds {name}, not float16, float32 or float64"):
+        opened("w.npy")

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.budget import MAX_PIPE
 from sg2cli.checkpoints.base import is_finite
 from sg2cli.checkpoints.safetensors_file import TUNED, Network
 from sg2cli.errors import CheckpointError, UsageError, reason
 from sg2cli.files import kind, new_file
+from sg2cli.storage.reading import Source, read_bytes
 from sg2cli.storage.safetensors_reader import SafetensorsFile, sg2_metadata
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Tuned:
 
     path: Path
     sha256: str
+    content: bytes | None = None  # of a pipe, which cannot be read again
 
     def apply(self, G: Generator) -> None:
         """Add the differences to the weights.
@@ -41,7 +44,7 @@ class Tuned:
 
         own = dict(G.named_parameters())
         digest, changed = hashlib.sha256(), {}
-        with _opened(self.path) as file, torch.no_grad():
+        with _opened(self.path, self.content) as file, torch.no_grad():
             for name, difference in file.tensors(digest):
                 if name not in own or own[name].shape != difference.shape:
                     raise CheckpointError(f"{self.path}: its tensor {name} fits no weight")
@@ -55,10 +58,10 @@ class Tuned:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[SafetensorsFile]:
-    """The file; errors that come out of the block name it."""
+def _opened(path: Path, content: bytes | None = None) -> Iterator[SafetensorsFile]:
+    """The file, or what a pipe held; errors that come out of the block name it."""
     try:
-        with SafetensorsFile(path) as file:
+        with SafetensorsFile(path if content is None else Source(content)) as file:
             yield file
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}): tune again") from error
@@ -66,10 +69,10 @@ def _opened(path: Path) -> Iterator[SafetensorsFile]:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 
 
-def inspect(path: Path) -> dict[str, Any] | None:
-    """What made a file of differences; None if it is something else."""
+def inspect(path: Path, content: bytes | None = None) -> dict[str, Any] | None:
+    """What made a file of differences, or its content; None if it is something else."""
     try:
-        with SafetensorsFile(path) as file:
+        with SafetensorsFile(path if content is None else Source(content)) as file:
             fields = sg2_metadata(file.metadata)
     except (OSError, ValueError):
         return None
@@ -81,11 +84,17 @@ def open_tuned(path: Path, network: Network) -> Tuned:
 
     UsageError when it was tuned from another network, CheckpointError when it is something else.
     """
-    if kind(path) != "file":
+    what, content = kind(path), None
+    if what == "other":
+        try:
+            content = read_bytes(path, MAX_PIPE)
+        except (OSError, MemoryError) as error:
+            raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    elif what != "file":
         raise UsageError(f"no file {path}: give a tuned.safetensors")
-    if inspect(path) is None:
+    if inspect(path, content) is None:
         raise CheckpointError(f"{path} holds no differences of weights, as --tune saves them")
-    with _opened(path) as file:
+    with _opened(path, content) as file:
         made_with = str(sg2_metadata(file.metadata).get("checkpoint"))
         if made_with != network.sha256:
             raise UsageError(
@@ -96,7 +105,7 @@ def open_tuned(path: Path, network: Network) -> Tuned:
             shape = network.shapes.get(name) if fits else None
             if entry.shape != shape or entry.dtype != "F16":
                 raise CheckpointError(f"{path}: its tensor {name} fits none of the network's")
-        return Tuned(path, file.sha256())
+        return Tuned(path, file.sha256(), content)
 
 
 def save_differences(

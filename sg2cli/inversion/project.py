@@ -40,6 +40,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam (Kingma and Ba 2015, algorit
 W_SAMPLES = 10_000
 START_PSI = 0.7  # of the samples for a start: most photos are nearer to the mean than samples are
 FEW = 4  # of them are drawn at once: their feature maps stay in the processor's cache
+LEAST_RIDGE = 1e-100
 RIDGE = 5e-4  # of the variance in the pictures
 LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
 SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
@@ -234,7 +235,8 @@ class Run:
         for i, target in enumerate(_small(self.targets).double() - centre_x):
             weighed = (x * weights[i % len(weights)]).flatten(1)  # what is masked does not count
             kernel = weighed @ x.flatten(1).T
-            kernel += RIDGE * kernel.trace() * torch.eye(count).to(kernel)
+            ridge = (RIDGE * kernel.trace()).clamp_min(LEAST_RIDGE)  # 0 if all samples look alike
+            kernel += ridge * torch.eye(count).to(kernel)
             estimates.append(torch.linalg.solve(kernel, weighed @ target.flatten()) @ w)
         return (centre_w + torch.stack(estimates)).to(mean)
 

@@ -137,11 +137,11 @@ def _npz(source: Source, wanted: Callable[[str], bool]) -> dict[str, StoredArray
 
 
 def _npy(source: Source, told: str) -> StoredArray:
-    """The array of an .npy (NumPy's format 1.0 and 2.0)."""
+    """The array of an .npy (NumPy's formats 1.0 to 3.0)."""
     import numpy as np
 
     shape, fortran, dtype, begin = _npy_header(source, told)
-    _check_dtype(told, dtype.str[1:])
+    _check_dtype(told, dtype.str[1:], dtype.name)
     if math.prod(shape) * dtype.itemsize > source.size - begin:
         raise ValueError(f"its {told} lacks most of {list(shape)} numbers")
 
@@ -174,6 +174,7 @@ def _npy_header(source: Source, told: str) -> tuple[tuple[int, ...], bool, Any, 
         readers = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
+            (3, 0): np.lib.format.read_array_header_2_0,  # but for names of fields in UTF-8
         }
         if version not in readers:
             raise ValueError(f"its {told} is of the unknown version {version} of .npy")
@@ -187,6 +188,7 @@ def _npy_header(source: Source, told: str) -> tuple[tuple[int, ...], bool, Any, 
     return shape, fortran, dtype, start.tell()
 
 
-def _check_dtype(told: str, dtype: str) -> None:
+def _check_dtype(told: str, dtype: str, name: str = "") -> None:
+    """ValueError, with the name that NumPy gives the type, if it has one."""
     if dtype not in DTYPES:
-        raise ValueError(f"its {told} is {dtype}, not float16, 32 or 64")
+        raise ValueError(f"its {told} holds {name or dtype}, not float16, float32 or float64")
