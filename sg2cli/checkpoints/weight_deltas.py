@@ -17,7 +17,9 @@ from sg2cli.checkpoints.config import is_finite
 from sg2cli.checkpoints.native import WEIGHT_DELTAS, Network
 from sg2cli.errors import CheckpointError, UsageError, reason
 from sg2cli.storage.atomic import new_file
+from sg2cli.storage.budget import MAX_PIPE
 from sg2cli.storage.paths import kind
+from sg2cli.storage.reading import Source, read_bytes
 from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class WeightDeltas:
 
     path: Path
     sha256: str
+    content: bytes | None = None  # of a pipe, which cannot be read again
 
     def apply(self, G: Generator) -> None:
         """Add the differences to the weights.
@@ -42,7 +45,7 @@ class WeightDeltas:
 
         own = dict(G.named_parameters())
         digest, changed = hashlib.sha256(), {}
-        with _opened(self.path) as file, torch.no_grad():
+        with _opened(self.path, self.content) as file, torch.no_grad():
             for name, difference in file.tensors(digest):
                 if name not in own or own[name].shape != difference.shape:
                     raise CheckpointError(f"{self.path}: its tensor {name} fits no weight")
@@ -56,10 +59,10 @@ class WeightDeltas:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[SafetensorsFile]:
-    """The file; errors that come out of the block name it."""
+def _opened(path: Path, content: bytes | None = None) -> Iterator[SafetensorsFile]:
+    """The file, or what a pipe held; errors that come out of the block name it."""
     try:
-        with SafetensorsFile(path) as file:
+        with SafetensorsFile(path if content is None else Source(content)) as file:
             yield file
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}): tune again") from error
@@ -67,10 +70,10 @@ def _opened(path: Path) -> Iterator[SafetensorsFile]:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 
 
-def inspect_weight_deltas(path: Path) -> dict[str, Any] | None:
-    """What made a file of differences; None if it is something else."""
+def inspect_weight_deltas(path: Path, content: bytes | None = None) -> dict[str, Any] | None:
+    """What made a file of differences, or its content; None if it is something else."""
     try:
-        with SafetensorsFile(path) as file:
+        with SafetensorsFile(path if content is None else Source(content)) as file:
             fields = sg2_metadata(file.metadata)
     except (OSError, ValueError):
         return None
@@ -82,11 +85,17 @@ def open_weight_deltas(path: Path, network: Network) -> WeightDeltas:
 
     UsageError when it was tuned from another network, CheckpointError when it is something else.
     """
-    if kind(path) != "file":
+    what, content = kind(path), None
+    if what == "other":
+        try:
+            content = read_bytes(path, MAX_PIPE)
+        except (OSError, MemoryError) as error:
+            raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    elif what != "file":
         raise UsageError(f"no file {path}: give a tuned.safetensors")
-    if inspect_weight_deltas(path) is None:
+    if inspect_weight_deltas(path, content) is None:
         raise CheckpointError(f"{path} holds no differences of weights, as --tune saves them")
-    with _opened(path) as file:
+    with _opened(path, content) as file:
         made_with = str(sg2_metadata(file.metadata).get("checkpoint"))
         if made_with != network.sha256:
             raise UsageError(
@@ -97,7 +106,7 @@ def open_weight_deltas(path: Path, network: Network) -> WeightDeltas:
             shape = network.shapes.get(name) if fits else None
             if entry.shape != shape or entry.dtype != "F16":
                 raise CheckpointError(f"{path}: its tensor {name} fits none of the network's")
-        return WeightDeltas(path, file.sha256())
+        return WeightDeltas(path, file.sha256(), content)
 
 
 def save_weight_deltas(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -51,16 +52,18 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         if sys.stdin is None:
             raise Sg2Error("stdin is closed")
         yield sys.stdin.buffer
-    else:
-        with open_file(user_path(name)) as pipe:
-            yield pipe
+        return
+    try:
+        pipe = open_file(user_path(name))
+    except OSError as error:
+        kind_of_error = CheckpointError if error.errno == errno.EINVAL else Sg2Error  # a device
+        raise kind_of_error(f"cannot read {name}: {reason(error)}") from error
+    with pipe:
+        yield pipe
 
 
 def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
-    """CheckpointError for what is of no kind that sg2 reads, as it may have no end.
-
-    OSError when it is too large.
-    """
+    """CheckpointError for what is too large, or of no kind that sg2 reads: it may have no end."""
     start = pipe.read(START)
     if start and not (start.startswith(BEGINNINGS) or start[8:9] == b"{"):
         raise CheckpointError(f"{name}: not a file format that sg2 can read")
@@ -69,7 +72,8 @@ def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
     while block := pipe.read(BLOCK):
         left -= len(block)
         if left < 0:
-            raise too_large(MAX_PIPED_CHECKPOINT)
+            error = too_large(MAX_PIPED_CHECKPOINT)
+            raise CheckpointError(f"cannot read {name}: {reason(error)}")
         file.write(block)
 
 

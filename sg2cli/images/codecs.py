@@ -65,10 +65,14 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | No
 
     Sg2Error when the file is no picture.
     """
+    import PIL
+
     try:
         with _opened(path) as picture:
             text = picture.info.get("sg2") or picture.getexif().get(DESCRIPTION)
             size, mode = picture.size, picture.mode
+    except PIL.UnidentifiedImageError as error:
+        raise Sg2Error(f"{path} is {error}") from error
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"{path} is not a picture that can be read ({reason(error)})") from error
     except BAD_PICTURES as error:

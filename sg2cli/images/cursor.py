@@ -1,4 +1,4 @@
-"""Reading a picture file onwards in small pieces, and how many pixels it may have."""
+"""Reading a picture file onwards in small pieces."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 import struct
 from typing import Any
 
-from sg2cli.storage.budget import MAX_PIXELS, MAX_PIXELS_OF_FORMAT, LimitExceeded
+from sg2cli.images.limits import check_pixels
 from sg2cli.storage.reading import Source
 
 BLOCK = 1 << 16
 
 
 class Cursor:
-    """Reads onwards in small pieces; IndexError at the end."""
+    """Reads onwards in small pieces, from a place on; IndexError at the end."""
 
-    def __init__(self, source: Source, sized: bool) -> None:
-        self.source, self.size, self.sized = source, source.size, sized
-        self.at = 0
+    def __init__(self, source: Source, sized: bool, begin: int = 0, end: int | None = None) -> None:
+        self.source, self.sized, self.at = source, sized, begin
+        self.size = source.size if end is None else min(end, source.size)
         self._block, self._begin = b"", 0
 
     def take(self, count: int) -> bytes:
@@ -31,9 +31,13 @@ class Cursor:
         self.at += count
         return self._block[first : first + count]
 
-    def check_pixels(self, format: str, width: int, height: int) -> None:
+    def part(self, begin: int, size: int) -> Cursor:
+        """A cursor of its own for so many bytes."""
+        return Cursor(self.source, self.sized, begin, begin + size)
+
+    def check_pixels(self, format: str, width: int, height: int, coefficients: int = 0) -> None:
         if self.sized:
-            check_pixels(format, width, height)
+            check_pixels(format, width, height, coefficients)
 
     def _fill(self, count: int) -> None:
         size = min(max(BLOCK, count), self.size - self.at)
@@ -54,12 +58,3 @@ class Cursor:
                 return match[1][0]
             self.at = self._begin + len(self._block) - 1
         raise IndexError("the end of the file")
-
-
-def check_pixels(format: str, width: int, height: int) -> None:
-    """LimitExceeded for a picture that has more pixels than are decoded of its format."""
-    limit = MAX_PIXELS_OF_FORMAT.get(format, MAX_PIXELS)
-    if width * height > limit:
-        raise LimitExceeded(
-            f"it unpacks to more than {limit >> 20} million pixels: reduce it first"
-        )

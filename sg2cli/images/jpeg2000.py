@@ -21,6 +21,9 @@ def count_jp2(cursor: Cursor, budget: Budget) -> int:
             (length,) = cursor.unpack(">Q")
         if kind == b"jp2c":
             return count_j2k(cursor, budget)
+        if kind == b"jp2h":  # made of boxes
+            budget.charge("bytes_of_metadata", max(begin + length - cursor.at, 0))
+            continue
         if begin + length < cursor.at:  # 0: up to the end
             return 1
         cursor.at = begin + length
@@ -44,6 +47,7 @@ def count_j2k(cursor: Cursor, budget: Budget) -> int:
         if marker == J2K_SIZ:
             size = cursor.unpack(">2x8IH")
             cursor.check_pixels("JPEG2000", size[0] - size[2], size[1] - size[3])
+            budget.charge("tiles", _tiles(size))
         elif marker == J2K_COD:
             _charge_packets(size, cursor.take(length - 2), budget)
         elif marker == J2K_SOT:
@@ -63,9 +67,9 @@ def count_j2k(cursor: Cursor, budget: Budget) -> int:
 def _charge_packets(size: tuple[int, ...], coding: bytes, budget: Budget) -> None:
     if len(size) != 9:
         raise ValueError("it describes its coding before its size")
-    x1, y1, x0, y0, tile_width, tile_height, tile_x, tile_y, components = size
+    x1, y1, x0, y0, tile_width, tile_height, _, _, components = size
     style, _, layers, _, levels, block_x, block_y = struct.unpack_from(">2BH4B", coding)
-    tiles = -(-(x1 - tile_x) // tile_width) * -(-(y1 - tile_y) // tile_height)
+    tiles = _tiles(size)
     width, height = min(tile_width, x1), min(tile_height, y1)
     for level in range(levels + 1):
         precinct = coding[10 + levels - level] if style & 1 else 0xFF
@@ -74,3 +78,8 @@ def _charge_packets(size: tuple[int, ...], coding: bytes, budget: Budget) -> Non
         budget.charge("packets", tiles * across * down * components * layers)
     block = 1 << (block_x & 15) + (block_y & 15) + 4
     budget.charge("code_blocks", (x1 - x0) * (y1 - y0) * components // block)
+
+
+def _tiles(size: tuple[int, ...]) -> int:
+    x1, y1, _, _, tile_width, tile_height, tile_x, tile_y, _ = size
+    return -(-(x1 - tile_x) // tile_width) * -(-(y1 - tile_y) // tile_height)

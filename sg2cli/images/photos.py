@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.images.pillow import BAD_PICTURES, opened
+from sg2cli.images.pillow import BAD_PICTURES, opened, without_words_of_libtiff
 from sg2cli.storage.budget import MAX_PIXELS
+from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
@@ -95,6 +96,19 @@ def read_photo(
     return Photo(pixels, weights)
 
 
+def check_photo(path: Path) -> None:
+    """Sg2Error if this is not a picture, or a pipe that can be read later; no pixel is decoded.
+
+    UsageError if there is nothing.
+    """
+    what = kind(path)
+    if what == "nothing":
+        raise UsageError(f"no file {path}: check the path")
+    if what != "other":  # a pipe can be read but once
+        with _reading(path, str(path), decoded=False):
+            pass
+
+
 class _Upright:
     """A decoded picture as it is to be seen: a camera may have turned it, and says so in EXIF.
 
@@ -135,8 +149,8 @@ class _Upright:
 
 
 @contextmanager
-def _reading(source: Path | bytes, name: str) -> Iterator[_Upright]:
-    """A picture, decoded and upright; every error that comes out of the block names it."""
+def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[_Upright]:
+    """A picture, upright, and decoded if it is to be; errors that come out of the block name it."""
     import PIL.Image
 
     try:
@@ -148,10 +162,12 @@ def _reading(source: Path | bytes, name: str) -> Iterator[_Upright]:
                     raise Sg2Error(
                         f"{name} has 32 bits a pixel, which may mean anything: save it with 8 or 16"
                     )
-                picture.load()
+                if decoded:
+                    with without_words_of_libtiff(picture):
+                        picture.load()
                 yield _Upright(picture)
     except PIL.UnidentifiedImageError as error:
-        raise Sg2Error(f"{name} is not an image that can be read: use PNG, JPEG or WebP") from error
+        raise Sg2Error(f"{name} is {error}: give a PNG, JPEG or WebP") from error
     except PIL.Image.DecompressionBombError as error:
         raise Sg2Error(
             f"{name} unpacks to more than {MAX_PIXELS >> 20} million pixels: reduce it first"
@@ -159,7 +175,9 @@ def _reading(source: Path | bytes, name: str) -> Iterator[_Upright]:
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
     except BAD_PICTURES as error:
-        raise Sg2Error(f"{name} cannot be used: {error}") from error
+        is_text = error.args and isinstance(error.args[0], str)  # Pillow may quote bytes
+        why = error if is_text else "it is damaged"
+        raise Sg2Error(f"{name} cannot be used: {why}") from error
 
 
 def _reduced(

@@ -6,19 +6,30 @@ what Pillow reads is charged to a budget.
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from sg2cli.images.cursor import check_pixels
-from sg2cli.images.structure import budget_of, count_pictures
+from sg2cli.images.limits import budget_of, check_pixels
+from sg2cli.images.structure import count_pictures
 from sg2cli.images.tiff import TIFF_SIZES
-from sg2cli.storage.budget import MAX_PIXELS, MAX_PIXELS_IN_PYTHON, MAX_SIDE, Budget, LimitExceeded
+from sg2cli.storage.budget import (
+    MAX_PHOTO,
+    MAX_PIXELS,
+    MAX_PIXELS_IN_PYTHON,
+    MAX_SIDE,
+    Budget,
+    LimitExceeded,
+)
 from sg2cli.storage.reading import CountedFile, Source
 
+UNREADABLE = "damaged, or not an image that sg2 can read"
+SEVERAL = "it holds several pictures: save one of them alone"
 BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
 
 
@@ -31,25 +42,28 @@ def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterat
     """
     import PIL.Image
 
+    if sized and source.size > MAX_PHOTO:
+        raise LimitExceeded(f"it has more than {MAX_PHOTO:,} bytes, the most that are read")
     budget = budget_of(source.size)
-    pictures = count_pictures(source, budget, sized)
+    if count_pictures(source, budget, sized) > 1:
+        raise LimitExceeded(SEVERAL)
     PIL.Image.init()
     with _limits(budget, MAX_PIXELS // 2 if sized else None):
         file = CountedFile(source, budget)
         known = [format for format in formats if format in PIL.Image.OPEN]
-        with PIL.Image.open(file, formats=known) as picture:  # type: ignore[arg-type]
-            if max(pictures, _pictures_of_avif(picture)) > 1:
-                raise LimitExceeded("it holds several pictures: save one of them alone")
+        try:
+            picture = PIL.Image.open(file, formats=known)  # type: ignore[arg-type]
+        except PIL.UnidentifiedImageError as error:  # whose words show our objects
+            raise PIL.UnidentifiedImageError(UNREADABLE) from error
+        with picture:
+            if picture.format == "AVIF" and picture.n_frames > 1:  # type: ignore[attr-defined]
+                raise LimitExceeded(SEVERAL)
             if sized:
-                _check_size(picture)
+                _check_size(picture, budget)
             yield picture
 
 
-def _pictures_of_avif(picture: Any) -> int:
-    return picture.n_frames if picture.format == "AVIF" else 1
-
-
-def _check_size(picture: Any) -> None:
+def _check_size(picture: Any, budget: Budget) -> None:
     import PIL.Image
 
     width, height = picture.size
@@ -57,11 +71,36 @@ def _check_size(picture: Any) -> None:
         raise LimitExceeded(f"it has {width} x {height} pixels, and a side may have {MAX_SIDE}")
     check_pixels(picture.format, width, height)
     in_python = any(tile[0] in PIL.Image.DECODERS for tile in picture.tile)
-    if in_python and width * height > MAX_PIXELS_IN_PYTHON:
+    if not in_python:
+        return
+    if width * height > MAX_PIXELS_IN_PYTHON:
         raise LimitExceeded(
             f"it has more than {MAX_PIXELS_IN_PYTHON >> 20} million pixels, too many for this kind "
             f"of {picture.format}: save it as a PNG"
         )
+    budget.limits["reads"] += 2 * width * height  # such decoders read each pixel, or its parts
+
+
+@contextmanager
+def without_words_of_libtiff(picture: Any) -> Iterator[None]:
+    """While a TIFF is decoded, what is printed past Python goes nowhere; an exception says it, too.
+
+    For the whole process: there is no other way to libtiff, which Pillow holds.
+    """
+    try:
+        kept = os.dup(2) if picture.format == "TIFF" else None
+    except OSError:  # it is closed
+        kept = None
+    if kept is None:
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 _PILLOW = threading.RLock()  # its limits are global: threads take turns

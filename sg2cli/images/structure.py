@@ -10,48 +10,23 @@ from __future__ import annotations
 import re
 import struct
 
-from sg2cli.images.cursor import Cursor
+from sg2cli.images.avif import count_avif
+from sg2cli.images.cursor import BLOCK, Cursor
+from sg2cli.images.jpeg import count_jpeg
 from sg2cli.images.jpeg2000 import count_j2k, count_jp2
+from sg2cli.images.png import PNG, count_ico, count_png
 from sg2cli.images.tiff import count_tiff
-from sg2cli.storage.budget import (
-    MAX_CODE_BLOCKS,
-    MAX_METADATA,
-    MAX_PACKETS,
-    MAX_PARTS,
-    MAX_SCANNED,
-    MAX_SCANS,
-    MAX_STRIPS,
-    MAX_TAGS,
-    MIB,
-    Budget,
-)
+from sg2cli.storage.budget import MAX_TEXT, Budget, LimitExceeded
 from sg2cli.storage.reading import Source
 
-PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
-# Of a segment or the end; libjpeg passes restarts, and markers that mean nothing, byte by byte.
-JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-SOF = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
-PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-SOS, EOI = 0xDA, 0xD9
-
-
-def budget_of(size: int) -> Budget:
-    """For a picture file of so many bytes."""
-    return Budget(
-        parts=MAX_PARTS + size // 1024,
-        bytes_of_metadata=MAX_METADATA,
-        scans=MAX_SCANS,
-        pixels_of_scans=MAX_SCANNED,
-        tags=MAX_TAGS,
-        bytes_of_tags=size + MIB,
-        strips=MAX_STRIPS,
-        packets=MAX_PACKETS,
-        code_blocks=MAX_CODE_BLOCKS,
-        tags_read=8 * MAX_TAGS,
-        bytes_of_tags_read=4 * size + MIB,
-        reads=4 * MAX_PARTS + size // 64,
-        bytes_read=4 * size + 16 * MIB,
-    )
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+NOT_READ = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"%!PS": "PostScript",
+}
 
 
 def count_pictures(source: Source, budget: Budget, sized: bool = True) -> int:
@@ -64,6 +39,12 @@ def count_pictures(source: Source, budget: Budget, sized: bool = True) -> int:
     count = next((count for magic, count in COUNTERS.items() if start.startswith(magic)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         count = _webp
+    if start[4:8] == b"ftyp":
+        count = count_avif
+    if not_read := _not_read(start):
+        raise ValueError(
+            f"it is a {not_read} file, which sg2 does not read: save it as a JPEG or PNG"
+        )
     if count is None:
         return 1
     try:
@@ -72,44 +53,11 @@ def count_pictures(source: Source, budget: Budget, sized: bool = True) -> int:
         return 1  # cut off, or nonsense
 
 
-def _png(cursor: Cursor, budget: Budget) -> int:
-    """PNG specification, section 5: chunks of a length, a kind, content and a checksum."""
-    pictures = 1
-    cursor.take(8)
-    while cursor.at < cursor.size:
-        length, kind = cursor.unpack(">I4s")
-        begin = cursor.at
-        budget.charge("parts")
-        if kind in PNG_TEXTS:
-            budget.charge("bytes_of_metadata", length)
-        if kind == b"acTL" and cursor.unpack(">I")[0] > 1:
-            pictures = 2
-        cursor.at = begin + length + 4
-        if kind == b"IEND":
-            break
-    return pictures
-
-
-def _jpeg(cursor: Cursor, budget: Budget) -> int:
-    """ITU T.81, annex B: segments, and behind some of them scans, each of which has all pixels."""
-    pixels = 0
-    cursor.take(2)
-    while (marker := cursor.find(JPEG_MARKER)) != EOI:
-        begin = cursor.at
-        budget.charge("parts")
-        (length,) = cursor.unpack(">H")
-        if marker in SOF:
-            _, height, width = cursor.unpack(">B2H")
-            pixels = max(pixels, height * width)
-            if marker in PROGRESSIVE:
-                cursor.check_pixels("progressive JPEG", width, height)
-        elif marker == SOS:
-            budget.charge("scans")
-            budget.charge("pixels_of_scans", pixels)
-        elif marker >= 0xE0:
-            budget.charge("bytes_of_metadata", length)
-        cursor.at = begin + max(length, 2)
-    return 1  # further ones, of phones, are previews
+def _not_read(start: bytes) -> str | None:
+    """The name of a common format that sg2 does not read."""
+    if start[4:8] == b"ftyp":
+        return "HEIC" if start[8:12] in HEIC else None
+    return next((name for magic, name in NOT_READ.items() if start.startswith(magic)), None)
 
 
 def _gif(cursor: Cursor, budget: Budget) -> int:
@@ -132,6 +80,7 @@ def _gif(cursor: Cursor, budget: Budget) -> int:
         else:
             continue
         while size := cursor.take(1)[0]:
+            budget.charge("blocks")
             if kind == b"!":
                 budget.charge("bytes_of_metadata", size)
             cursor.at += size
@@ -158,14 +107,28 @@ def _webp(cursor: Cursor, budget: Budget) -> int:
     return 2 if frames > 1 else 1
 
 
+def _ppm_text(cursor: Cursor, budget: Budget) -> int:
+    """A PBM, PGM or PPM as text: Pillow copies a block for each of its comments."""
+    if cursor.size > MAX_TEXT:
+        raise LimitExceeded(f"it has more than {MAX_TEXT:,} bytes as text: save it as a PNG")
+    while cursor.at < cursor.size:
+        block = cursor.take(min(BLOCK, cursor.size - cursor.at))
+        budget.charge("comments", len(re.findall(rb"#[^\r\n]*", block)))
+    return 1
+
+
 COUNTERS = {
-    b"\x89PNG\r\n\x1a\n": _png,
-    b"\xff\xd8\xff": _jpeg,
+    PNG: count_png,
+    b"\xff\xd8\xff": count_jpeg,
     b"GIF8": _gif,
     b"II*\0": count_tiff,
     b"MM\0*": count_tiff,
+    b"II\0*": count_tiff,  # wrong, and Pillow reads them nevertheless
+    b"MM*\0": count_tiff,
     b"II+\0": count_tiff,
     b"MM\0+": count_tiff,
     b"\0\0\0\x0cjP  ": count_jp2,
     b"\xff\x4f\xff\x51": count_j2k,
+    b"\0\0\1\0": count_ico,
+    **dict.fromkeys((b"P1", b"P2", b"P3"), _ppm_text),
 }

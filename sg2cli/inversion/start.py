@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 W_SAMPLES = 10_000
 START_PSI = 0.7  # of the samples for a start: most photos are nearer to the mean than samples are
 FEW = 4  # of them are drawn at once: their feature maps stay in the processor's cache
+LEAST_RIDGE = 1e-100
 RIDGE = 5e-4  # of the variance in the pictures
 Init = tuple[Tensor, "Mapping[str, Array]"]  # ws [num_ws,w_dim], noise maps [H,W]
 
@@ -131,7 +132,8 @@ def _estimate(
     for i, target in enumerate(_small(targets).double() - centre_x):
         weighed = (x * weights[i % len(weights)]).flatten(1)  # what is masked does not count
         kernel = weighed @ x.flatten(1).T
-        kernel += RIDGE * kernel.trace() * torch.eye(count).to(kernel)
+        ridge = (RIDGE * kernel.trace()).clamp_min(LEAST_RIDGE)  # 0 if all samples look alike
+        kernel += ridge * torch.eye(count).to(kernel)
         estimates.append(torch.linalg.solve(kernel, weighed @ target.flatten()) @ w)
     return (centre_w + torch.stack(estimates)).to(mean)
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.checkpoints.rosinality import GLOBALS
 from sg2cli.checkpoints.torch_tensors import PickledTensor, read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
 from sg2cli.latents.files import reading_of
 from sg2cli.latents.mapping import class_vectors
 from sg2cli.settings import GeneratorConfig
-from sg2cli.storage.array_files import UNNAMED, read_arrays
+from sg2cli.storage.array_files import NPY, UNNAMED, read_arrays
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.budget import MAX_CHECKPOINT, MAX_DIRECTIONS, LimitExceeded
 from sg2cli.storage.paths import kind, user_path
@@ -144,7 +145,7 @@ def check_direction(text: str, config: GeneratorConfig) -> None:
         raise UsageError(f"which of the {method} directions? give {method}:0, the strongest, or on")
     if not name and number is not None and number >= config.w_dim:
         raise _none_such(text, config.w_dim)
-    if name and kind(user_path(name)) != "file":
+    if name and kind(user_path(name)) not in ("file", "other"):  # the latter may be a pipe
         raise UsageError(
             f"no direction {brief(text)}: give sefa:K, pca:K or a file (.safetensors, .npy, .pt)"
         )
@@ -231,11 +232,13 @@ def _read_directions(path: Path, method: str) -> _Found:
     import torch
 
     with reading_of(str(path), "is damaged or holds no directions"):
-        if path.suffix.lower() in (".pt", ".pth"):
+        content = None
+        if path.suffix.lower() in (".pt", ".pth") or kind(path) == "other":  # a pipe has no suffix
             content = read_bytes(path, MAX_CHECKPOINT)
+        if content is not None and not _is_arrays(content):
             return _Found(_eigenvectors(content).T, hashlib.sha256(content).hexdigest())
         known = (*METHODS, *(f"{name}_std" for name in METHODS), UNNAMED)
-        file = read_arrays(path, known.__contains__)
+        file = read_arrays(path if content is None else content, known.__contains__)
         if sum(math.prod(array.shape) for array in file.arrays.values()) > MAX_DIRECTIONS:
             raise LimitExceeded(f"it has more than {MAX_DIRECTIONS:,} numbers")
         arrays = {name: torch.from_numpy(array.whole()) for name, array in file.arrays.items()}
@@ -250,10 +253,15 @@ def _read_directions(path: Path, method: str) -> _Found:
         return _Found(vectors, file.sha256, deviations, file.metadata.get("checkpoint"))
 
 
+def _is_arrays(content: bytes) -> bool:
+    """Whether these are the bytes of a .npy or .safetensors, not of torch.save."""
+    return content.startswith(NPY) or content[8:9] == b"{"
+
+
 def _eigenvectors(content: bytes) -> Tensor:
     """What rosinality's closed_form_factorization.py saved; ValueError for anything else."""
     try:
-        stored = read_torch(content, {})
+        stored = read_torch(content, GLOBALS)  # it may hold the options that it was made with
     except CheckpointError as error:
         raise ValueError(f"it is not a factor.pt, {error}") from error
     found = stored.get("eigvec") if isinstance(stored, dict) else None

@@ -89,7 +89,7 @@ def _latent_file(text: str) -> LatentFile:
     path, first, last, holds_z = Path(text), None, None, False
     if kind(path) != "file":
         match = ROWS_OF_FILE.fullmatch(text)
-        if not match or (match[1] != "-" and not match[1].lower().endswith(SUFFIXES)):
+        if not match or not _may_hold_latents(match[1]):
             raise ValueError(f"{brief(text)} is not a latent: use {NOTATION}")
         path, holds_z = user_path(match[1]), bool(match[2] or match[5])
         if holds_z and path.suffix.lower() in (".npz", ".safetensors"):
@@ -101,3 +101,10 @@ def _latent_file(text: str) -> LatentFile:
         if str(path) != "-" and kind(path) in ("nothing", "folder"):
             raise ValueError(f"no file {path}")
     return LatentFile(path, first, last, holds_z)
+
+
+def _may_hold_latents(name: str) -> bool:
+    """Whether a name is of stdin or a file of latents; a pipe, as of <(...), may have any name."""
+    if name == "-" or name.lower().endswith(SUFFIXES):
+        return True
+    return kind(user_path(name)) == "other"

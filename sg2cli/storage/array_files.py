@@ -1,4 +1,4 @@
-"""Arrays of numbers in files: .safetensors, .npz and .npy, told apart by their content.
+"""Arrays of numbers in files: .safetensors, .npz and .npy, label apart by their content.
 
 No pickled object is loaded, and what a header claims is compared with the bytes that are there
 before any memory is taken for it.
@@ -132,11 +132,11 @@ def _npz(source: Source, wanted: Callable[[str], bool]) -> dict[str, StoredArray
 
 
 def _npy(source: Source, label: str) -> StoredArray:
-    """The array of an .npy (NumPy's format 1.0 and 2.0)."""
+    """The array of an .npy (NumPy's formats 1.0 to 3.0)."""
     import numpy as np
 
     shape, fortran, dtype, begin = _npy_header(source, label)
-    _check_dtype(label, dtype.str[1:])
+    _check_dtype(label, dtype.str[1:], dtype.name)
     if math.prod(shape) * dtype.itemsize > source.size - begin:
         raise ValueError(f"its {label} lacks most of {list(shape)} numbers")
 
@@ -169,6 +169,7 @@ def _npy_header(source: Source, label: str) -> tuple[tuple[int, ...], bool, Any,
         readers = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
+            (3, 0): np.lib.format.read_array_header_2_0,  # but for names of fields in UTF-8
         }
         if version not in readers:
             raise ValueError(f"its {label} is of the unknown version {version} of .npy")
@@ -182,6 +183,7 @@ def _npy_header(source: Source, label: str) -> tuple[tuple[int, ...], bool, Any,
     return shape, fortran, dtype, start.tell()
 
 
-def _check_dtype(label: str, dtype: str) -> None:
+def _check_dtype(label: str, dtype: str, name: str = "") -> None:
+    """ValueError, with the name that NumPy gives the type, if it has one."""
     if dtype not in DTYPES:
-        raise ValueError(f"its {label} is {dtype}, not float16, 32 or 64")
+        raise ValueError(f"its {label} holds {name or dtype}, not float16, float32 or float64")

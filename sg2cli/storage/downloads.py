@@ -18,7 +18,9 @@ from sg2cli.storage.http import (
     Refused,
     check_address,
     final_response,
+    may_pass,
     new_client,
+    not_http,
     quoted,
 )
 from sg2cli.storage.partial_files import PartialFile, Version, version_of
@@ -124,6 +126,8 @@ class _Transfer:
                         raise self._error(f"{message}: check the address") from error
                 except (_Broken, httpx.NetworkError, httpx.RemoteProtocolError) as error:
                     message = quoted(error)
+                    if isinstance(error, httpx.RemoteProtocolError) and not may_pass(message):
+                        raise self._error(not_http(message)) from error
                 except httpx.TimeoutException:
                     message = f"nothing came for {TIMEOUT:g} seconds"
                 except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:

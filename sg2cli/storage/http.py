@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 20
 MAX_HEADERS = 4 << 20  # bytes of all that comes before the file, redirects included
+MAX_LINE = 100 << 10  # bytes of headers of a response or of a chunk: the limit of httpcore
 MAX_QUOTED = 200  # characters of what a server or a library says
 MIN_BYTES, MIN_SECONDS = 64 << 10, 60.0  # at least so many bytes in so many seconds
 TIMEOUT = 30.0  # seconds without a byte
+BROKE_OFF = ("closed connection", "disconnected")  # words of h11 and httpcore
+TOO_LONG = "Receive buffer too long"  # and those for MAX_LINE
 
 
 class Refused(Exception):
@@ -116,6 +119,20 @@ def check_address(url: str) -> None:
 def _is_fetchable(url: httpx.URL) -> bool:
     port = 80 if url.port is None else url.port
     return url.scheme in ("http", "https") and bool(url.host) and 0 < port < 1 << 16
+
+
+def may_pass(message: str) -> bool:
+    """Whether a violation of HTTP is a connection that broke off, not a server that errs again."""
+    return any(words in message for words in BROKE_OFF)
+
+
+def not_http(message: str) -> str:
+    if TOO_LONG in message:
+        return (
+            f"the server sends headers, or a header of a part, of more than {MAX_LINE >> 10} KiB: "
+            "check the address"
+        )
+    return f"the server does not answer as HTTP demands ({message}): check the address"
 
 
 def quoted(error: Exception) -> str:

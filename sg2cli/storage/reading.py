@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from sg2cli.storage.budget import MAX_PIPE, MAX_READ_AT_ONCE, MAX_SMALL_FILE, Budget, LimitExceeded
 
 BLOCK = 1 << 20
+READ_AHEAD = 1 << 13
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFSOCK: "a socket",
@@ -173,13 +174,15 @@ class Source:
 class CountedFile(io.BufferedIOBase):
     """A source as a file to read, for other people's decoders: each read is charged to a budget.
 
-    It has no file number and no name, so that none of them maps it into memory.
+    It has no file number and no name, so that none of them maps it into memory. Decoders in Python
+    read byte by byte: what they ask for comes out of a block that was read before.
     """
 
     def __init__(self, source: Source, budget: Budget) -> None:
         """The budget has `reads` and `bytes_read`."""
         self._source, self._budget = source, budget
-        self._at = 0
+        self._at = self._begin = 0
+        self._block = b""
 
     def read(self, count: int | None = -1, /) -> bytes:
         left = max(self._source.size - self._at, 0)
@@ -188,9 +191,13 @@ class CountedFile(io.BufferedIOBase):
             raise LimitExceeded(f"it needs more than {MAX_READ_AT_ONCE:,} bytes of itself at once")
         self._budget.charge("reads")
         self._budget.charge("bytes_read", count)
-        content = bytes(self._source.read(count, min(self._at, self._source.size)))
+        first = self._at - self._begin
+        if not 0 <= first <= len(self._block) - count:
+            size = min(max(count, READ_AHEAD), left)
+            self._block = bytes(self._source.read(size, min(self._at, self._source.size)))
+            self._begin, first = self._at, 0
         self._at += count
-        return content
+        return self._block[first : first + count]
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         self._at = offset + (0, self._at, self._source.size)[whence]

@@ -184,7 +184,7 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
         (["none*.jpg"], 2, "no photo"),
         (["missing.jpg"], 2, "no photo"),
         (["empty"], 2, "no picture in the folder"),
-        (["words.png"], 1, "is no picture"),
+        (["words.png"], 1, "not an image"),
         (["me.png", "--mask", "me.png", "--crop", "0,0,20,2"], 1, "20 x 2 pixels: too few"),
         (["me.png", "--mask", "small.png"], 2, "10 x 10"),
         (["me.png", "--crop", "0,0,90,90"], 2, "reaches beyond"),
@@ -210,6 +210,32 @@ def test_bad_input_is_one_line(sg2: Any, net: Path, args: list[str], code: int, 
     result = sg2("project", "-n", net, "--steps", 1, "--out", "o", *args)
     assert (result.code, says in one_line(result.err)) == (code, True), result.err
     assert not list(Path("o").glob("*/projected.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        (None, 2, "no file mask.png"),
+        (b"words", 1, "mask.png is damaged"),
+        (b"", 1, "mask.png is empty"),
+    ],
+)
+def test_a_wrong_mask_is_found_before_any_work(
+    sg2: Any,
+    net: Path,
+    content: bytes | None,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr(checkpoints.Network, "load", lambda *args: loaded.append(args))
+    photo("me.png")
+    if content is not None:
+        Path("mask.png").write_bytes(content)
+    result = sg2("project", "me.png", "-n", net, "--mask", "mask.png", "--out", "out")
+    assert result.code == code and told in one_line(result.err)
+    assert not loaded and not Path("out").exists()
 
 
 def test_a_photo_from_stdin(shell: Any, net: Path) -> None:

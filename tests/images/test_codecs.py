@@ -96,3 +96,13 @@ def test_kept_is_what_the_same_settings_made(tmp_path: Path) -> None:
     assert codecs.is_kept(path, {**PROVENANCE, "version": "2"}, SIZE)
     with pytest.raises(Sg2Error, match="other settings"):
         codecs.is_kept(path, {**PROVENANCE, "psi": 0.5}, SIZE)
+
+
+def test_a_damaged_chunk_shows_no_objects_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    content = bytearray(codecs.encode(np.zeros((8, 8, 3), np.uint8), "png", {"seed": 1}))
+    content[content.index(b"tEXt") + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Sg2Error) as error:
+        codecs.inspect_image(path)
+    assert str(error.value) == f"{path} is damaged, or not an image that sg2 can read"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from networks import golden, random_generator
-from test_search import SHORT, photos
+from test_search import SHORT, photos, start
 
 from sg2cli.images.photos import Photo
 from sg2cli.images.pixels import to_images
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.search import Search
-from sg2cli.inversion.start import spread_of_w
+from sg2cli.inversion.start import START_PSI, spread_of_w
 from sg2cli.inversion.state import WS
 
 
@@ -32,6 +32,17 @@ def test_the_start_is_estimated_from_pictures() -> None:
     assert (errors[1] < errors[0]).all()
     scores = [run.score(run.state.params) for run in runs]
     assert scores[1].mean() < scores[0].mean()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_samples_give_a_start(count: int) -> None:
+    """One of them settles nothing: its w is the start."""
+    run = start(replace(SHORT, start_samples=count))
+    ws = run.state.params["ws"]
+    assert ws.isfinite().all()
+    if count == 1:
+        sample = run.spread.mean.lerp(run.spread.samples[0], START_PSI)
+        torch.testing.assert_close(ws[0, 0], sample)
 
 
 def test_the_start_does_not_see_what_is_masked() -> None:

@@ -116,3 +116,26 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(in_tmp: Path, name: str
             Path(name).write_bytes(content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :])
             with suppress(Sg2Error):
                 list(opened(name))
+
+
+def test_versions_of_npy(in_tmp: Path) -> None:
+    for version in ((1, 0), (2, 0), (3, 0)):
+        with Path("w.npy").open("wb") as file:
+            np.lib.format.write_array(file, WS[:, 0], version=version)
+        torch.testing.assert_close(
+            to_ws(G, list(opened("w.npy")))[:, 0], torch.from_numpy(WS[:, 0]), rtol=0, atol=0
+        )
+    content = bytearray(Path("w.npy").read_bytes())
+    content[6] = 4
+    Path("w.npy").write_bytes(content)
+    with pytest.raises(Sg2Error, match=r"unknown version \(4, 0\)|cannot be read"):
+        opened("w.npy")
+
+
+def test_numbers_of_128_bits_are_called_so(in_tmp: Path) -> None:
+    np.save("w.npy", WS[:, 0].astype(np.longdouble))
+    name = np.dtype(np.longdouble).name
+    if name == "float64":
+        pytest.skip("numbers of 128 bits are not known here")
+    with pytest.raises(Sg2Error, match=f"holds {name}, not float16, float32 or float64"):
+        opened("w.npy")

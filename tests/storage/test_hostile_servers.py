@@ -278,31 +278,31 @@ def test_what_is_slow_counts_from_the_last_64_kib(monkeypatch: pytest.MonkeyPatc
     ("answer", "tries"),
     [
         (endless(head(102)), 1),
-        (endless(b"x" * 1000), 5),
-        (endless(b"HTTP/1.1 200 x\r\n" + b"X: x\r\n" * 10_000), 5),
-        (head(200, f'ETag: "{"x" * 1_000_000}"'), 5),
-        (head(200, "Content-Length: 5", "Content-Length: 6") + b"12345", 5),
-        (head(200, "Content-Length: -5") + b"12345", 5),
-        (head(200, "Content-Length: 5.0") + b"12345", 5),
+        (endless(b"x" * 1000), 1),
+        (endless(b"HTTP/1.1 200 x\r\n" + b"X: x\r\n" * 10_000), 1),
+        (head(200, f'ETag: "{"x" * 1_000_000}"'), 1),
+        (head(200, "Content-Length: 5", "Content-Length: 6") + b"12345", 1),
+        (head(200, "Content-Length: -5") + b"12345", 1),
+        (head(200, "Content-Length: 5.0") + b"12345", 1),
         (head(200, "Content-Length: " + "9" * 20) + b"12345", 1),
         (head(200, f"Content-Length: {(16 << 30) + 1}") + b"12345", 1),
-        (head(200, "Transfer-Encoding: gzip") + b"12345", 5),
+        (head(200, "Transfer-Encoding: gzip") + b"12345", 1),
         (head(200, "Transfer-Encoding: chunked") + b"5\r\n12345\r\n", 5),
-        (head(200, "Transfer-Encoding: chunked") + b"ffffffffffffffffffffffff\r\n1", 5),
+        (head(200, "Transfer-Encoding: chunked") + b"ffffffffffffffffffffffff\r\n1", 1),
         (head(200, "Content-Encoding: gzip", "Content-Length: 5") + b"12345", 1),
         (head(206, "Content-Range: bytes 0-4/5", "Content-Length: 5") + b"12345", 5),
         (head(206, "Content-Length: 5") + b"12345", 5),
         (head(206, "Content-Type: multipart/byteranges; boundary=x") + b"--x--", 5),
         (head(416, "Content-Length: 0"), 5),
-        (head(101, "Upgrade: x", "Connection: upgrade"), 5),
+        (head(101, "Upgrade: x", "Connection: upgrade"), 1),
         (head(204), 1),
         (head(300), 1),
         (head(304), 1),
         (head(999), 5),
         (b"", 5),
         (b"SSH-2.0-OpenSSH\r\n", 5),
-        (b"HTTP/1.1 200\x1b[31m x\r\n\r\n", 5),
-        (b"\x16\x03\x01\x00\x00", 5),
+        (b"HTTP/1.1 200\x1b[31m x\r\n\r\n", 1),
+        (b"\x16\x03\x01\x00\x00", 1),
     ],
     ids=range(26),
 )
@@ -315,6 +315,33 @@ def test_answers_that_are_no_file_are_an_error(
     assert str(error.value).startswith(f"{server.url}: ")
     assert len(str(error.value)) < 500
     assert len(server.requests) == tries
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        endless(b"HTTP/1.1 200 x\r\n" + b"X: x\r\n" * 10_000),
+        endless(b"x" * 60_000, head(200, "Transfer-Encoding: chunked") + b"1;"),
+        endless(b"X: x\r\n" * 10_000, head(200, "Transfer-Encoding: chunked") + b"0\r\n"),
+    ],
+    ids=["headers", "extension", "trailers"],
+)
+def test_headers_without_end_name_the_limit(server: Server, tmp_path: Path, answer: Answer) -> None:
+    server.answers = [answer]
+    with pytest.raises(Sg2Error, match="more than 100 KiB: check the address"):
+        fetch(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://a:b", "http://\xff\xfe:99999999/"])
+def test_a_malformed_redirect_is_not_tried_again(
+    server: Server, tmp_path: Path, location: str
+) -> None:
+    server.answers = [head(302, f"Location: {location}", "Content-Length: 0")]
+    with pytest.raises(Sg2Error) as error:
+        fetch(server, tmp_path)
+    assert "try again" not in str(error.value)
+    assert len(server.requests) == 1
 
 
 def test_a_server_whose_file_changes_all_the_time(server: Server, tmp_path: Path) -> None:

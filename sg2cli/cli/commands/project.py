@@ -24,7 +24,7 @@ from sg2cli.cli.options import (
     sources_option,
 )
 from sg2cli.errors import UsageError, brief
-from sg2cli.images.photos import Crop, read_photo
+from sg2cli.images.photos import Crop, check_photo, read_photo
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import open_latents
 from sg2cli.sampling import check_settings
@@ -244,6 +244,8 @@ def project(
         TuneSettings(seed=chosen.seed, steps=tune_steps or TuneSettings.steps) if tune else None
     )
     files = find_photos(names)
+    if mask:
+        check_photo(user_path(mask))
     if Path("-") in files and any(getattr(source, "path", None) == Path("-") for source in init):
         raise UsageError("stdin can be read but once: give a file to --init")
     starts = open_latents(init, config)
