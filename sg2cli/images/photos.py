@@ -6,7 +6,6 @@ Files are read as if an enemy had made them: the size is checked before a pixel 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.images.colours import embedded_profile, flatten
 from sg2cli.images.pillow import BAD_PICTURES, opened, without_words_of_libtiff
 from sg2cli.storage.budget import MAX_PIXELS
 from sg2cli.storage.paths import kind
@@ -37,7 +37,6 @@ FORMATS = (
 )
 ORIENTATION = 0x0112  # the tag of EXIF
 STRIP = 1 << 22  # pixels that are converted at once
-SIGNED, WHITE_IS_ZERO = 2, 0  # values of a TIFF's SampleFormat and PhotometricInterpretation
 MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
 
 
@@ -194,11 +193,11 @@ def _reduced(
     left, top, right, bottom = box
     method = PIL.Image.Resampling.LANCZOS if smooth else PIL.Image.Resampling.BOX
     narrow = PIL.Image.new(mode, (size, bottom - top))
-    to_srgb = _to_srgb(upright.picture)
+    to_srgb = embedded_profile(upright.picture)
     height = max(1, STRIP // (right - left))
     for y in range(top, bottom, height):
         strip = upright.crop((left, y, right, min(y + height, bottom)))
-        shown = _flatten(strip, upright.picture, mode, background, to_srgb)
+        shown = flatten(strip, upright.picture, mode, background, to_srgb)
         narrow.paste(shown.resize((size, shown.height), method), (0, y - top))
     return np.array(narrow.resize((size, size), method))
 
@@ -227,86 +226,3 @@ def _box(size: tuple[int, int], crop: Crop, name: str, smallest: int) -> Box:
         shown = _by((box[2] - box[0], box[3] - box[1]))
         raise Sg2Error(f"{name} shows {shown} pixels: too few, {smallest} x {smallest} are needed")
     return box
-
-
-def _flatten(strip: Any, whole: Any, mode: str, background: str, to_srgb: dict[str, Any]) -> Any:
-    """In 8 bits a channel, sRGB, opaque: 'RGB', or 'L' of it."""
-    import PIL.Image
-
-    strip, alpha = _without_alpha(_in_8_bits(strip, whole))
-    shown = _in_srgb(strip, to_srgb)
-    if alpha is not None:
-        behind = PIL.Image.new("RGB", shown.size, background)
-        behind.paste(shown, mask=alpha)
-        shown = behind
-    return shown if shown.mode == mode else shown.convert("RGB").convert(mode)
-
-
-def _without_alpha(picture: Any) -> tuple[Any, Any]:
-    """In a mode that an ICC profile may be of, grey, RGB or CMYK; and how opaque it is.
-
-    A palette's numbers, or those of a colour that is said to be transparent, are meant before any
-    profile is applied.
-    """
-    grey = picture.mode in ("1", "L", "LA")
-    if picture.has_transparency_data:
-        picture = picture.convert("LA" if grey else "RGBA")
-        return picture.convert("L" if grey else "RGB"), picture.getchannel("A")
-    if picture.mode == "CMYK":
-        return picture, None
-    return picture.convert("L" if grey else "RGB"), None
-
-
-def _in_8_bits(strip: Any, whole: Any) -> Any:
-    """Pictures of 12 to 32 bits a pixel, which Pillow would cut off at 255."""
-    import numpy as np
-    import PIL.Image
-    from PIL import TiffImagePlugin
-
-    fields = getattr(whole, "tag_v2", {})  # of a TIFF
-    if SIGNED in fields.get(TiffImagePlugin.SAMPLEFORMAT, ()):
-        raise ValueError("its numbers may be below zero, so that nobody knows what is black")
-    if not strip.mode.startswith(("I", "F")):
-        return strip
-    values = np.asarray(strip).astype(np.float64)
-    (bits, *_) = fields.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
-    highest = 1.0 if strip.mode == "F" else 2.0**bits - 1
-    if not np.isfinite(values).all():
-        raise ValueError("it holds NaN or infinity")
-    if values.min() < 0 or values.max() > highest:
-        raise ValueError(f"its values are not of 0 to {highest:g}")
-    if fields.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
-        values = highest - values  # which Pillow does for 8 bits only
-    grey = PIL.Image.fromarray((values * (255 / highest) + 0.5).astype(np.uint8))
-    transparent = strip.info.get("transparency")
-    if isinstance(transparent, int):  # one shade
-        grey.putalpha(PIL.Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _to_srgb(picture: Any) -> dict[str, Any]:
-    """For `_in_srgb`: the embedded profile, and by mode the transforms that are made of it."""
-    from PIL import ImageCms
-
-    profile = picture.info.get("icc_profile")
-    if not profile:
-        return {}
-    try:
-        return {"profile": ImageCms.ImageCmsProfile(io.BytesIO(profile))}
-    except (OSError, ImageCms.PyCMSError):
-        return {}
-
-
-def _in_srgb(strip: Any, to_srgb: dict[str, Any]) -> Any:
-    """Colours as the embedded profile means them; one that cannot be used is left alone."""
-    from PIL import ImageCms
-
-    if not to_srgb:
-        return strip
-    try:
-        if strip.mode not in to_srgb:
-            own, srgb = to_srgb["profile"], ImageCms.createProfile("sRGB")
-            to_srgb[strip.mode] = ImageCms.buildTransform(own, srgb, strip.mode, "RGB")
-        return ImageCms.applyTransform(strip, to_srgb[strip.mode]) or strip
-    except (OSError, ImageCms.PyCMSError):
-        return strip  # as viewers do with a profile that they cannot read
