@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import signal
@@ -14,7 +15,7 @@ import click
 
 from sg2cli import __version__
 from sg2cli.cli.console import ARGUMENTS, ReaderGone, Terminated, complain
-from sg2cli.errors import Sg2Error, is_out_of_memory, reason
+from sg2cli.errors import Sg2Error, brief, is_out_of_memory, reason
 
 COMMANDS = (
     "generate",
@@ -39,6 +40,15 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            more = f", did you mean {near[0]}?" if near else ""
+            ctx.fail(f"no command {brief(args[0])}{more}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

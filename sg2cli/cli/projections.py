@@ -171,6 +171,11 @@ class Projector:
             which == 1 and is_there(tuned) and sha256(tuned) == provenance.get("tuned")
         )
         entry.state = "kept" if there else "projected"
+        for name in entry.results.changed() if there else ():
+            self.console.note(
+                f"{entry.folder / name} is missing, or was changed after sg2 wrote it: it stays as "
+                "it is, and --overwrite makes the result anew"
+            )
         entry.figures = provenance
 
     def _tuned(self, job: Job) -> dict[str, Any]:
@@ -218,7 +223,8 @@ class Projector:
             if is_there(folder / SNAPSHOT):
                 raise Sg2Error(
                     f"{folder / SNAPSHOT} is of another list of photos, or another --batch: "
-                    "the command that wrote it goes on from it, --overwrite begins anew"
+                    "finish that run with the same photos before adding others, or give "
+                    "--overwrite to begin anew"
                 )
         fresh = not is_there(snapshot)
         run = Search(G, photos, settings, self.spread, self.lpips, inits, estimate=fresh)

@@ -20,7 +20,7 @@ from sg2cli.provenance import (
     is_unchanged,
     same_settings,
 )
-from sg2cli.storage.paths import kind
+from sg2cli.storage.paths import kind, refuse_special
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
@@ -115,11 +115,17 @@ def is_kept(path: Path, provenance: Mapping[str, Any], size: tuple[int, int]) ->
     what = kind(path)
     if what == "nothing":
         return False
-    if what == "file":  # reading a FIFO may block forever
+    refuse_special(path)  # reading a FIFO may block forever
+    if what == "file":
         found_size, _, found = inspect_image(path)
         if found is not None and same_settings(found, provenance):
             _check_unchanged(path, found, found_size, size)
             return True
+        if found is None:
+            raise Sg2Error(
+                f"{path} was not written by sg2, or was saved by another program since: "
+                "--overwrite replaces it, another --out keeps it"
+            )
     raise Sg2Error(
         f"{path} was made with other settings: --overwrite replaces it, another --out keeps it"
     )

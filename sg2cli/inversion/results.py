@@ -147,7 +147,10 @@ def read_result(
     path = folder / LATENT
     if not is_there(path):
         return None
-    provenance = inspect_latents(path)[1]
+    try:
+        provenance = inspect_latents(path)[1]
+    except Sg2Error as error:
+        raise Sg2Error(f"{error}: remove it and run again with --resume") from error
     which = next(
         (i for i, candidate in enumerate(candidates) if _agrees(provenance, candidate)), None
     )

@@ -99,6 +99,10 @@ class OwnedFolder:
         known = self._hashes.get(name, [])
         return bool(known) and kind(path) == "file" and sha256(path) in known
 
+    def changed(self) -> list[str]:
+        """Files that sg2 wrote, and that are gone or not as it wrote them."""
+        return [name for name in self._hashes if not self.is_ours(name)]
+
     def check(self, *names: str) -> None:
         """Sg2Error for files that are not ours to replace."""
         for name in names:

@@ -367,6 +367,19 @@ def test_a_result_whose_latent_was_changed_is_not_kept(sg2: Any, net: Path) -> N
     assert result.code == 1 and "changed after sg2 wrote it" in one_line(result.err)
 
 
+def test_a_result_whose_files_were_changed_is_named(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    args = ["project", "me.png", "-n", net, *STEPS, "--out", "o"]
+    assert sg2(*args).code == 0
+    Path("o/me/target.png").unlink()
+    Path("o/me/projected.png").write_bytes(b"edited")
+    result = sg2(*args, "--resume")
+    assert result.code == 0
+    for name in ("target.png", "projected.png"):
+        assert f"o/me/{name} is missing, or was changed" in result.err
+    assert Path("o/me/projected.png").read_bytes() == b"edited"
+
+
 # What is no file.
 
 
