@@ -197,7 +197,7 @@ def test_stdin_is_a_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"z": np.zeros((1, 16), "f4")}, "z of 16 numbers, this network has 12"),
         ({"ws": np.zeros((0, 6, 16), "f4")}, "shape"),
         ({"ws": np.zeros((1, 1, 6, 16), "f4")}, "shape"),
-        ({"w": np.zeros((1, 16), "i8")}, "holds int64, not float16, float32 or float64"),
+        ({"w": np.zeros((1, 16), "i8")}, "holds (int|I)64, not float16, float32 or float64"),
         ({"other": np.zeros((1, 16), "f4")}, "named z, w or ws"),
         ({"ws": WS, "synthesis.b64.conv0.noise_const": np.zeros((64, 64), "f4")}, "no layer"),
         ({"ws": WS, "synthesis.b4.conv0.noise_const": np.zeros((4, 4), "f4")}, "no layer"),

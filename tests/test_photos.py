@@ -318,7 +318,7 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
     )
-    with pytest.raises(Sg2Error, match="not an image"):
+    with pytest.raises(Sg2Error, match="a PostScript file, which sg2 does not read"):
         read_photo(path, 16, 3)
     assert not (tmp_path / "canary").exists()
 
