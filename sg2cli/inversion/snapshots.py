@@ -111,8 +111,8 @@ def _reading(path: Path, provenance: Mapping[str, Any]) -> Iterator[Found | None
             fields = sg2_metadata(file.metadata)
             if not same_settings(fields["recipe"], provenance):
                 raise Sg2Error(
-                    f"{path} is of other settings, or of another list of photos: finish that run with "
-                    "the same photos and options, or give --overwrite to begin anew"
+                    f"{path} is of other settings, or of another list of photos: finish that run "
+                    "with the same photos and options, or give --overwrite to begin anew"
                 )
             yield fields, file
     except (OSError, MemoryError) as error:

@@ -76,7 +76,7 @@ def test_it_reads_stdin(sg2: Any) -> None:
         (b"", 3, "empty"),
         (b"some text in a file", 3, "damaged, or no safetensors"),
         (b"\x80\x04\x95" + bytes(50), 3, "damaged"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), 1, "not a picture"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), 1, "not an image"),
         (b"\x93NUMPY\x01\x00\xff\xff", 1, "no latents|safetensors"),
         (b"PK\x03\x04" + bytes(50), 3, "damaged"),
     ],

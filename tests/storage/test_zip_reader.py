@@ -133,9 +133,9 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a header beyond the end": (lambda: changed(DIRECTORY + 42, b"\xff\xff\xff\x7f"), "lies on"),
     "cut off": (lambda: PLAIN[:-30], "cut off"),
-    "cut off in front": (lambda: PLAIN[10:], "not where it has to be"),
-    "something behind": (lambda: PLAIN + b"x", "behind its end"),
-    "something in front": (lambda: b"x" * 10 + PLAIN, "not where it has to be"),
+    "cut off in front": (lambda: PLAIN[10:], "not at the recorded offset"),
+    "something behind": (lambda: PLAIN + b"x", "trailing data"),
+    "something in front": (lambda: b"x" * 10 + PLAIN, "not at the recorded offset"),
     "fewer members than it says": (
         lambda: changed(len(PLAIN) - 14, b"\xff\x00\xff\x00"),
         "shorter than it says",
