@@ -145,7 +145,7 @@ def test_skip_existing_goes_on(sg2: Any) -> None:
     Path("out/seed0003.png").unlink()
     result = sg2("generate", "--seeds", "0-4", "--batch", "2", "--skip-existing")
     assert result.lines == ["out/seed0001.png", "out/seed0003.png"]
-    assert "2 written, 3 kept" in result.err
+    assert "2 written, 3 skipped" in result.err
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == expected
     other = sg2("generate", "--seeds", "0-4", "--skip-existing", "--trunc", "0.5")
     assert other.code == 1
@@ -240,7 +240,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--seeds", "7-3"], 2, "write 3-7"),
+        (["--seeds", "7-3"], 2, "did you mean 3-7?"),
         (["--seeds", "x"], 2, "'x' is not a seed"),
         (["--seeds", ""], 2, "'' is not a seed"),
         ([], 2, "give --seeds or --latents"),
