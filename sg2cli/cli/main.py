@@ -45,7 +45,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            near = difflib.get_close_matches(args[0], COMMANDS, 1, cutoff=0.7)
             more = f", did you mean {near[0]}?" if near else ""
             ctx.fail(f"no command {brief(args[0])}{more}")
         return super().resolve_command(ctx, args)

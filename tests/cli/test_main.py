@@ -100,7 +100,8 @@ def test_bash_takes_the_completion_script(sg2: Any) -> None:
 def test_an_unknown_command_is_one_line(sg2: Any) -> None:
     result = sg2("frobnicate")
     assert result.code == 2
-    assert "No such command 'frobnicate'" in one_line(result.err)
+    assert "no command 'frobnicate' (see" in one_line(result.err)
+    assert "no command 'genrate', did you mean generate?" in one_line(sg2("genrate").err)
 
 
 def test_no_command_shows_the_help(sg2: Any) -> None:

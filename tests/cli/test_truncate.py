@@ -62,7 +62,7 @@ def test_latents_of_files_are_truncated_too(sg2: Any) -> None:
         (["--seeds", "0", "--psi", "1,x"], "'x' is no number"),
         (["--seeds", "0", "--psi", ""], "'' is no number"),
         (["--seeds", "0", "--cutoff", "11"], "beyond this network's 10 rows"),
-        (["--seeds", "0", "--out", "a.png"], "several pictures"),
+        (["--seeds", "0", "--out", "a.png"], "several images"),
     ],
 )
 def test_bad_input(sg2: Any, args: list[str], message: str) -> None:

@@ -62,7 +62,7 @@ def test_latent_notation(in_tmp: Path) -> None:
         "": "is not a latent",
         "mean": "is not a latent",
         "no.npy": "no file no.npy",
-        "b.safetensors[9-0]": "fall",
+        "b.safetensors[9-0]": "descending",
         "b.safetensors:z": "':z'",
         "3-1": "write 1-3",
     }.items():
