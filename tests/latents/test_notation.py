@@ -64,7 +64,7 @@ def test_latent_notation(in_tmp: Path) -> None:
         "no.npy": "no file no.npy",
         "b.safetensors[9-0]": "descending",
         "b.safetensors:z": "':z'",
-        "3-1": "write 1-3",
+        "3-1": "did you mean 1-3",
     }.items():
         with pytest.raises(ValueError, match=message):
             parse_latents(text)
