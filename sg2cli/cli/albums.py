@@ -8,25 +8,24 @@ import hashlib
 import io
 import json
 import os
-import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.images.codecs import inspect_image
 from sg2cli.images.photos import PHOTO_SUFFIXES
+from sg2cli.inversion import LATENT
 from sg2cli.storage.atomic import check_folder, lock
-from sg2cli.storage.budget import MAX_PIPE
 from sg2cli.storage.ownership import OWN, OwnedFolder
 from sg2cli.storage.paths import is_there, kind, refuse_inputs, user_path
-from sg2cli.storage.reading import read_stream
+from sg2cli.storage.reading import read_stdin
 from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
-LATENT, SNAPSHOT, TUNING = "projected.safetensors", "snapshot.safetensors", "tuning.safetensors"
+SNAPSHOT, TUNING = "snapshot.safetensors", "tuning.safetensors"
 TUNED, SUMMARY = "tuned.safetensors", "summary.csv"
 RESULTS = (  # of one photo; the first says that all is there
     *(LATENT, SNAPSHOT, TUNED, "projected_w.npz", TUNING),
@@ -35,7 +34,6 @@ RESULTS = (  # of one photo; the first says that all is there
 )
 SHARED = (SUMMARY, TUNED, TUNING)  # beside the folders of the photos
 RESERVED = (OWN, *SHARED)
-HISTORY = ["step", "lr", "lpips", "noise_penalty", "w_distance"]  # columns of history.csv
 COLUMNS = ("photo", "state", "steps_done", "lpips_vgg", "lpips_alex", "psnr", "w_distance", "says")
 
 
@@ -68,12 +66,7 @@ class Entry:
         """What `photos.read_photo` takes."""
         if str(self.source) != "-":
             return self.source
-        if sys.stdin is None:
-            raise Sg2Error("stdin is closed: give a file, or pipe the photo into sg2")
-        try:
-            return read_stream(sys.stdin.buffer, MAX_PIPE)
-        except OSError as error:
-            raise Sg2Error(f"cannot read stdin: {reason(error)}") from error
+        return read_stdin("give a file, or pipe the photo into sg2")
 
 
 def find_photos(arguments: Sequence[str]) -> list[Path]:
@@ -186,11 +179,19 @@ class Album:
             digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
             owned.allow_replacing(digest, begin=self.overwrite, note=bool(there))
         if self.overwrite:
-            _discard_snapshots(self.out, self.of_all)
-            for entry in self.entries:  # all: --resume may continue with any of them
-                _discard_snapshots(entry.folder, (SNAPSHOT, TUNING))
+            self._discard_snapshots()
         if self.has_summary:
             self.shared.check(SUMMARY)
+
+    def _discard_snapshots(self) -> None:
+        """Of all photos, as --resume may continue with any of them."""
+        from sg2cli.inversion import snapshots  # loads torch
+
+        if TUNING in self.of_all:
+            snapshots.remove(self.out / TUNING)
+        for entry in self.entries:
+            snapshots.remove(entry.folder / SNAPSHOT)
+            snapshots.remove(entry.folder / TUNING)
 
     @property
     def can_go_on(self) -> bool:
@@ -234,14 +235,6 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _discard_snapshots(folder: Path, names: Sequence[str]) -> None:
-    from sg2cli.inversion import snapshots  # loads torch
-
-    for name in names:
-        if name in (SNAPSHOT, TUNING):
-            snapshots.remove(folder / name)
-
-
 def _is_older_result(path: Path) -> bool:
     """Whether a version of sg2 that kept no record wrote a file, as far as its content shows."""
     with suppress(OSError, ValueError, Sg2Error):
@@ -249,7 +242,10 @@ def _is_older_result(path: Path) -> bool:
             with SafetensorsFile(path) as file:
                 return bool({"target", "targets", "recipe"} & sg2_metadata(file.metadata).keys())
         if path.suffix == ".csv":
-            names = [*COLUMNS] if path.name == SUMMARY else HISTORY
+            from sg2cli.inversion.state import Record  # loads torch
+
+            history = [field.name for field in fields(Record)]
+            names = [*COLUMNS] if path.name == SUMMARY else history
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 lines = list(csv.reader(file))
             return lines[0] == names and all(len(line) == len(names) for line in lines)

@@ -18,14 +18,14 @@ import torch
 
 from sg2cli import __version__
 from sg2cli.checkpoints.weight_deltas import encode_weight_deltas, open_weight_deltas
-from sg2cli.cli.albums import LATENT, SNAPSHOT, TUNED, TUNING, Album, Entry
+from sg2cli.cli.albums import SNAPSHOT, TUNED, TUNING, Album, Entry
 from sg2cli.cli.console import Console
 from sg2cli.errors import Sg2Error, is_out_of_memory
 from sg2cli.images.codecs import encode, read_image
 from sg2cli.images.photos import Photo
 from sg2cli.images.pixels import to_images
 from sg2cli.images.video import write_video
-from sg2cli.inversion import results, snapshots
+from sg2cli.inversion import LATENT, results, snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.search import Search
 from sg2cli.inversion.start import spread_of_w

@@ -43,7 +43,7 @@ class ImageGrid:
         self.columns, self.rows, self.shape = columns, rows, shape
         self.size = (columns * width, rows * height + (0 if header is None else len(header)))
         check_format(format, channels, *self.size)
-        self._row: Image = self._allocate(np, (height, columns * width, channels))
+        self._row: Image = _white_row((height, columns * width, channels))
         self._count = 0
         self._take: Callable[[Image], None]
         self._finish: Callable[[], None]
@@ -61,19 +61,6 @@ class ImageGrid:
         if header is not None:
             self._take(header)
 
-    @staticmethod
-    def _allocate(np: Any, shape: tuple[int, int, int]) -> Image:
-        """A white row of cells; UsageError when it is too large."""
-        try:
-            if math.prod(shape) <= MAX_GRID:
-                return np.full(shape, 255, np.uint8)
-        except MemoryError:
-            pass
-        raise UsageError(
-            f"a row of the grid has {shape[1]}x{shape[0]} pixels, which memory does not hold: give "
-            "fewer columns"
-        )
-
     def append(self, image: Image | None) -> None:
         """Fill the next cell, or leave it white."""
         column = self._count % self.columns
@@ -88,6 +75,21 @@ class ImageGrid:
         while self._count < self.columns * self.rows:
             self.append(None)
         self._finish()
+
+
+def _white_row(shape: tuple[int, int, int]) -> Image:
+    """A row of cells; UsageError when it is too large."""
+    import numpy as np
+
+    try:
+        if math.prod(shape) <= MAX_GRID:
+            return np.full(shape, 255, np.uint8)
+    except MemoryError:
+        pass
+    raise UsageError(
+        f"a row of the grid has {shape[1]}x{shape[0]} pixels, which memory does not hold: give "
+        "fewer columns"
+    )
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:

@@ -18,6 +18,7 @@ import torch
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import encode
 from sg2cli.images.grid import ImageGrid, column_header
+from sg2cli.inversion import LATENT
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.start import Spread
 from sg2cli.inversion.state import Projection, Record
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from sg2cli.images.photos import Photo
     from sg2cli.images.pixels import Image
 
-LATENT = "projected.safetensors"
 COMPARED = 256  # pixels a side, at least, of the pictures that are compared
 # Beyond these a photo is called unlike what the network draws. Its own samples, found again, stay
 # below 0.05 and 1.6; photos of the kind that it was trained on, in W, around 0.15 and 1.3.

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.latents.files import fit, fit_noise, read_latents, reading_of
+from sg2cli.latents.files import fit, fit_noise, read_latents
 from sg2cli.latents.naming import Names
 from sg2cli.latents.notation import NOTATION, LatentFile, LatentSource, MeanLatent, SeedRange
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray
-from sg2cli.storage.budget import MAX_PIPE
-from sg2cli.storage.reading import read_stream
+from sg2cli.storage.reading import read_stdin
 
 if TYPE_CHECKING:
     from sg2cli.storage.array_files import Array
@@ -181,10 +179,7 @@ def _told(path: Path) -> str:
 def _open_file(path: Path) -> ArrayFile:
     name, content = _told(path), None
     if name == "stdin":
-        if sys.stdin is None:
-            raise Sg2Error("stdin is closed: give a file of latents")
-        with reading_of(name, "cannot be read"):
-            content = read_stream(sys.stdin.buffer, MAX_PIPE)
+        content = read_stdin("give a file of latents")
     try:
         return read_latents(path if content is None else content, name)
     except Sg2Error as error:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from sg2cli.errors import Sg2Error, brief, reason
 from sg2cli.storage.atomic import make_folder, new_file, sweep
 from sg2cli.storage.paths import is_there, kind
-from sg2cli.storage.reading import content_sha256, sha256
+from sg2cli.storage.reading import content_sha256, read_bytes, sha256
 from sg2cli.storage.safetensors import unique
 
 OWN = ".sg2"
@@ -57,9 +57,8 @@ class OwnedFolder:
                 raise self._not_ours("it has no manifest")
             return  # killed before there was one
         try:
-            with manifest.open("rb") as file:
-                content = file.read(MAX_MANIFEST + 1)
-            found = json.loads(content[:MAX_MANIFEST], object_pairs_hook=unique)
+            content = read_bytes(manifest, MAX_MANIFEST)
+            found = json.loads(content, object_pairs_hook=unique)
             hashes = found.pop("files")
             if not all(HASH.fullmatch(hash) for known in hashes.values() for hash in known):
                 raise ValueError("its hashes are malformed")
@@ -95,9 +94,13 @@ class OwnedFolder:
 
     def is_ours(self, name: str) -> bool:
         """Whether a file is there, and as sg2 wrote it."""
-        path = self.folder / name
-        known = self._hashes.get(name, [])
-        return bool(known) and kind(path) == "file" and sha256(path) in known
+        return self._own_hash(name) is not None
+
+    def _own_hash(self, name: str) -> str | None:
+        """Of a file that is there and as sg2 wrote it."""
+        path, known = self.folder / name, self._hashes.get(name)
+        found = sha256(path) if known and kind(path) == "file" else None
+        return found if known and found in known else None
 
     def changed(self) -> list[str]:
         """Files that sg2 wrote, and that are gone or not as it wrote them."""
@@ -116,8 +119,8 @@ class OwnedFolder:
     def new_file(self, name: str, durable: bool = False) -> Iterator[BinaryIO]:
         """As `atomic.new_file`, and recorded as ours; Sg2Error for a file that others wrote."""
         self.check(name)
-        path, ours = self.folder / name, self.is_ours(name)
-        before = [sha256(path)] if ours else []
+        ours = self._own_hash(name)
+        before = [ours] if ours else []
 
         def record(file: BinaryIO) -> None:
             self.check(name)  # again: it may have been edited meanwhile
@@ -126,7 +129,8 @@ class OwnedFolder:
             self.save()
 
         self.make()
-        with new_file(path, ours or self.replace, durable, before_naming=record) as file:
+        overwrite = self.replace or ours is not None
+        with new_file(self.folder / name, overwrite, durable, before_naming=record) as file:
             yield file
 
     def write(self, name: str, content: bytes) -> Path:
@@ -136,10 +140,9 @@ class OwnedFolder:
         return self.folder / name
 
     def adopt(self, *names: str) -> None:
-        """Record files of a version that had no manifests as ours."""
-        there = [name for name in names if kind(self.folder / name) == "file"]
-        if there:
-            self._hashes |= {name: [sha256(self.folder / name)] for name in there}
+        """Record files of a version that had no manifests as ours; they are there."""
+        if names:
+            self._hashes |= {name: [sha256(self.folder / name)] for name in names}
             self.save()
 
     def clear(self, keep: Collection[str] = ()) -> None:

@@ -7,10 +7,12 @@ import hashlib
 import io
 import os
 import stat
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from sg2cli.errors import Sg2Error, reason
 from sg2cli.storage.budget import MAX_PIPE, MAX_READ_AT_ONCE, MAX_SMALL_FILE, Budget, LimitExceeded
 
 BLOCK = 1 << 20
@@ -73,6 +75,16 @@ def read_stream(file: BinaryIO, limit: int) -> bytes:
             raise too_large(limit)
         blocks.append(block)
     return b"".join(blocks)
+
+
+def read_stdin(instead: str) -> bytes:
+    """All of stdin; Sg2Error when it is closed (what to give `instead`), or cannot be read."""
+    if sys.stdin is None:
+        raise Sg2Error(f"stdin is closed: {instead}")
+    try:
+        return read_stream(sys.stdin.buffer, MAX_PIPE)
+    except OSError as error:
+        raise Sg2Error(f"cannot read stdin: {reason(error)}") from error
 
 
 def too_large(limit: int) -> OSError:

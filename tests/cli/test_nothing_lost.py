@@ -307,7 +307,7 @@ def test_changed_images_are_not_kept_and_not_replaced(
 ) -> None:
     args = [*DRAWING[command], "-n", net, "--out", "o"]
     assert sg2(*args).code == 0
-    path = sorted(Path("o").glob("*.png"))[0 if command != "grid" else 0]
+    path = sorted(Path("o").glob("*.png"))[0]
     with PIL.Image.open(path) as picture:
         info = PIL.PngImagePlugin.PngInfo()
         info.add_text("sg2", picture.info["sg2"])
