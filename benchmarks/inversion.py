@@ -138,7 +138,7 @@ def edits() -> list[list[str]]:
         return list(json.loads(kept.read_text()))
     rows, lpips = [], LPIPS("vgg")
     for strength in STRENGTHS:
-        G = checkpoints.load_generator()
+        G = checkpoints.load(device="cpu")
         for layer in G.synthesis.layers:
             layer.noise_strength.data = layer.noise_strength.data * strength
         folder = OUT / "edits" / str(strength)
@@ -201,7 +201,7 @@ def processor_seconds() -> float:
 
 def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
     """The columns of one run but the first and the last."""
-    G = checkpoints.load_generator()
+    G = checkpoints.load(device="cpu")
     spread = spread_of_w(G)
     judge = Judge(spread, LPIPS("vgg"))
     described: list[Mapping[str, Any]] = []

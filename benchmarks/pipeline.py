@@ -18,14 +18,10 @@ from pathlib import Path
 import torch
 from networks import random_generator
 
+import sg2cli
 from sg2cli import checkpoints
 from sg2cli.generator import Generator
 from sg2cli.images.writer import ImageWriter
-from sg2cli.latents.notation import SeedRange
-from sg2cli.latents.sources import LatentList
-from sg2cli.provenance import image_provenance
-from sg2cli.sampling import draw
-from sg2cli.settings import DrawSettings
 
 
 def full_size() -> Generator:
@@ -47,18 +43,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def compute(G: Generator, count: int) -> None:
-    for _ in draw(G, LatentList([SeedRange(0, count - 1)])):
+    for _ in sg2cli.generate(G, f"0-{count - 1}"):
         pass
 
 
 def compute_and_write(G: Generator, count: int) -> None:
-    settings = DrawSettings()
     with tempfile.TemporaryDirectory() as folder, ImageWriter(lambda *_: None) as writer:
-        for sample in draw(G, LatentList([SeedRange(0, count - 1)])):
-            account = image_provenance(
-                "0" * 64, "fp32", settings, sample.latent.provenance, mapped=True
-            )
-            writer.put(Path(folder) / f"{sample.latent.name}.png", sample.image, account)
+        for image in sg2cli.generate(G, f"0-{count - 1}"):
+            writer.put(Path(folder) / f"{image.name}.png", image.pixels, image.provenance)
 
 
 def pipeline(name: str, G: Generator, count: int, rounds: int, bar: str) -> None:
@@ -108,7 +100,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
     print("| `sg2 generate`, a picture | computing | and writing | beyond computing | bar |")
     print("| --- | --- | --- | --- | --- |")
-    pipeline("64x64, avatars-64", checkpoints.load_generator(), 512, 5, "1.5 ms")
+    pipeline("64x64, avatars-64", checkpoints.load(device="cpu"), 512, 5, "1.5 ms")
     pipeline("1024x1024, random weights", full_size(), 4, 5, "15%")
     print("\n| command | time to its end | bar |")
     print("| --- | --- | --- |")

@@ -52,7 +52,7 @@ VGG_POOLS = (5, 10, 17, 24)  # before these it pools
 def network(name: str) -> Generator:
     """256x256: channel_base 16384; 1024x1024: 32768; 8 mapping layers; random weights."""
     if name == "avatars-64":
-        return checkpoints.load_generator()
+        return checkpoints.load(device="cpu")
     resolution, base = {"256x256": (256, 16384), "1024x1024": (1024, 32768)}[name]
     resolutions = [4 << i for i in range(resolution.bit_length() - 2)]
     return random_generator(

@@ -8,6 +8,9 @@ Sg2Error            1  the work, or a part of it, failed
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 NO_MEMORY = (  # also in the words of oneDNN and of the system's loader
     *("out of memory", "allocate memory"),
@@ -126,3 +129,13 @@ def _is_host(body: str) -> bool:
     """Whether this begins with a host, and perhaps a port, rather than with user:password."""
     host = re.split(r"[/?#]", body, maxsplit=1)[0]
     return _HOST.fullmatch(host.rstrip(_PUNCTUATION)) is not None
+
+
+@contextmanager
+def errors_named(copy: Path, name: str) -> Iterator[None]:
+    """Errors that name a temporary copy name what the user gave instead."""
+    try:
+        yield
+    except Sg2Error as error:
+        error.args = (str(error).replace(str(copy), name),)
+        raise

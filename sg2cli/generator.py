@@ -252,6 +252,9 @@ class Generator(nn.Module):
         super().__init__()
         ops.only_reference()  # UsageError if SG2_BACKEND is neither auto nor reference
         self.config = config
+        self.checkpoint: str | None = None  # SHA-256 of the file it was loaded from
+        self.tuned: str | None = None  # and of the weight deltas that were added
+        self.precision = "fp32"  # as `set_precision` returned it
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
         self.requires_grad_(False)
@@ -273,9 +276,10 @@ class Generator(nn.Module):
         half = HALF.get("fp16" if precision == "auto" else precision)
         for i, block in enumerate(blocks):
             block.dtype = half if i >= len(blocks) - count else None
-        if not half or not count:
-            return "fp32"
-        return f"fp16x{count}" if precision == "auto" else precision
+        self.precision = "fp32"
+        if half and count:
+            self.precision = f"fp16x{count}" if precision == "auto" else precision
+        return self.precision
 
     def random_noise(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """A map [N,1,H,W] a layer, a picture's drawn from its own seed on the CPU.

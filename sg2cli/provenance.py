@@ -30,7 +30,7 @@ BLOCK = 1 << 20
 
 
 def image_provenance(
-    checkpoint: str,
+    checkpoint: str | None,
     precision: str,
     settings: DrawSettings,
     latent: Mapping[str, Any],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 Architecture = Literal["skip", "resnet", "orig"]
@@ -64,14 +63,13 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How latents become pictures. The defaults are those of NVIDIA's scripts, noise apart."""
+    """How latents become images. The defaults are those of NVIDIA's scripts, noise apart."""
 
     psi: float | None = None  # None: 1 for seeds and z, and no truncation of w and ws from a file
     cutoff: int | None = None  # rows of ws that truncation reaches; None: all
     class_index: int | None = None
     noise_mode: NoiseMode = "const"
     batch: int | None = None  # None: by the resolution
-    tuned: Path | None = None  # differences of weights
 
 
 @dataclass(frozen=True)

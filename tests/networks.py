@@ -44,7 +44,7 @@ def random_generator(seed: int = 0, **changes: Any) -> Generator:
 
 def golden(name: str) -> tuple[Generator, dict[str, torch.Tensor], dict[str, Any]]:
     """A golden network, what NVIDIA's code computes from it, and with which settings."""
-    G = checkpoints.load_generator(GOLDEN / f"{name}.weights.safetensors")
+    G = checkpoints.load(GOLDEN / f"{name}.weights.safetensors", device="cpu")
     with safe_open(GOLDEN / f"{name}.expected.safetensors", "pt") as file:
         expected = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return G, expected, json.loads(file.metadata()["config"])

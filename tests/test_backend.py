@@ -34,7 +34,7 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_backend_of_the_environment() -> None:
     script = (
-        "import sys, torch; from sg2cli import checkpoints, ops; G = checkpoints.load_generator();"
+        "import sys, torch, sg2cli; from sg2cli import ops; G = sg2cli.load(device='cpu');"
         "G(torch.ones(1, G.config.z_dim));"
         "print(ops.describe_backend('cpu'), 'llvmlite' in sys.modules)"
     )

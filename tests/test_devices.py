@@ -164,7 +164,7 @@ def test_a_limit_on_processes(limit: int, tmp_path: Path) -> None:
     script = (
         "import os; from sg2cli import devices; devices.limit_thread_pools(os.environ)\n"
         "import numpy, torch; from sg2cli import checkpoints, devices; devices.resolve('cpu')\n"
-        "G = checkpoints.load_generator()\n"
+        "G = checkpoints.load(device='cpu')\n"
         "print(G(torch.ones(8, G.config.z_dim)).isfinite().all().item())"
     )
     environment = {key: value for key, value in os.environ.items() if "THREADS" not in key}

@@ -12,17 +12,17 @@ from networks import random_generator, relative
 from sg2cli import checkpoints
 from sg2cli.errors import UsageError
 from sg2cli.images import pixels
-from sg2cli.latents.notation import SeedRange, parse_latents, parse_seeds
-from sg2cli.latents.sources import Latent, LatentList, open_latents
-from sg2cli.sampling import check_settings, draw, locate, noise_of
+from sg2cli.latents.notation import SeedRange
+from sg2cli.latents.sources import Latent, LatentList
+from sg2cli.sampling import check_settings, locate, noise_of, render
+from sg2cli.sampling.generate import generate
 from sg2cli.settings import DrawSettings
 
-AVATARS = checkpoints.load_generator()
+AVATARS = checkpoints.load(device="cpu")
 
 
 def pictures(text: str, G: Any = AVATARS, **settings: Any) -> dict[str, Any]:
-    latents = open_latents(parse_seeds(text), G.config)
-    return {s.latent.name: s.image for s in draw(G, latents, DrawSettings(**settings))}
+    return {image.name: image.pixels for image in generate(G, text, **settings)}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 16])
@@ -61,9 +61,9 @@ def test_the_picture_is_that_of_the_library_call() -> None:
 
 def test_psi_zero_is_the_mean_for_every_seed() -> None:
     G = AVATARS
-    (mean,) = draw(G, open_latents(parse_latents("avg"), G.config), DrawSettings(batch=2))
+    (mean,) = generate(G, "avg", batch=2)
     for image in pictures("1-2", psi=0.0, batch=2).values():
-        np.testing.assert_array_equal(image, mean.image)
+        np.testing.assert_array_equal(image, mean.pixels)
 
 
 def test_noise_that_belongs_to_a_latent_is_drawn_with_it() -> None:
@@ -78,8 +78,8 @@ def test_noise_that_belongs_to_a_latent_is_drawn_with_it() -> None:
     assert list(noise) == [name]
     np.testing.assert_array_equal(noise[name][0], own)
     torch.testing.assert_close(noise[name][1], G.state_dict()[name])
-    first, second = draw(G, [with_noise, without])
-    assert relative(torch.tensor(first.image), torch.tensor(second.image)) > 1e-3
+    first, second = generate(G, [with_noise, without])
+    assert relative(torch.tensor(first.pixels), torch.tensor(second.pixels)) > 1e-3
     assert noise_of(G, points, "none") == "none"
 
 
@@ -93,8 +93,8 @@ def test_latents_are_drawn_as_they_come() -> None:
             asked += 1
             yield latent
 
-    samples = draw(AVATARS, endless(), DrawSettings(batch=4))
-    assert next(samples).latent.name == "seed0000"
+    points = locate(AVATARS, endless(), DrawSettings(), 4)
+    next(render(AVATARS, points, "const", 4))
     assert asked == 4
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.settings import Precision
 
-__all__ = ["DEFAULT_NETWORK", "Network", "bundled", "find_network", "load_generator"]
-__all__ += ["is_ours", "save_generator", "weights_folder"]
+__all__ = ["DEFAULT_NETWORK", "Network", "bundled", "find_network", "is_ours"]
+__all__ += ["load", "save_generator", "weights_folder"]
 
 DEFAULT_NETWORK = "avatars-64"
 
@@ -53,10 +53,37 @@ def find_network(name: str | Path = DEFAULT_NETWORK) -> Network:
     return Network.open(path)
 
 
-def load_generator(
-    name: str | Path = DEFAULT_NETWORK, device: str = "cpu", precision: Precision = "auto"
+def load(
+    network: str | Path = DEFAULT_NETWORK,
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    tuned: str | Path | None = None,
 ) -> Generator:
-    """`find_network(name).load(device)`, in the given precision."""
-    G = find_network(name).load(device)
+    """Load a network: `G = sg2cli.load("ffhq.safetensors")`, or the bundled one.
+
+    Args:
+        network: a .safetensors file, or the name of a bundled network; `convert` makes one of
+            other formats.
+        device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:N" or "mps".
+        precision: "fp32", "fp16", "bf16", or "auto": fp32 on a CPU, on CUDA as it was trained.
+        tuned: weight deltas of `project --tune` to be added.
+
+    Returns: a torch module without gradients: `G.mapping(z)` [N,w_dim], `G.synthesis(ws)`
+    [N,C,H,W] in -1..1, differentiable in ws and noise maps.
+
+    Raises UsageError where there is no such file, CheckpointError for one that is not a network.
+    """
+    from sg2cli import devices
+
+    found = find_network(network)
+    deltas = None
+    if tuned is not None:
+        from sg2cli.checkpoints.weight_deltas import open_weight_deltas
+
+        deltas = open_weight_deltas(user_path(str(tuned)), found)
+    G = found.load(devices.resolve(device))
+    if deltas:
+        deltas.apply(G)
     G.set_precision(precision)
     return G

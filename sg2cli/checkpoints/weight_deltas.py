@@ -56,6 +56,7 @@ class WeightDeltas:
             raise CheckpointError(f"{self.path} was changed while it was read")
         for name, weight in changed.items():
             own[name].data = weight
+        G.tuned = self.sha256
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sg2cli.cli.output import ImageOutput
 from sg2cli.errors import Sg2Error
@@ -14,18 +14,9 @@ from sg2cli.images.codecs import read_image
 from sg2cli.images.grid import ImageGrid
 
 if TYPE_CHECKING:
+    from sg2cli.generator import Generator
     from sg2cli.images.pixels import Image
-
-Source = TypeVar("Source")
-
-
-@dataclass(frozen=True)
-class Cell(Generic[Source]):
-    """What to draw, and the name of its picture; without a name it is on the grid only."""
-
-    source: Source
-    provenance: Mapping[str, Any]
-    name: str | None
+    from sg2cli.sampling.drawing import Cell, Drawing
 
 
 @dataclass(frozen=True)
@@ -43,107 +34,100 @@ class Layout:
         return self.columns * shape[1], self.rows * shape[0] + height
 
 
-def labels(values: Sequence[float], sign: str = "") -> list[str]:
-    """Numbers as short as tells them apart, with at least four digits; sign "+" shows it always."""
-    for digits in range(4, 18):
-        texts = [f"{value:{sign}.{digits}g}" for value in values]
-        if len(set(texts)) == len(set(values)):
-            break
-    return texts
-
-
 def draw_cells(
-    pictures: ImageOutput,
-    cells: Iterable[Cell[Source] | None],
-    count: int,
-    shape: tuple[int, ...],
-    layout: Layout | None,
-    render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
+    output: ImageOutput, drawing: Drawing, G: Generator, layout: Layout | None, singles: bool = True
 ) -> None:
-    """Draw `count` cells as they come (None: an empty one), and the grid of them.
+    """Draw the cells as they come, and the grid of them; without `singles` only that.
 
     What --skip-existing keeps is not drawn, but read for the grid; a grid that is kept itself
-    needs nothing. Where something else has a picture's name, or one cannot be drawn or read, the
+    needs nothing. Where something else has an image's name, or one cannot be drawn or read, the
     others are drawn all the same.
     """
+    shape, count = drawing.shape, drawing.count
     with ExitStack() as stack:
         grid: ImageGrid | None = None
         size = layout.size(shape) if layout else (0, 0)
-        if layout and not pictures.keeps("grid", layout.provenance, size):
-            file = stack.enter_context(pictures.open("grid", layout.provenance, size))
+        if layout and not output.keeps("grid", layout.provenance, size):
+            file = stack.enter_context(output.open("grid", layout.provenance, size))
             at = (layout.columns, layout.rows)
-            grid = ImageGrid(file, pictures.format, *at, shape, layout.provenance, layout.header)
-        if not _draw(pictures, cells, count, shape, grid, render) and grid:
-            holes = "the grid is not written because some of its images failed"
-            pictures.console.note(holes)
-            pictures.sum_up(count)
-            raise Sg2Error(holes)
+            grid = ImageGrid(file, output.format, *at, shape, layout.provenance, layout.header)
+        cells = _Cells(output, shape, count, grid)
+        if not cells.draw(drawing, G, singles) and grid:
+            message = "the grid is not written because some of its images failed"
+            output.console.note(message)
+            output.sum_up(count)
+            raise Sg2Error(message)
         if grid:
             grid.finish()
-    pictures.sum_up(count)
+    output.sum_up(count)
 
 
-def _draw(
-    pictures: ImageOutput,
-    cells: Iterable[Cell[Source] | None],
-    count: int,
-    shape: tuple[int, ...],
-    grid: ImageGrid | None,
-    render: Callable[[Iterator[Source]], Iterator[Image | Sg2Error]],
-) -> bool:
-    """See `draw_cells`; whether the grid has all that belongs on it."""
-    whole, size = True, (shape[1], shape[0])
-    # Name and account of each cell in order, and whether it is drawn; its source is not held.
-    waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
+class _Cells:
+    """The cells on their way from the network to their files and the grid."""
 
-    def fail(name: str | None, error: Sg2Error) -> None:
-        if count == 1 or pictures.holds_one:  # nothing else comes out
-            raise error
-        if name:
-            pictures.fail(name, error)
+    def __init__(
+        self, output: ImageOutput, shape: tuple[int, ...], count: int, grid: ImageGrid | None
+    ) -> None:
+        self.output, self.shape, self.count, self.grid = output, shape, count, grid
+        # Name and provenance of each cell in order, and whether it is drawn; not its source.
+        self.waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
+        self.complete = True  # the grid has all that belongs in it
 
-    def to_draw() -> Iterator[Source]:
+    def draw(self, drawing: Drawing, G: Generator, singles: bool) -> bool:
+        """Whether the grid has all that belongs in it."""
+        output, console = self.output, self.output.console
+        with console.progress("Generating", self.count, "image") as self.bar, output:
+            sources = self._to_draw(drawing.cells(G), singles)
+            for image in drawing.render(G, sources, console.note):
+                name, provenance, _ = self.waiting.popleft()
+                if isinstance(image, Sg2Error):
+                    self._fail(name, Sg2Error(f"{name}: {image}") if name else image)
+                    self.complete = False
+                elif name:
+                    output.put(name, image, provenance)
+                self._place(None if isinstance(image, Sg2Error) else image)
+                self._place_kept()
+        return self.complete
+
+    def _to_draw(self, cells: Iterable[Cell | None], singles: bool) -> Iterator[Any]:
+        """The sources of the cells that are not kept."""
+        size = (self.shape[1], self.shape[0])
         for cell in cells:
-            name, kept = cell.name if cell else None, False
+            name, kept = cell.name if cell and singles else None, False
             try:
-                kept = bool(cell and name and pictures.keeps(name, cell.provenance, size))
+                kept = bool(cell and name and self.output.keeps(name, cell.provenance, size))
             except Sg2Error as error:
-                fail(name, error)
+                self._fail(name, error)
                 name = None  # the grid shows it
-            if cell and not kept and (name or grid):
-                waiting.append((name, cell.provenance, True))
+            if cell and not kept and (name or self.grid):
+                self.waiting.append((name, cell.provenance, True))
                 yield cell.source
             else:
-                waiting.append((name, {}, False))
-                pass_undrawn()
+                self.waiting.append((name, {}, False))
+                self._place_kept()
 
-    def pass_undrawn() -> None:
-        while waiting and not waiting[0][2]:
-            name, _, _ = waiting.popleft()
-            if grid:
-                grid.append(read_kept(name) if name else None)
-            bar.update()
+    def _place_kept(self) -> None:
+        """Pass on the cells before the next that is drawn."""
+        while self.waiting and not self.waiting[0][2]:
+            name, _, _ = self.waiting.popleft()
+            self._place(self._read_kept(name) if name and self.grid else None)
 
-    def read_kept(name: str) -> Image | None:
-        nonlocal whole
+    def _read_kept(self, name: str) -> Image | None:
         try:
-            return read_image(pictures.path(name), shape)
+            return read_image(self.output.path(name), self.shape)
         except Sg2Error as error:
-            fail(name, error)
-            pictures.kept -= 1
-            whole = False
+            self._fail(name, error)
+            self.output.kept -= 1
+            self.complete = False
             return None
 
-    with pictures.console.progress("Drawing", count, "picture") as bar, pictures:
-        for image in render(to_draw()):
-            name, provenance, _ = waiting.popleft()
-            if isinstance(image, Sg2Error):
-                fail(name, Sg2Error(f"{name}: {image}") if name else image)
-                whole = False
-            elif name:
-                pictures.put(name, image, provenance)
-            if grid:
-                grid.append(None if isinstance(image, Sg2Error) else image)
-            bar.update()
-            pass_undrawn()
-    return whole
+    def _place(self, image: Image | None) -> None:
+        if self.grid:
+            self.grid.append(image)
+        self.bar.update()
+
+    def _fail(self, name: str | None, error: Sg2Error) -> None:
+        if self.count == 1 or self.output.holds_one:  # nothing else comes out
+            raise error
+        if name:
+            self.output.fail(name, error)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sg2cli import checkpoints
-from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief, reason
+from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief, errors_named, reason
 from sg2cli.storage.budget import MAX_PIPED_CHECKPOINT
 from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import BLOCK, open_file, too_large
@@ -75,13 +75,3 @@ def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
             error = too_large(MAX_PIPED_CHECKPOINT)
             raise CheckpointError(f"cannot read {name}: {reason(error)}")
         file.write(block)
-
-
-@contextmanager
-def errors_named(copy: Path, name: str) -> Iterator[None]:
-    """Errors tell of what the user named, not of the copy that was read."""
-    try:
-        yield
-    except Sg2Error as error:
-        error.args = (str(error).replace(str(copy), name),)
-        raise

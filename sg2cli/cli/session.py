@@ -1,60 +1,59 @@
-"""What every drawing command does before it draws: the network, its latents, the device."""
+"""What every drawing command does: open the network and the latents, load them, and draw."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
+from sg2cli.cli.grid import Layout, draw_cells
+from sg2cli.cli.output import ImageOutput
 from sg2cli.errors import UsageError
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import LatentList, open_latents
-from sg2cli.provenance import image_provenance
-from sg2cli.sampling import check_settings
-from sg2cli.settings import DrawSettings, Precision
+from sg2cli.settings import DrawSettings, GeneratorConfig, Precision
 from sg2cli.storage.paths import refuse_inputs
 
 if TYPE_CHECKING:
+    from sg2cli.cli.video import VideoOutput
     from sg2cli.generator import Generator
     from sg2cli.latents.notation import LatentSource
-    from sg2cli.latents.sources import Latent
+    from sg2cli.sampling.drawing import Drawing
 
 
 @dataclass(frozen=True)
 class Session:
-    """A network and how it is drawn; errors in the options come before torch is loaded."""
+    """A network, opened but not loaded, so that errors in the options come before torch."""
 
     network: checkpoints.Network
-    settings: DrawSettings
     console: Console
+    device: str
+    precision: Precision
+    tuned_file: Path | None = None
+
+    @property
+    def config(self) -> GeneratorConfig:
+        return self.network.config
 
     @cached_property
     def tuned(self) -> WeightDeltas | None:
-        """The differences of --tuned, found to fit the network."""
-        return (
-            open_weight_deltas(self.settings.tuned, self.network) if self.settings.tuned else None
-        )
+        """The weight deltas of --tuned, found to fit the network."""
+        return open_weight_deltas(self.tuned_file, self.network) if self.tuned_file else None
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """[H,W,C] of a picture."""
-        config = self.network.config
-        return (config.img_resolution, config.img_resolution, config.img_channels)
-
-    def open(
+    def latents(
         self, sources: Iterable[LatentSource], what: str, reserved: Iterable[str] = ()
     ) -> LatentList:
-        """The latents, checked against the network and the settings; `what` names the option."""
+        """The latents, opened and checked against the network; `what` names the option."""
         tuned = self.tuned.sha256 if self.tuned else None
-        latents = open_latents(sources, self.network.config, reserved)
+        latents = open_latents(sources, self.config, reserved)
         if not len(latents):
-            raise UsageError(f"nothing to draw: give {what}")
-        check_settings(self.network.config, self.settings, latents.need_mapping)
+            raise UsageError(f"no latents: give {what}")
         for warning in latents.warnings(self.network.sha256, tuned):
             self.console.note(f"warning: {warning}")
         return latents
@@ -64,24 +63,59 @@ class Session:
     ) -> None:
         """UsageError for outputs that would replace a file that is read."""
         files = [source.path for source in sources if isinstance(source, LatentFile)]
-        files += [self.network.path, *([self.settings.tuned] if self.settings.tuned else [])]
+        files += [self.network.path, *([self.tuned_file] if self.tuned_file else [])]
         refuse_inputs(filter(None, outputs), files)
 
-    def load(self, device: str, precision: Precision) -> tuple[Generator, str]:
-        """The generator on its device, and the precision that it computes in."""
+    def load(self) -> Generator:
+        """The generator on its device, in its precision."""
         from sg2cli import devices
 
-        G = self.network.load(devices.resolve(device))
+        G = self.network.load(devices.resolve(self.device))
         if self.tuned:
             self.tuned.apply(G)
-        return G, G.set_precision(precision)
+        G.set_precision(self.precision)
+        return G
 
-    def provenance(self, precision: str, latent: Mapping[str, Any], mapped: bool) -> dict[str, Any]:
-        """See `provenance.image_provenance`."""
-        found = image_provenance(self.network.sha256, precision, self.settings, latent, mapped)
-        return {**found, "tuned": self.tuned.sha256} if self.tuned else found
+    def draw_images(self, drawing: Drawing, output: ImageOutput) -> None:
+        """Draw a command's images into a folder, and the grid of them."""
+        output.needs_folder()
+        output.check(chain(["grid"], drawing.names()))
+        G = self.load()
+        self.prepare(drawing, G)
+        layout = Layout(drawing.columns, drawing.rows, drawing.grid_provenance(G), drawing.header())
+        draw_cells(output, drawing, G, layout)
+
+    def draw_video(self, drawing: Drawing, output: VideoOutput) -> None:
+        """Draw a command's images into a video, or a folder of frames."""
+        G = self.load()
+        self.prepare(drawing, G)
+        output.write(drawing, G)
+
+    def prepare(self, drawing: Drawing, G: Generator) -> None:
+        """Find the direction of an edit, with a bar, and warn if it is another network's."""
+        from sg2cli.sampling.edit import Edit
+
+        if not isinstance(drawing, Edit):
+            return
+        with self.console.progress("Mapping", 100_000, "latent") as bar:
+            found = drawing.find(G, bar.update)
+        if found.checkpoint not in (None, self.network.sha256):
+            self.console.note(f"warning: {drawing.name} was found in another network")
 
 
-def is_mapped(latent: Latent) -> bool:
-    """Whether a latent goes through the mapping network."""
-    return latent.space in ("seed", "z")
+def open_session(
+    network: str,
+    device: str,
+    precision: Precision,
+    as_json: bool,
+    quiet: bool,
+    tuned: Path | None = None,
+    **settings: Any,
+) -> tuple[Session, DrawSettings]:
+    """From the options that drawing commands share.
+
+    CheckpointError or UsageError for a file that is not a network.
+    """
+    console = Console(as_json, quiet)
+    found = checkpoints.find_network(network)
+    return Session(found, console, device, precision, tuned), DrawSettings(**settings)

@@ -1,17 +1,16 @@
-"""Where the frames of a video go: into a video file, or a folder of pictures."""
+"""Where the frames of a video go: into a video file, or a folder of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from sg2cli.cli.console import Terminated
-from sg2cli.cli.grid import Cell, draw_cells
+from sg2cli.cli.console import Console, Terminated
+from sg2cli.cli.grid import draw_cells
 from sg2cli.cli.options import PATH, together
 from sg2cli.cli.output import OTHER_SUFFIXES, ImageOutput, check_choice
-from sg2cli.cli.session import Session
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images.codecs import FORMATS
 from sg2cli.images.video import SUFFIXES, check_video, write_video
@@ -19,15 +18,16 @@ from sg2cli.storage.atomic import check_file, make_folder, new_file
 from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
+    from sg2cli.generator import Generator
     from sg2cli.images.pixels import Image
-    from sg2cli.sampling import Point
+    from sg2cli.sampling.drawing import Drawing
 
 fps_option = click.option(
     "--fps",
     type=click.FloatRange(0.1, 240),
     default=30,
     show_default=True,
-    help="Frames a second of a film.",
+    help="Frames per second of a video.",
 )
 video_options = together(
     click.option(
@@ -36,7 +36,7 @@ video_options = together(
         default=60,
         show_default=True,
         metavar="N",
-        help="Frames of the film.",
+        help="Number of frames.",
     ),
     fps_option,
     click.option(
@@ -44,7 +44,7 @@ video_options = together(
         "--out",
         type=PATH,
         required=True,
-        metavar="FILM|DIR",
+        metavar="VIDEO|DIR",
         help="An .mp4, .gif or .webp, or a folder for the frames.",
     ),
 )
@@ -57,7 +57,7 @@ def is_video(out: str) -> bool:
     """Whether the name asks for a video, not a folder; UsageError for what is neither."""
     path = user_path(out)
     if out == "-" or (path.suffix.lower() in NOT_VIDEOS and kind(path) != "folder"):
-        raise UsageError(f"{out}: give a folder, or a film: {', '.join(SUFFIXES)}")
+        raise UsageError(f"{out}: give a folder, or a video: {', '.join(SUFFIXES)}")
     if out.endswith("/") or kind(path) == "folder":
         return False
     return path.suffix.lower() in SUFFIXES
@@ -68,52 +68,41 @@ class VideoOutput:
 
     def __init__(
         self,
-        session: Session,
+        drawing: Drawing,
+        console: Console,
         out: str,
-        frames: int,
         fps: float,
         overwrite: bool,
         skip_existing: bool,
     ) -> None:
-        self.session, self.frames, self.fps, self.overwrite = session, frames, fps, overwrite
+        self.console, self.fps, self.overwrite = console, fps, overwrite
         self.path = user_path(out) if is_video(out) else None
         if not self.path:
-            self.pictures = ImageOutput(out, "png", overwrite, skip_existing, session.console)
-            self.pictures.check(map(self._name, range(frames)))
+            self.folder = ImageOutput(out, "png", overwrite, skip_existing, console)
+            self.folder.check(drawing.names())
             return
         check_choice(overwrite, skip_existing)
-        height, width, _ = session.shape
+        height, width, _ = drawing.shape
         check_video(self.path, width, height, fps)
         if skip_existing and kind(self.path) == "file":
             raise Sg2Error(
-                f"{self.path} exists, and a film does not say what made it: "
-                "--overwrite replaces it, another name spares it"
+                f"{self.path} exists, and a video does not record what made it: "
+                "--overwrite replaces it, another name keeps it"
             )
         check_file(self.path, overwrite)
 
-    def _name(self, frame: int) -> str:
-        return f"frame{frame:0{max(4, len(str(self.frames - 1)))}d}"
-
-    def write(
-        self,
-        points: Iterator[Point],
-        provenance: Mapping[str, Any],
-        render: Callable[[Iterator[Point]], Iterator[Image | Sg2Error]],
-    ) -> None:
-        """Draw the points, one a frame; only a batch of them is in memory."""
+    def write(self, drawing: Drawing, G: Generator) -> None:
+        """Draw the images, one a frame; only a batch of them is in memory."""
         if not self.path:
-            cells = (
-                Cell(point, {**provenance, "frame": frame}, self._name(frame))
-                for frame, point in enumerate(points)
-            )
-            draw_cells(self.pictures, cells, self.frames, self.session.shape, None, render)
+            draw_cells(self.folder, drawing, G, None)
             return
-        console = self.session.console
+        console = self.console
         make_folder(self.path.parent)
 
         def images() -> Iterator[Image]:
-            with console.progress("Drawing", self.frames, "frame") as bar:
-                for image in render(points):
+            sources = (cell.source for cell in drawing.cells(G) if cell)
+            with console.progress("Generating", drawing.count, "frame") as bar:
+                for image in drawing.render(G, sources, console.note):
                     if isinstance(image, Sg2Error):
                         raise image
                     yield image
@@ -121,11 +110,11 @@ class VideoOutput:
 
         try:
             with new_file(self.path, self.overwrite) as file:
-                write_video(file, self.path.suffix, images(), self.frames, self.fps)
+                write_video(file, self.path.suffix, images(), drawing.count, self.fps)
         except (KeyboardInterrupt, Terminated):
             console.note(
-                f"stopped: {self.path} is not written, as a film is whole or not there; frames in "
-                "a folder can be gone on with, by --skip-existing"
+                f"stopped: {self.path} is not written, as a video is complete or absent; frames in "
+                "a folder can be continued with --skip-existing"
             )
             raise
-        console.wrote(self.path, {**provenance, "fps": self.fps})
+        console.wrote(self.path, {**drawing.grid_provenance(G), "fps": self.fps})

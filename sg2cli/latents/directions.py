@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from sg2cli.checkpoints.rosinality import GLOBALS
 from sg2cli.checkpoints.torch_tensors import PickledTensor, read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
+from sg2cli.latents.discovery import METHODS, moments, pca, sefa
 from sg2cli.latents.files import reading_of
-from sg2cli.latents.mapping import class_vectors
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import NPY, UNNAMED, read_arrays
-from sg2cli.storage.atomic import new_file
 from sg2cli.storage.budget import MAX_CHECKPOINT, MAX_DIRECTIONS, LimitExceeded
 from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import read_bytes
@@ -28,107 +26,14 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator
 
-METHODS = ("sefa", "pca")
-CHUNK = 4096  # z that are mapped at once
-
 
 @dataclass(frozen=True)
 class Direction:
     """`step` [w_dim] or [num_ws,w_dim]: one standard deviation of W along a direction."""
 
     step: Tensor
-    provenance: Mapping[str, Any]  # for a picture's metadata: what was asked for, and a file's hash
+    provenance: Mapping[str, Any]  # for an image's metadata: what was asked for, and a file's hash
     checkpoint: str | None = None  # hash of the network that a file says it was found in
-
-
-@dataclass(frozen=True)
-class Moments:
-    """The mean [w_dim] and covariance [w_dim,w_dim] of W over so many seeded z, in float64."""
-
-    mean: Tensor
-    covariance: Tensor
-    samples: int
-
-    def deviation(self, vectors: Tensor) -> Tensor:
-        """The standard deviation of W along unit vectors [...,w_dim] -> [...]."""
-        v = vectors.double()
-        return ((v @ self.covariance) * v).sum(dim=-1).clamp_min(0).sqrt()
-
-
-def moments(
-    G: Generator,
-    samples: int = 100_000,
-    seed: int = 0,
-    class_index: int | None = None,
-    advance: Callable[[int], object] = lambda count: None,
-) -> Moments:
-    """Map so many z of RandomState(seed), a few thousand at a time."""
-    import numpy as np
-    import torch
-
-    config, random = G.config, np.random.RandomState(seed)
-    total = torch.zeros(config.w_dim, dtype=torch.float64)
-    squares = torch.zeros(config.w_dim, config.w_dim, dtype=torch.float64)
-    w_avg = G.mapping.w_avg.double().cpu()
-    with torch.inference_mode():
-        for start in range(0, samples, CHUNK):
-            count = min(CHUNK, samples - start)
-            z = torch.from_numpy(random.randn(count, config.z_dim).astype(np.float32))
-            c = class_vectors(G, count, class_index or 0)
-            w = G.mapping(z.to(G.device), c).double().cpu() - w_avg  # near 0, so nothing cancels
-            total += w.sum(dim=0)
-            squares += w.T @ w
-            advance(count)
-    mean = total / samples
-    return Moments(mean + w_avg, squares / samples - torch.outer(mean, mean), samples)
-
-
-def sefa(G: Generator, rows: Sequence[int]) -> Tensor:
-    """The directions [w_dim,w_dim] that change the styles of those rows most, strongest first.
-
-    Eigenvectors of A^T A, A being the affine weights of the convolutions that read the rows, one
-    below the other (Shen and Zhou 2021, eq. 8); orthonormal. Of the ToRGB layers, which only
-    colour, the last counts alone, as no convolution reads its row.
-    """
-    import torch
-
-    layers = [layer.affine for layer in G.synthesis.layers]
-    affines = [*layers, G.synthesis.blocks[-1].torgb.affine]  # which reads the last row
-    A = torch.cat([affines[row].weight for row in rows]).double()
-    _, vectors = torch.linalg.eigh(A.T @ A)  # rising eigenvalues
-    return _with_sign(vectors.T.flip(0))
-
-
-def pca(found: Moments) -> Tensor:
-    """The principal components [w_dim,w_dim] of W, widest first (Härkönen et al. 2020)."""
-    import torch
-
-    _, vectors = torch.linalg.eigh(found.covariance)
-    return _with_sign(vectors.T.flip(0))
-
-
-def _with_sign(vectors: Tensor) -> Tensor:
-    """An eigenvector's sign is free: its largest number is made positive."""
-    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
-    return vectors * largest.sign()
-
-
-def save_directions(
-    path: Path,
-    vectors: Mapping[str, Tensor],
-    found: Moments,
-    provenance: Mapping[str, Any],
-    overwrite: bool = False,
-) -> None:
-    """Write unit vectors [K,w_dim] by method, and `<method>_std` [K], as one safetensors."""
-    from safetensors.torch import save
-
-    tensors = {}
-    for method, rows in vectors.items():
-        tensors[method] = rows.float().contiguous()
-        tensors[f"{method}_std"] = found.deviation(rows).float().contiguous()
-    with new_file(path, overwrite) as file:
-        file.write(save(tensors, {"sg2": json.dumps(provenance)}))
 
 
 def _split(text: str) -> tuple[str, str, int | None]:

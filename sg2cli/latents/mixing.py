@@ -32,6 +32,11 @@ def parse_styles(text: str) -> Styles:
     return tuple(styles)
 
 
+def format_styles(styles: Styles) -> str:
+    """The text that `parse_styles` reads."""
+    return ",".join(s if isinstance(s, str) else f"{s[0]}-{s[1]}" for s in styles)
+
+
 def style_rows(styles: Styles, config: GeneratorConfig) -> list[int]:
     """The rows of ws that they name, rising. UsageError for what the network does not have.
 

@@ -7,33 +7,72 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.latents.files import fit, fit_noise, read_latents
+from sg2cli.latents.files import Stream, fit, fit_noise, read_latents, save_latents
 from sg2cli.latents.naming import Names
-from sg2cli.latents.notation import NOTATION, LatentFile, LatentSource, MeanLatent, SeedRange
+from sg2cli.latents.notation import (
+    NOTATION,
+    LatentFile,
+    LatentSource,
+    MeanLatent,
+    SeedRange,
+)
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray
+from sg2cli.storage.paths import user_path
 from sg2cli.storage.reading import read_stdin
 
 if TYPE_CHECKING:
     from sg2cli.storage.array_files import Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Latent:
-    """One latent, and what is known of it.
+    """One latent, its name, and where it comes from.
 
     `values` are z [z_dim], w [w_dim] or ws [num_ws,w_dim], by `space`; a seed and avg have none.
     """
 
-    name: str  # of its picture: seed0085
+    name: str  # of its image: seed0085
     space: Literal["seed", "z", "w", "avg"]
     values: Array | None
-    provenance: Mapping[str, Any]  # {"seed": 85}; for the picture's metadata
+    provenance: Mapping[str, Any]  # {"seed": 85}; for the image's metadata
     seed: int  # of z, and of random noise
     noise: Mapping[str, Array] = field(default_factory=dict)  # maps [H,W] that belong to it
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it goes through the mapping network."""
+        return self.space in ("seed", "z")
+
+    @property
+    def ws(self) -> Array:
+        """w [w_dim] or ws [num_ws,w_dim]; UsageError for a seed, z or the mean."""
+        if self.space != "w" or self.values is None:
+            raise UsageError(f"{self.name} is a {self.space}: generate(G, latent) maps it to ws")
+        return self.values
+
+    def __repr__(self) -> str:
+        shape = "" if self.values is None else f", {list(self.values.shape)}"
+        return f"Latent({self.name!r}, {self.space}{shape})"
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write ws and noise maps: .safetensors, .npz (NVIDIA's projected_w) or .npy.
+
+        UsageError for another extension; Sg2Error if the file exists, unless `overwrite`.
+        """
+        import numpy as np
+
+        file, ws = user_path(str(path)), self.ws
+        key = "ws" if ws.ndim == 2 or file.suffix == ".npy" else "w"
+        arrays = {key: Stream((1, *ws.shape), [ws])}
+        arrays |= {name: Stream((1, *x.shape), [np.asarray(x)]) for name, x in self.noise.items()}
+        save_latents(file, arrays, self.provenance, overwrite)
+
+
+Part = Union[SeedRange, MeanLatent, "_Rows", Latent]
 
 
 @dataclass(frozen=True)
@@ -59,9 +98,7 @@ class _Rows:
 class LatentList:
     """Latents in order, each with a name of its own; made one at a time, so any number fits."""
 
-    def __init__(
-        self, parts: Sequence[SeedRange | MeanLatent | _Rows], reserved: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, parts: Sequence[Part], reserved: Iterable[str] = ()) -> None:
         """`reserved` names are given to none."""
         self.parts = parts
         self.reserved = frozenset(reserved)
@@ -73,7 +110,9 @@ class LatentList:
     def need_mapping(self) -> bool:
         """Whether the mapping network is needed, and so a class, if it has classes."""
         return any(
-            isinstance(p, SeedRange) or (isinstance(p, _Rows) and p.space == "z")
+            isinstance(p, SeedRange)
+            or (isinstance(p, _Rows) and p.space == "z")
+            or (isinstance(p, Latent) and p.is_mapped)
             for p in self.parts
         )
 
@@ -94,8 +133,8 @@ class LatentList:
     @property
     def noise_names(self) -> list[str]:
         """Of the noise maps that come with any of them."""
-        rows = [part for part in self.parts if isinstance(part, _Rows)]
-        return sorted({name for part in rows for name in part.noise})
+        parts = [part for part in self.parts if isinstance(part, _Rows | Latent)]
+        return sorted({name for part in parts for name in part.noise})
 
     def describe(self) -> list[Any]:
         """For the metadata of a grid: what was asked for, or of a long list its hash."""
@@ -107,6 +146,8 @@ class LatentList:
                 )
             elif isinstance(part, MeanLatent):
                 described.append("avg")
+            elif isinstance(part, Latent):
+                described.append(dict(part.provenance))
             else:
                 rows = [part.rows[0], part.rows[-1]]
                 described.append({"file": part.stem, "rows": rows, "sha256": part.sha256})
@@ -121,7 +162,9 @@ class LatentList:
 
         for latent in self.unchecked():
             if latent.values is not None and not np.isfinite(latent.values).all():
-                where = f"row {latent.provenance['row']} of {latent.provenance['file']}"
+                where = latent.name
+                if "row" in latent.provenance:
+                    where = f"row {latent.provenance['row']} of {latent.provenance['file']}"
                 raise Sg2Error(f"{where} holds NaN or infinity: nothing to draw")
             yield latent
 
@@ -135,20 +178,24 @@ class LatentList:
                     yield Latent(name, "seed", None, {"seed": seed}, seed)
             elif isinstance(part, MeanLatent):
                 yield Latent(names.free("avg"), "avg", None, {"latent": "avg"}, seed=0)
+            elif isinstance(part, Latent):
+                yield replace(part, name=names.free(part.name))
             else:
                 for row in part.rows:
                     name = part.stem if part.array.shape[0] == 1 else f"{part.stem}-{row:04d}"
                     yield part.latent(row, names.free(name))
 
 
-def _length(part: SeedRange | MeanLatent | _Rows) -> int:
+def _length(part: Part) -> int:
     if isinstance(part, SeedRange):
         return part.last - part.first + 1
     return len(part.rows) if isinstance(part, _Rows) else 1
 
 
 def open_latents(
-    sources: Iterable[LatentSource], config: GeneratorConfig, reserved: Iterable[str] = ()
+    sources: Iterable[LatentSource | Latent],
+    config: GeneratorConfig,
+    reserved: Iterable[str] = (),
 ) -> LatentList:
     """Open the files among the sources, and check that they fit the network.
 
@@ -157,7 +204,7 @@ def open_latents(
     """
     files: dict[Path, ArrayFile] = {}  # a file of which single rows are asked for is read once
     noise: dict[Path, Mapping[str, Array]] = {}
-    parts: list[SeedRange | MeanLatent | _Rows] = []
+    parts: list[Part] = []
     for source in sources:
         if not isinstance(source, LatentFile):
             parts.append(source)
@@ -167,17 +214,17 @@ def open_latents(
             files[path] = _open_file(path)
         rows = _open_rows(source, files[path], config)
         if path not in noise:
-            noise[path] = _noise_of(files[path], rows.array.shape[0], _told(path), config)
+            noise[path] = _noise_of(files[path], rows.array.shape[0], _name_of(path), config)
         parts.append(replace(rows, noise=noise[path]))
     return LatentList(parts, reserved)
 
 
-def _told(path: Path) -> str:
+def _name_of(path: Path) -> str:
     return "stdin" if str(path) == "-" else str(path)
 
 
 def _open_file(path: Path) -> ArrayFile:
-    name, content = _told(path), None
+    name, content = _name_of(path), None
     if name == "stdin":
         content = read_stdin("give a file of latents")
     try:
@@ -188,7 +235,7 @@ def _open_file(path: Path) -> ArrayFile:
 
 def _open_rows(source: LatentFile, file: ArrayFile, config: GeneratorConfig) -> _Rows:
     """Rows of a file that fit the network, without noise maps."""
-    name, arrays = _told(source.path), file.arrays
+    name, arrays = _name_of(source.path), file.arrays
     key = next((key for key in ("ws", "w", "z", UNNAMED) if key in arrays), None)
     if key is None:
         raise Sg2Error(f"{name} holds no array named z, w or ws: no latents")

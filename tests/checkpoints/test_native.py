@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_generator import NETWORKS
 
 from sg2cli import checkpoints
-from sg2cli.checkpoints import Network, find_network, load_generator, save_generator
+from sg2cli.checkpoints import Network, find_network, load, save_generator
 from sg2cli.checkpoints.config import config_fields, expected_shapes
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError
 from sg2cli.storage.budget import MAX_SMALL_FILE
@@ -80,14 +80,14 @@ def test_without_metadata_the_tensors_settle_the_configuration(name: str, tmp_pa
     for field in ("z_dim", "c_dim", "w_dim", "channels", "architecture", "img_channels"):
         assert getattr(found, field) == getattr(expected, field), field
     assert found.conv_clamp is None
-    load_generator(bare)
+    load(bare)
 
 
 def test_half_precision_files_become_float32(saved: Path) -> None:
     # Copies: a file that is mapped and then written anew changes under the tensors.
-    expected = {key: t.clone() for key, t in load_generator(saved).state_dict().items()}
+    expected = {key: t.clone() for key, t in load(saved).state_dict().items()}
     change(saved, lambda t: t.update({key: tensor.half() for key, tensor in t.items()}))
-    loaded = load_generator(saved)
+    loaded = load(saved)
     for key, tensor in expected.items():
         torch.testing.assert_close(loaded.state_dict()[key], tensor.half().float())
 
@@ -133,7 +133,7 @@ def test_numbers_beyond_float32_are_refused(saved: Path) -> None:
     value = torch.full((10, 4, 4), 1e300, dtype=torch.float64)
     change(saved, lambda t: t.update({"synthesis.b4.const": value}))
     with pytest.raises(CheckpointError, match="const holds numbers beyond those of float32"):
-        load_generator(saved)
+        load(saved)
 
 
 @pytest.mark.parametrize("name", ["synthesis.b8.conv1", "mapping.fc0"])
@@ -151,7 +151,7 @@ def test_a_stored_filter_of_any_length_is_not_multiplied_out(saved: Path) -> Non
     name = "synthesis.b8.conv0.resample_filter"
     change(saved, lambda t: t.update({name: torch.ones(100_000)}))
     with pytest.raises(CheckpointError, match="resample_filter has the shape"):
-        load_generator(saved)
+        load(saved)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_stored_filter_of_any_length_is_not_multiplied_out(saved: Path) -> Non
 def test_tensors_that_do_not_fit_are_named(saved: Path, edit: Any, message: str) -> None:
     change(saved, edit)
     with pytest.raises(CheckpointError) as error:
-        load_generator(saved)
+        load(saved)
     assert message in str(error.value)
     assert str(error.value).startswith(str(saved))
 
@@ -262,7 +262,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
     for length in range(len(content)):
         cut.write_bytes(content[:length])
         with pytest.raises(CheckpointError):
-            load_generator(cut)
+            load(cut)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> No
             break
     else:
         pytest.fail("no such header was made")
-    load_generator(path)
+    load(path)
 
 
 def test_missing_networks_name_the_bundled_ones() -> None:

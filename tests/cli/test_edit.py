@@ -91,7 +91,7 @@ def test_directions_of_a_file(sg2: Any) -> None:
         (["0", "--direction", "pca:500"], "there are 128 directions"),
         (["0", "--direction", "missing.npy"], "no direction 'missing.npy'"),
         (["0", "--direction", "pca:0", "--layers", "10"], "row 10 is beyond"),
-        (["0", "--direction", "pca:0", "--out", "a.avi"], "give a folder, or a film"),
+        (["0", "--direction", "pca:0", "--out", "a.avi"], "give a folder, or a video"),
         (["0", "--direction", "pca:0", "--steps", "1"], "--steps"),
         (["0", "--direction", "pca:0", "--steps", "5", "--amount", "2"], "of a range"),
         (["0", "--direction", "sefa"], "which of the sefa directions"),
@@ -172,4 +172,4 @@ def test_a_folder_may_have_a_dot(sg2: Any) -> None:
     common = ["--direction", "sefa:0", "--amount", "1"]
     assert sg2("edit", "0", *common, "--out", "run.1").lines[0] == "run.1/seed0000-+1.png"
     for name in ("a.png", "a.avi", "-"):
-        assert "give a folder, or a film" in one_line(sg2("edit", "0", *common, "--out", name).err)
+        assert "give a folder, or a video" in one_line(sg2("edit", "0", *common, "--out", name).err)

@@ -98,9 +98,9 @@ def test_a_grid_in_a_folder_comes_with_its_pictures(sg2: Any, args: Any, size: A
     ("count", "shape"), [(1, (1, 1)), (2, (2, 1)), (7, (3, 3)), (12, (4, 3)), (32, (8, 4))]
 )
 def test_grid_alone_is_nearly_square(count: int, shape: tuple[int, int]) -> None:
-    from sg2cli.cli.commands.generate import _grid_shape
+    from sg2cli.sampling.drawing import grid_shape
 
-    assert _grid_shape("auto", count) == shape
+    assert grid_shape(count) == shape
 
 
 def test_a_grid_in_a_file_comes_alone(sg2: Any) -> None:
@@ -258,10 +258,10 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", "1", "--noise-mode", "loud"], 2, "'loud' is not one of"),
         (["--seeds", "1", "--device", "tpu"], 2, "'tpu' is none of auto, cpu, cuda"),
         (["--seeds", "1", "--grid=0x3"], 2, "--grid=8x4"),
-        (["--seeds", "0-8", "--grid=2x4"], 2, "no room for 9 pictures"),
+        (["--seeds", "0-8", "--grid=2x4"], 2, "no room for 9 images"),
         (["--seeds", "0-9999999", "--grid", "--format", "jpg"], 2, "beyond what jpg holds"),
-        (["--seeds", "0-1", "--out", "-"], 2, "2 pictures do not go into one"),
-        (["--seeds", "0-1", "--out", "b.png"], 2, "2 pictures do not go into one"),
+        (["--seeds", "0-1", "--out", "-"], 2, "2 images do not fit into one"),
+        (["--seeds", "0-1", "--out", "b.png"], 2, "2 images do not fit into one"),
         (["--seeds", "0", "--out", "b.gif"], 2, "png, jpg or webp"),
         (["--seeds", "0", "--out", "b.png", "--format", "jpg"], 2, "contradicts"),
         (["--seeds", "0", "--out", "-", "--json"], 2, "--json"),

@@ -46,7 +46,7 @@ def test_a_picture(sg2: Any) -> None:
     for format in ("png", "jpg", "webp"):
         sg2("generate", "--seeds", "3", "--trunc", "0.5", "--format", format)
         found = facts(sg2, f"out/seed0003.{format}")
-        assert (found["kind"], found["size"]) == ("picture", "64x64")
+        assert (found["kind"], found["size"]) == ("image", "64x64")
         assert (found["seed"], found["psi"]) == (3, 0.5)
     PIL.Image.new("L", (5, 7)).save("other.png")
     found = facts(sg2, "other.png")

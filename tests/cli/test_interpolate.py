@@ -69,7 +69,7 @@ def test_films(sg2: Any, suffix: str) -> None:
 def test_noise_maps_are_blended(sg2: Any) -> None:
     """Between two latents of one ws, that differ in their noise: as strong in the middle."""
     name = "synthesis.b64.conv1.noise_const"
-    G = checkpoints.load_generator()
+    G = checkpoints.load(device="cpu")
     G.get_submodule("synthesis.b64.conv1").noise_strength = torch.nn.Parameter(torch.tensor(0.3))
     checkpoints.save_generator(G, Path("n.safetensors"), {})
     ws = G.mapping.w_avg.expand(1, 10, -1).numpy()
@@ -111,11 +111,11 @@ def test_random_noise_does_not_flicker(sg2: Any) -> None:
         (["--latents", "0-9", "--frames", "5", "--out", "w"], "5 frames are too few"),
         (["--latents", "1,2", "--frames", "1", "--out", "w"], "--frames"),
         (["--latents", "1,2", "--fps", "0", "--out", "w"], "--fps"),
-        (["--latents", "1,2", "--out", "w.avi"], "give a folder, or a film"),
-        (["--latents", "1,2", "--out", "w.png"], "give a folder, or a film"),
-        (["--latents", "1,2", "--out", "-"], "give a folder, or a film"),
+        (["--latents", "1,2", "--out", "w.avi"], "give a folder, or a video"),
+        (["--latents", "1,2", "--out", "w.png"], "give a folder, or a video"),
+        (["--latents", "1,2", "--out", "-"], "give a folder, or a video"),
         (["--latents", "1,2", "--fps", "240", "--out", "w.gif"], "100 frames a second at most"),
-        (["--latents", "1,avg", "--space", "z", "--out", "w"], "--space z is for seeds"),
+        (["--latents", "1,avg", "--space", "z", "--out", "w"], "space z is for seeds"),
         (["--latents", "1,", "--out", "w"], "'' is not a latent"),
     ],
 )

@@ -134,7 +134,7 @@ def test_unexpected_errors_are_one_line_too(
     def broken(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("sg2cli.sampling.try_draw", broken)
+    monkeypatch.setattr("sg2cli.sampling.drawing.try_render", broken)
     result = sg2("generate", "--seeds", "0")
     assert result.code == 1
     assert message in one_line(result.err)

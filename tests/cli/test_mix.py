@@ -172,8 +172,10 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
     import gc
     import weakref
 
-    from sg2cli.cli.grid import Cell, Layout, draw_cells
+    from sg2cli.cli.console import Console
+    from sg2cli.cli.grid import Layout, draw_cells
     from sg2cli.cli.output import ImageOutput
+    from sg2cli.sampling.drawing import Cell
 
     class Source:
         pass
@@ -182,16 +184,22 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ImageOutput, "keeps", lambda self, name, provenance, size: name != "grid")
     monkeypatch.setattr("sg2cli.cli.grid.read_image", lambda path, shape: np.zeros(shape, "u1"))
 
-    def cells() -> Any:
-        for i in range(50):
-            gc.collect()
-            assert sum(ref() is not None for ref in alive) <= 2
-            source = Source()
-            alive.append(weakref.ref(source))
-            yield Cell(source, {}, f"n{i}")
+    class Sources:
+        """A drawing whose cells are kept."""
 
-    from sg2cli.cli.console import Console
+        shape, count = (4, 4, 3), 50
 
-    pictures = ImageOutput("o", "png", False, True, Console())
-    draw_cells(pictures, cells(), 50, (4, 4, 3), Layout(5, 10, {}), lambda todo: iter(list(todo)))
+        def cells(self, G: Any) -> Any:
+            for i in range(50):
+                gc.collect()
+                assert sum(ref() is not None for ref in alive) <= 2
+                source = Source()
+                alive.append(weakref.ref(source))
+                yield Cell(source, {}, f"n{i}")  # type: ignore[arg-type]
+
+        def render(self, G: Any, sources: Any, on_note: Any) -> Any:
+            return iter(list(sources))
+
+    output = ImageOutput("o", "png", False, True, Console())
+    draw_cells(output, Sources(), None, Layout(5, 10, {}))  # type: ignore[arg-type]
     assert pixels("o/grid.png").shape == (40, 20, 3)

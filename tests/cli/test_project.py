@@ -79,7 +79,7 @@ def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) 
     assert "LPIPS-VGG" in result.err and "PSNR" in result.err and "deviations" in result.err
 
     stored = load_file(f"o/me/{LATENT}")
-    G = checkpoints.load_generator(net)
+    G = checkpoints.load(net, device="cpu")
     layers = [layer.noise_name for layer in G.synthesis.layers]
     assert sorted(stored) == sorted(["ws", *layers])
     assert stored["ws"].shape == (1, G.config.num_ws, G.config.w_dim)
@@ -403,7 +403,7 @@ def test_a_time_limit_counts_tuning(sg2: Any, net: Path) -> None:
 def test_tuned_files_that_do_not_fit_are_refused(sg2: Any, net: Path, damage: str) -> None:
     from sg2cli.checkpoints.weight_deltas import save_weight_deltas
 
-    G = checkpoints.load_generator(net)
+    G = checkpoints.load(net, device="cpu")
     provenance = {"checkpoint": checkpoints.find_network(net).sha256}
     name = "synthesis.b8.conv0.weight"
     difference = torch.zeros_like(G.get_parameter(name)).half()

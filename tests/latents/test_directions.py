@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from sg2cli import checkpoints, sampling
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.latents.directions import edit, find_direction, moments, pca, save_directions, sefa
+from sg2cli.latents.directions import edit, find_direction
+from sg2cli.latents.discovery import directions, moments, pca, sefa
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.notation import parse_seeds
 from sg2cli.latents.sources import open_latents
 
-AVATARS = checkpoints.load_generator()
+AVATARS = checkpoints.load(device="cpu")
 ALL = list(range(AVATARS.config.num_ws))
 
 
@@ -107,7 +108,7 @@ def test_an_edit_moves_the_rows_that_it_is_told_to() -> None:
 def test_directions_come_back_from_their_file(tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     w = moments(AVATARS)
-    save_directions(path, {"sefa": sefa(AVATARS, ALL), "pca": pca(w)}, w, {"samples": w.samples})
+    directions(AVATARS).save(path)
     for name in ("sefa:3", "pca:0", "pca:20"):
         stored = find_direction(f"{path}:{name}", AVATARS, ALL).step
         assert relative(stored, find_direction(name, AVATARS, ALL).step) < 0.02

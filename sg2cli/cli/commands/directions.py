@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from sg2cli import __version__, checkpoints
-from sg2cli.cli.console import Console
 from sg2cli.cli.options import (
     DIRECTIONS_FILE,
     STYLES,
@@ -17,11 +15,11 @@ from sg2cli.cli.options import (
     network_options,
     quiet_option,
 )
-from sg2cli.cli.session import Session
-from sg2cli.latents.mixing import Styles, style_rows
+from sg2cli.cli.session import open_session
+from sg2cli.latents import discovery
+from sg2cli.latents.mixing import Styles, format_styles, style_rows
 from sg2cli.sampling import check_settings
-from sg2cli.settings import DrawSettings, Precision
-from sg2cli.storage.atomic import check_file, make_folder
+from sg2cli.storage.atomic import check_file
 
 
 @click.command()
@@ -34,17 +32,17 @@ from sg2cli.storage.atomic import check_file, make_folder
 @click.option(
     "--samples",
     type=click.IntRange(2, 10_000_000),
-    default=100_000,
+    default=discovery.SAMPLES,
     show_default=True,
     metavar="N",
-    help="Latents of which PCA is made.",
+    help="Number of latents sampled for PCA.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Of those latents.",
+    help="Seed of those latents.",
 )
 @class_option
 @click.option(
@@ -59,46 +57,29 @@ from sg2cli.storage.atomic import check_file, make_folder
 @json_option
 @quiet_option
 def directions(
-    network: str,
-    device: str,
-    precision: Precision,
-    layers: Styles | None,
-    samples: int,
-    seed: int,
-    class_index: int | None,
-    out: Path,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
+    layers: Styles | None, samples: int, seed: int, out: Path, overwrite: bool, **options: Any
 ) -> None:
     """Find directions of W: SeFa from the weights, PCA from samples.
 
-    `sg2 edit --direction FILE:sefa:0` moves along the strongest of them.
+    \b
+    sg2 directions --out found.safetensors
+    sg2 edit 0-3 --direction found.safetensors:sefa:0
     """
-    console = Console(as_json, quiet)
-    session = Session(
-        checkpoints.find_network(network), DrawSettings(class_index=class_index), console
-    )
-    config = session.network.config
-    check_settings(config, session.settings, needs_class=True)
-    rows = style_rows(layers, config) if layers else list(range(config.num_ws))
+    session, settings = open_session(**options)
+    check_settings(session.config, settings, needs_class=True)
+    if layers:
+        style_rows(layers, session.config)
     check_file(out, overwrite)
     session.check_outputs([out])
-
-    G, _ = session.load(device, precision)
-    from sg2cli.latents import directions as found
-
-    with console.progress("Mapping", samples, "latent") as bar:
-        w = found.moments(G, samples, seed, class_index, bar.update)
-    provenance: dict[str, Any] = {
-        "checkpoint": session.network.sha256,
-        "layers": rows,
-        "samples": samples,
-        "seed": seed,
-        "class": class_index,
-        "version": __version__,
-    }
-    make_folder(out.parent)
-    vectors = {"sefa": found.sefa(G, rows), "pca": found.pca(w)}
-    found.save_directions(out, vectors, w, provenance, overwrite)
-    console.wrote(out, provenance)
+    G = session.load()
+    with session.console.progress("Mapping", samples, "latent") as bar:
+        found = discovery.directions(
+            G,
+            layers=format_styles(layers) if layers else None,
+            samples=samples,
+            seed=seed,
+            class_index=settings.class_index,
+            on_mapped=bar.update,
+        )
+    found.save(out, overwrite)
+    session.console.wrote(out, found.provenance)

@@ -1,10 +1,10 @@
-"""Latents to pictures, in batches."""
+"""Points of W+ to images, in batches of constant memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice, tee
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from sg2cli import devices
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-PLAIN = DrawSettings()
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture [H,W,C] uint8 and its latent."""
-
-    latent: Latent
-    image: Image
 
 
 @dataclass(frozen=True)
@@ -61,36 +52,6 @@ def check_settings(config: GeneratorConfig, settings: DrawSettings, needs_class:
             f"class {settings.class_index} is none of this network's {config.c_dim}, "
             f"0 to {config.c_dim - 1}"
         )
-
-
-def draw(
-    G: Generator,
-    latents: Iterable[Latent],
-    settings: DrawSettings = PLAIN,
-    say: Callable[[str], object] = lambda text: None,
-) -> Iterator[Sample]:
-    """Draw each latent. Only a batch of them is in memory, so that `latents` may be endless.
-
-    Sg2Error for a picture that is not finite.
-    """
-    todo, drawn = tee(latents)
-    yield from map(Sample, drawn, _all_drawn(try_draw(G, todo, settings, say)))
-
-
-def try_draw(
-    G: Generator,
-    latents: Iterable[Latent],
-    settings: DrawSettings = PLAIN,
-    say: Callable[[str], object] = lambda text: None,
-) -> Iterator[Image | Sg2Error]:
-    """As `draw`, but an error takes the place of a picture that is not finite."""
-    latents = iter(latents)
-    size = settings.batch or default_batch(G)
-    first = list(islice(latents, size))
-    if settings.batch is None:
-        size = max(1, len(first))  # no copies where one batch is all
-    points = locate(G, chain(first, latents), settings, size)
-    yield from try_render(G, points, settings.noise_mode, size, say)
 
 
 def locate(

@@ -1,0 +1,20 @@
+from sg2cli.checkpoints import load as load
+from sg2cli.checkpoints.conversion import Conversion as Conversion
+from sg2cli.checkpoints.conversion import convert as convert
+from sg2cli.errors import CheckpointError as CheckpointError
+from sg2cli.errors import Sg2Error as Sg2Error
+from sg2cli.errors import UsageError as UsageError
+from sg2cli.file_info import info as info
+from sg2cli.generator import Generator as Generator
+from sg2cli.latents.discovery import Directions as Directions
+from sg2cli.latents.discovery import directions as directions
+from sg2cli.latents.sources import Latent as Latent
+from sg2cli.sampling.edit import edit as edit
+from sg2cli.sampling.generate import generate as generate
+from sg2cli.sampling.images import Image as Image
+from sg2cli.sampling.images import Images as Images
+from sg2cli.sampling.interpolate import interpolate as interpolate
+from sg2cli.sampling.mix import mix as mix
+from sg2cli.sampling.truncate import truncate as truncate
+
+__version__: str

@@ -1,0 +1,180 @@
+"""Convert a checkpoint that is a file, an address, or the name of an official network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sg2cli.checkpoints import bundled, find_network, is_ours
+from sg2cli.checkpoints.config import Checkpoint, first
+from sg2cli.checkpoints.native import Network, save_generator
+from sg2cli.checkpoints.official import LICENCE, OFFICIAL_NETWORKS
+from sg2cli.checkpoints.weight_deltas import open_weight_deltas
+from sg2cli.errors import Sg2Error, UsageError, brief, errors_named, is_address, public
+from sg2cli.storage.atomic import check_file, make_folder
+from sg2cli.storage.downloads import download
+from sg2cli.storage.paths import kind, refuse_inputs, user_path
+
+Target = Literal["ada", "rosinality"]
+Progress = Callable[[int, "int | None"], object]
+Note = Callable[[str], object]
+
+
+@dataclass(frozen=True, repr=False)
+class Conversion:
+    """A checkpoint that was written, and what is worth knowing of it."""
+
+    path: Path
+    provenance: Mapping[str, Any]  # its format before, and the hash of what was read
+    notes: tuple[str, ...] = ()  # a line each: what was read, left out, made up, or looks odd
+
+    def __repr__(self) -> str:
+        return f"Conversion({str(self.path)!r}, from {self.provenance['format']})"
+
+
+def _ignore(*args: object) -> None:
+    pass
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: Target | None = None,
+    merge: str | Path | None = None,
+    sha256: str | None = None,
+    overwrite: bool = False,
+    on_progress: Progress = _ignore,
+    on_note: Note = _ignore,
+) -> Conversion:
+    """Convert a checkpoint, running no code in it: `sg2cli.convert("a.pkl", "a.safetensors")`.
+
+    Args:
+        source: a pickle of NVIDIA's PyTorch or TensorFlow code, a .pt of rosinality's, pSp or e4e;
+            a path, an http(s) address, or the name of an official network (docs/networks.md). With
+            `to` or `merge` a .safetensors of sg2 or the name of a bundled network.
+        out: the .safetensors to write, or .pt with `to`.
+        to: write plain tensors for stylegan2-ada-pytorch ("ada") or stylegan2-pytorch
+            ("rosinality") instead.
+        merge: weight deltas, as tuning saves them, to be added.
+        sha256: of the file at an address, in hexadecimal; another one is refused.
+        overwrite: replace `out` if it exists.
+        on_progress: gets the bytes that were fetched, and how many there are, if that is known.
+        on_note: gets messages while it works; they are in the result as well.
+
+    What is written is read back and compared tensor by tensor. Raises UsageError for arguments that
+    do not fit, CheckpointError for a file that is unsafe, damaged or unknown, and Sg2Error where
+    `out` exists or a download fails.
+    """
+    name, target = str(source), user_path(str(out))
+    check_conversion(name, target, to, merge, sha256, overwrite)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        on_note(text)
+
+    if to or merge:
+        deltas = user_path(str(merge)) if merge else None
+        made = _write_ours(name, target, to, deltas, overwrite)
+    else:
+        made = _read_other(name, target, sha256, overwrite, on_progress, note)
+    return Conversion(target, made, tuple(notes))
+
+
+def check_conversion(
+    source: str,
+    out: Path,
+    to: str | None,
+    merge: str | Path | None,
+    sha256: str | None,
+    overwrite: bool,
+) -> None:
+    """UsageError or Sg2Error for what can be told wrong before anything is read."""
+    suffix = ".pt" if to else ".safetensors"
+    if out.suffix != suffix:
+        raise UsageError(f"{out}: this is saved as {suffix}")
+    check_file(out, overwrite)
+    inputs = [] if is_address(source) else [user_path(source)]
+    refuse_inputs([out], [*inputs, *([user_path(str(merge))] if merge else [])])
+    if sha256 and (to or merge or not (is_address(source) or source in OFFICIAL_NETWORKS)):
+        raise UsageError("--sha256 is for files from the web")
+
+
+def _write_ours(
+    name: str, out: Path, to: Target | None, merge: Path | None, overwrite: bool
+) -> dict[str, Any]:
+    """A checkpoint of ours, with weight deltas or as it is, for us or for other code."""
+    from sg2cli.checkpoints import export
+
+    network = find_network(name)
+    provenance = {"format": to or "safetensors", "source": network.sha256}
+    deltas = open_weight_deltas(merge, network) if merge else None
+    G = network.load()
+    if deltas:
+        deltas.apply(G)
+        provenance["merged"] = deltas.sha256
+    make_folder(out.parent)
+    if to:
+        export.save_as(G, out, to, overwrite)
+    else:
+        save_generator(G, out, provenance, overwrite)
+    return provenance
+
+
+def _read_other(
+    name: str, out: Path, sha256: str | None, overwrite: bool, on_progress: Progress, note: Note
+) -> dict[str, Any]:
+    from sg2cli.checkpoints import convert as conversion
+
+    address = name if is_address(name) else None
+    if not address and name not in bundled() and kind(user_path(name)) == "nothing":
+        if name not in OFFICIAL_NETWORKS:
+            official = first(list(OFFICIAL_NETWORKS), 7)
+            raise UsageError(f"no file {brief(name)}, nor an official network: {official}")
+        address = OFFICIAL_NETWORKS[name]
+        note(LICENCE)
+    make_folder(out.parent)
+    if address:
+        url = public(address)
+        origin = {"url": url, "file": url.rpartition("/")[2]}
+        with download(address, out.parent, sha256, on_progress, note) as found:
+            with errors_named(found.path, url):
+                read, network, odd = conversion.convert(found.path, out, overwrite, origin)
+            if network.source["sha256"] != found.sha256:
+                raise Sg2Error(f"{url} was changed on the disk: remove {out} and convert it again")
+    else:
+        path = bundled().get(name) or user_path(name)
+        if is_ours(path):
+            raise UsageError(
+                f"{name} is a .safetensors, which sg2 reads as it is: --to ada or "
+                "--to rosinality writes it for other code"
+            )
+        read, network, odd = conversion.convert(path, out, overwrite)
+    for text in [_summary(read.format, network), *_remarks(read, odd)]:
+        note(text)
+    return {"format": read.format, "source": network.source["sha256"], "made_up": read.made_up}
+
+
+def _summary(format: str, network: Network) -> str:
+    config = network.config
+    classes = f"{config.c_dim} classes" if config.c_dim else "no classes"
+    clamp = "no clamp" if config.conv_clamp is None else f"clamp {config.conv_clamp:g}"
+    return (
+        f"read {format}: {config.img_resolution}x{config.img_resolution}, "
+        f"{config.architecture}, {config.img_channels} channels, {classes}, {clamp}, "
+        f"{network.parameters:,} parameters, sha256 {network.source['sha256']}"
+    )
+
+
+def _remarks(read: Checkpoint, odd: str) -> Iterator[str]:
+    """What was left out of a checkpoint, what it lacked, and what looks odd."""
+    if read.left_out:
+        yield f"left out: {first(read.left_out, 30)}"
+    for what in read.made_up:
+        yield f"the file lacks, and got: {what}"
+    yield from read.notes
+    if odd:
+        yield f"warning: {odd}"

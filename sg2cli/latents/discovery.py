@@ -1,0 +1,173 @@
+"""Find directions of W along which one thing changes, without labels: SeFa and PCA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sg2cli import __version__
+from sg2cli.errors import UsageError
+from sg2cli.latents.mapping import class_vectors
+from sg2cli.latents.mixing import parse_styles, style_rows
+from sg2cli.storage.atomic import make_folder, new_file
+from sg2cli.storage.paths import user_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sg2cli.generator import Generator
+
+METHODS = ("sefa", "pca")
+SAMPLES = 100_000
+CHUNK = 4096  # z that are mapped at once
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The mean [w_dim] and covariance [w_dim,w_dim] of W over so many seeded z, in float64."""
+
+    mean: Tensor
+    covariance: Tensor
+    samples: int
+
+    def deviation(self, vectors: Tensor) -> Tensor:
+        """The standard deviation of W along unit vectors [...,w_dim] -> [...]."""
+        v = vectors.double()
+        return ((v @ self.covariance) * v).sum(dim=-1).clamp_min(0).sqrt()
+
+
+def moments(
+    G: Generator,
+    samples: int = 100_000,
+    seed: int = 0,
+    class_index: int | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Moments:
+    """Map so many z of RandomState(seed), a few thousand at a time."""
+    import numpy as np
+    import torch
+
+    config, random = G.config, np.random.RandomState(seed)
+    total = torch.zeros(config.w_dim, dtype=torch.float64)
+    squares = torch.zeros(config.w_dim, config.w_dim, dtype=torch.float64)
+    w_avg = G.mapping.w_avg.double().cpu()
+    with torch.inference_mode():
+        for start in range(0, samples, CHUNK):
+            count = min(CHUNK, samples - start)
+            z = torch.from_numpy(random.randn(count, config.z_dim).astype(np.float32))
+            c = class_vectors(G, count, class_index or 0)
+            w = G.mapping(z.to(G.device), c).double().cpu() - w_avg  # near 0, so nothing cancels
+            total += w.sum(dim=0)
+            squares += w.T @ w
+            advance(count)
+    mean = total / samples
+    return Moments(mean + w_avg, squares / samples - torch.outer(mean, mean), samples)
+
+
+def sefa(G: Generator, rows: Sequence[int]) -> Tensor:
+    """The directions [w_dim,w_dim] that change the styles of those rows most, strongest first.
+
+    Eigenvectors of A^T A, A being the affine weights of the convolutions that read the rows, one
+    below the other (Shen and Zhou 2021, eq. 8); orthonormal. Of the ToRGB layers, which only
+    colour, the last counts alone, as no convolution reads its row.
+    """
+    import torch
+
+    layers = [layer.affine for layer in G.synthesis.layers]
+    affines = [*layers, G.synthesis.blocks[-1].torgb.affine]  # which reads the last row
+    A = torch.cat([affines[row].weight for row in rows]).double()
+    _, vectors = torch.linalg.eigh(A.T @ A)  # rising eigenvalues
+    return _with_sign(vectors.T.flip(0))
+
+
+def pca(found: Moments) -> Tensor:
+    """The principal components [w_dim,w_dim] of W, widest first (Härkönen et al. 2020)."""
+    import torch
+
+    _, vectors = torch.linalg.eigh(found.covariance)
+    return _with_sign(vectors.T.flip(0))
+
+
+def _with_sign(vectors: Tensor) -> Tensor:
+    """An eigenvector's sign is free: its largest number is made positive."""
+    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+    return vectors * largest.sign()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Directions:
+    """Unit vectors [K,w_dim] of W by method, strongest first, and W's deviation along each [K]."""
+
+    sefa: Tensor
+    pca: Tensor
+    sefa_std: Tensor
+    pca_std: Tensor
+    provenance: Mapping[str, Any]
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write a .safetensors, which `edit` takes as "FILE:sefa:0".
+
+        UsageError for another extension; Sg2Error if the file exists, unless `overwrite`.
+        """
+        from safetensors.torch import save
+
+        file = user_path(str(path))
+        if file.suffix != ".safetensors":
+            raise UsageError(f"{file}: directions are saved as .safetensors")
+        tensors = {
+            name: getattr(self, name).float().contiguous()
+            for method in METHODS
+            for name in (method, f"{method}_std")
+        }
+        make_folder(file.parent)
+        with new_file(file, overwrite) as target:
+            target.write(save(tensors, {"sg2": json.dumps(self.provenance)}))
+
+    def __repr__(self) -> str:
+        return f"Directions(sefa {list(self.sefa.shape)}, pca {list(self.pca.shape)})"
+
+
+def directions(
+    G: Generator,
+    *,
+    layers: str | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    class_index: int | None = None,
+    on_mapped: Callable[[int], object] = lambda count: None,
+) -> Directions:
+    """Find directions of W: `sg2cli.directions(G).save("directions.safetensors")`.
+
+    Args:
+        G: a network, from `sg2cli.load`.
+        layers: rows of ws whose styles SeFa factorises: "0-5", "coarse,middle"; None: all.
+        samples: number of latents sampled for PCA and for the deviations.
+        seed: of those latents.
+        class_index: their class, in a conditional network.
+        on_mapped: gets the number of latents that were mapped, as they come.
+
+    Returns: SeFa (Shen and Zhou 2021) and PCA (Härkönen et al. 2020), for `edit`.
+
+    Raises UsageError for layers that the network does not have.
+    """
+    config = G.config
+    try:
+        styles = parse_styles(layers) if layers else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    rows = style_rows(styles, config) if styles else list(range(config.num_ws))
+    w = moments(G, samples, seed, class_index, on_mapped)
+    vectors = {"sefa": sefa(G, rows), "pca": pca(w)}
+    deviations = {f"{name}_std": w.deviation(found) for name, found in vectors.items()}
+    provenance = {
+        "checkpoint": G.checkpoint,
+        "layers": rows,
+        "samples": samples,
+        "seed": seed,
+        "class": class_index,
+        "version": __version__,
+    }
+    return Directions(**vectors, **deviations, provenance=provenance)

@@ -1,0 +1,144 @@
+"""What is to be drawn: cells in the order of a grid, their names, and what made each of them.
+
+A `Drawing` is checked against the configuration of the network, before torch or any weight is
+loaded; the generator is needed only for its cells. `sampling.generate`, `mix`, `truncate`, `edit`
+and `interpolate` have one subclass each.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sg2cli.images.grid import column_header
+from sg2cli.provenance import image_provenance
+from sg2cli.sampling.rendering import Point, batch_size, check_settings, try_render
+from sg2cli.settings import DrawSettings, GeneratorConfig
+
+if TYPE_CHECKING:
+    from sg2cli.errors import Sg2Error
+    from sg2cli.generator import Generator
+    from sg2cli.images.pixels import Image
+    from sg2cli.latents.sources import Latent, LatentList
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image to be drawn. Without a name it is in the grid only."""
+
+    source: Latent | Point  # a latent that is yet to be mapped, or ws and noise
+    provenance: Mapping[str, Any]
+    name: str | None
+    is_header: bool = False  # the unmixed image that begins a row or column
+
+
+class Drawing(ABC):
+    """Images of one network, arranged in a grid of `columns` by `rows`."""
+
+    columns: int
+    rows: int
+    labels: Sequence[str] = ()  # of the columns
+    has_grid: ClassVar[bool] = True
+
+    def __init__(self, config: GeneratorConfig, settings: DrawSettings) -> None:
+        self.config, self.settings = config, settings
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[H,W,C] of an image."""
+        config = self.config
+        return (config.img_resolution, config.img_resolution, config.img_channels)
+
+    @property
+    def count(self) -> int:
+        """How many cells there are."""
+        return self.columns * self.rows
+
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """Of all images, without that of the grid."""
+
+    @abstractmethod
+    def cells(self, G: Generator) -> Iterator[Cell | None]:
+        """One after the other, along the rows; None is an empty one."""
+
+    @abstractmethod
+    def details(self) -> Mapping[str, Any]:
+        """What the provenance of the grid or video says of all its latents."""
+
+    @property
+    @abstractmethod
+    def is_mapped(self) -> bool:
+        """Whether any of the latents goes through the mapping network."""
+
+    def provenance(self, G: Generator, details: Mapping[str, Any], mapped: bool) -> dict[str, Any]:
+        """Of an image, a grid or a video: `details` say which latents."""
+        made = image_provenance(G.checkpoint, G.precision, self.settings, details, mapped)
+        return {**made, "tuned": G.tuned} if G.tuned else made
+
+    def grid_provenance(self, G: Generator) -> dict[str, Any]:
+        """Of the grid or video of all images."""
+        return self.provenance(G, self.details(), self.is_mapped)
+
+    def header(self) -> Image | None:
+        """The labels of the columns [h,columns*W,C]."""
+        return column_header(self.labels, self.shape) if self.labels else None
+
+    def points(self, G: Generator, sources: Iterable[Any], size: int) -> Iterator[Point]:
+        """What the synthesis network draws for the sources of cells; a subclass may map them."""
+        return iter(sources)
+
+    def batch_size(self, G: Generator, count: int | None = None) -> int:
+        """How many images are drawn at once."""
+        return batch_size(G, self.settings, self.count if count is None else count)
+
+    def render(
+        self,
+        G: Generator,
+        sources: Iterable[Latent | Point],
+        on_note: Callable[[str], object] = lambda text: None,
+        on_point: Callable[[Point], object] = lambda point: None,
+    ) -> Iterator[Image | Sg2Error]:
+        """Draw the sources of cells, in batches: pixels [H,W,C], or why there are none.
+
+        `on_point` gets each of the points, in order, before it is drawn.
+        """
+        sources = iter(sources)
+        size = self.batch_size(G)
+        first = list(islice(sources, size))
+        if self.settings.batch is None:
+            size = max(1, len(first))  # no copies where one batch is all
+        points = _each(self.points(G, chain(first, sources), size), on_point)
+        return try_render(G, points, self.settings.noise_mode, size, on_note)
+
+
+def _each(points: Iterable[Point], on_point: Callable[[Point], object]) -> Iterator[Point]:
+    for point in points:
+        on_point(point)
+        yield point
+
+
+def check_latents(latents: LatentList, config: GeneratorConfig, settings: DrawSettings) -> None:
+    """UsageError where there are none, or the settings do not fit them and the network."""
+    check_settings(config, settings, latents.need_mapping)
+
+
+def grid_shape(count: int) -> tuple[int, int]:
+    """Columns and rows: nearly square, and full where 2:1 allows that."""
+    side = math.isqrt(max(count, 1) - 1) + 1
+    full = [columns for columns in range(side, 2 * side) if count % columns == 0]
+    columns = full[0] if full and full[0] ** 2 <= 2 * count else side
+    return columns, -(-count // columns)
+
+
+def number_labels(values: Sequence[float], sign: str = "") -> list[str]:
+    """Numbers as short as tells them apart, with at least four digits; sign "+" shows it always."""
+    for digits in range(4, 18):
+        texts = [f"{value:{sign}.{digits}g}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts

@@ -1,0 +1,123 @@
+"""Latents moved along a direction of W."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.errors import UsageError
+from sg2cli.latents import directions
+from sg2cli.latents.directions import Direction
+from sg2cli.latents.given import Latents, as_latents
+from sg2cli.latents.mixing import Styles, parse_styles, style_rows
+from sg2cli.latents.sources import LatentList
+from sg2cli.sampling.drawing import Cell, Drawing, check_latents, number_labels
+from sg2cli.sampling.images import Images
+from sg2cli.sampling.rendering import check_settings, locate
+from sg2cli.settings import DrawSettings, GeneratorConfig, NoiseMode
+
+if TYPE_CHECKING:
+    from sg2cli.generator import Generator
+
+
+class Edit(Drawing):
+    """A row for each latent, a column for each amount."""
+
+    direction: Direction | None = None  # found by `find`
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        latents: LatentList,
+        direction: str,
+        amounts: Sequence[float],
+        layers: Styles | None,
+        settings: DrawSettings,
+    ) -> None:
+        """`direction`: 'sefa:K', 'pca:K' or a file; `layers`: None for all rows of ws."""
+        super().__init__(config, settings)
+        self.moved = style_rows(layers, config) if layers else list(range(config.num_ws))
+        directions.check_direction(direction, config)
+        check_latents(latents, config, settings)
+        # W's deviation is measured through the mapping network, whatever the latents are.
+        check_settings(config, settings, needs_class=True)
+        self.latents, self.name, self.amounts = latents, direction, list(amounts)
+        self.columns, self.rows = len(self.amounts), len(latents)
+        self.labels = number_labels(self.amounts, "+")
+
+    def find(
+        self, G: Generator, on_mapped: Callable[[int], object] = lambda count: None
+    ) -> Direction:
+        """The direction; `on_mapped` gets the number of latents that measured it, as they come."""
+        if self.direction is None:
+            index = self.settings.class_index
+            found = directions.find_direction(self.name, G, self.moved, index, on_mapped)
+            self.direction = found
+        return self.direction
+
+    @property
+    def is_mapped(self) -> bool:
+        return self.latents.need_mapping
+
+    def names(self) -> Iterator[str]:
+        for latent in self.latents.unchecked():
+            yield from (f"{latent.name}-{label}" for label in self.labels)
+
+    def details(self) -> Mapping[str, Any]:
+        assert self.direction
+        change = {**self.direction.provenance, "layers": self.moved}
+        return {"latents": self.latents.describe(), **change, "amounts": self.amounts}
+
+    def cells(self, G: Generator) -> Iterator[Cell]:
+        direction = self.find(G)
+        change = {**direction.provenance, "layers": self.moved}
+        points = locate(G, self.latents.unchecked(), self.settings, self.batch_size(G))
+        for latent, point in zip(self.latents.unchecked(), points, strict=True):
+            for amount, label in zip(self.amounts, self.labels, strict=True):
+                ws = directions.edit(point.ws, direction, amount, self.moved)
+                details = {**latent.provenance, **change, "amount": amount}
+                provenance = self.provenance(G, details, latent.is_mapped)
+                yield Cell(replace(point, ws=ws), provenance, f"{latent.name}-{label}")
+
+
+def edit(
+    G: Generator,
+    latents: Latents,
+    direction: str,
+    amounts: float | Sequence[float] = 1.0,
+    *,
+    layers: str | None = None,
+    psi: float | None = None,
+    cutoff: int | None = None,
+    class_index: int | None = None,
+    noise_mode: NoiseMode = "const",
+    batch: int | None = None,
+) -> Images:
+    """Move latents along a direction of W: `sg2cli.edit(G, found, "sefa:0", 2.0)`.
+
+    Args:
+        G: a network, from `sg2cli.load`.
+        latents: a row each, as `generate` takes them.
+        direction: "sefa:K" or "pca:K" (from 0, the strongest), a file of `directions` as
+            "FILE:sefa:K", an .npy [w_dim] or [num_ws,w_dim], or rosinality's factor.pt as "FILE:K".
+        amounts: how far, in standard deviations of W along the direction; one or several.
+        layers: rows of ws that move, as `styles` of `mix`; None: all.
+        psi, cutoff, class_index, noise_mode, batch: see `generate`.
+
+    Returns: the images, a latent after the other.
+
+    Raises UsageError for what does not fit the network, Sg2Error for a file that cannot be read.
+    """
+    settings = DrawSettings(psi, cutoff, class_index, noise_mode, batch)
+    try:
+        chosen = parse_styles(layers) if layers else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    each = [amounts] if isinstance(amounts, int | float) else list(amounts)
+    if not each:
+        raise UsageError("no amounts: give a number, or several")
+    listed = as_latents(latents, G.config, reserved=["grid"])
+    drawing = Edit(G.config, listed, direction, each, chosen, settings)
+    drawing.find(G)
+    return Images(G, drawing)

@@ -1,0 +1,110 @@
+"""An image for each latent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sg2cli.errors import UsageError
+from sg2cli.latents.given import Latents, as_latents
+from sg2cli.latents.sources import LatentList
+from sg2cli.sampling.drawing import Cell, Drawing, check_latents, grid_shape
+from sg2cli.sampling.images import Images
+from sg2cli.sampling.rendering import Point, locate
+from sg2cli.settings import DrawSettings, GeneratorConfig, NoiseMode
+
+if TYPE_CHECKING:
+    from sg2cli.generator import Generator
+
+MAX_EMPTY = 10_000  # cells of a grid
+
+
+class Generate(Drawing):
+    """The images of latents, or of each `shard[1]`-th of them from `shard[0]` on (from 1)."""
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        latents: LatentList,
+        settings: DrawSettings,
+        grid: tuple[int, int] | None = None,
+        shard: tuple[int, int] = (1, 1),
+    ) -> None:
+        """`grid`: columns and rows, if there is to be one of another shape than `grid_shape`."""
+        super().__init__(config, settings)
+        check_latents(latents, config, settings)
+        self.latents, self.shard = latents, shard
+        self.columns, self.rows = grid or grid_shape(len(latents))
+        empty = self.columns * self.rows - len(latents)
+        if empty < 0:
+            raise UsageError(
+                f"a grid of {self.columns}x{self.rows} has no room for {len(latents)} images"
+            )
+        if empty > MAX_EMPTY:
+            raise UsageError(
+                f"a grid of {self.columns}x{self.rows} leaves {empty:,} cells empty: "
+                f"{MAX_EMPTY:,} are the limit"
+            )
+
+    @property
+    def count(self) -> int:
+        first, step = self.shard
+        return len(range(first - 1, len(self.latents), step))
+
+    @property
+    def is_mapped(self) -> bool:
+        return self.latents.need_mapping
+
+    def names(self) -> Iterator[str]:
+        return (latent.name for latent in self._chosen())
+
+    def _chosen(self) -> Iterator[Any]:
+        first, step = self.shard
+        return islice(self.latents.unchecked(), first - 1, None, step)
+
+    def details(self) -> Mapping[str, Any]:
+        return {"latents": self.latents.describe(), "grid": f"{self.columns}x{self.rows}"}
+
+    def cells(self, G: Generator) -> Iterator[Cell]:
+        for latent in self._chosen():
+            provenance = self.provenance(G, latent.provenance, latent.is_mapped)
+            yield Cell(latent, provenance, latent.name)
+
+    def points(self, G: Generator, sources: Iterable[Any], size: int) -> Iterator[Point]:
+        return locate(G, sources, self.settings, size)
+
+
+def generate(
+    G: Generator,
+    latents: Latents,
+    *,
+    psi: float | None = None,
+    cutoff: int | None = None,
+    class_index: int | None = None,
+    noise_mode: NoiseMode = "const",
+    batch: int | None = None,
+) -> Images:
+    """Draw an image for each latent: `for image in sg2cli.generate(G, "0-9,85", psi=0.7)`.
+
+    Args:
+        G: a network, from `sg2cli.load`.
+        latents: seeds and files as text ("85", "0-9,85", "faces.npz[2]", "avg"), a seed, an array
+            ws [num_ws,w_dim] or [N,num_ws,w_dim], an `Image`, `Latent` or `Projection`, or a
+            list of these.
+        psi: truncation, 0 (the mean) to 1 (none); None is 1 for seeds, and leaves w and ws as
+            they are.
+        cutoff: how many rows of ws, from the first, are truncated; None: all.
+        class_index: the class of a conditional network, from 0.
+        noise_mode: the checkpoint's noise maps ("const"), noise of each image's own seed
+            ("random"), or none ("none").
+        batch: images computed at once; None: by resolution and device.
+
+    Returns: images that are drawn, in batches, as they are asked for, so that any number fits in
+    memory; the seeds give the images that NVIDIA's scripts give.
+
+    Raises UsageError for latents or settings that do not fit the network, and Sg2Error, when it is
+    drawn, for an image that is not finite.
+    """
+    settings = DrawSettings(psi, cutoff, class_index, noise_mode, batch)
+    return Images(G, Generate(G.config, as_latents(latents, G.config), settings))
