@@ -576,7 +576,7 @@ def test_a_bad_latent_of_a_sheet_costs_the_others_nothing(
     assert result.code == 1
     assert len(result.lines) == count
     assert "the grid is not written" in result.err
-    assert "pictures failed: bad-0000" in result.err.splitlines()[-1]
+    assert "images failed: bad-0000" in result.err.splitlines()[-1]
     assert not Path("out/grid.png").exists()
 
 
