@@ -14,6 +14,7 @@ from sg2cli.checkpoints.export import TARGETS
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.inputs import on_disk
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
+from sg2cli.errors import is_address
 from sg2cli.storage.paths import kind, user_path
 
 
@@ -91,7 +92,7 @@ def convert(
 @contextmanager
 def _source(name: str) -> Iterator[str | Path]:
     """A name as it is; stdin and pipes as a file."""
-    if name == "-" or kind(user_path(name)) in ("pipe", "other"):
+    if name == "-" or (not is_address(name) and kind(user_path(name)) in ("pipe", "other")):
         with on_disk(name) as path:
             yield path
     else:
