@@ -263,7 +263,8 @@ def main(draws: Candidates = OURS, projections: Mapping[str, Any] | None = None)
     import triton
 
     print(
-        f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}, Triton {triton.__version__}\n"
+        f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}, "
+        f"Triton {triton.__version__}\n"
     )
     tables = [word for word in sys.argv[1:] if word in ("images", "steps", "kernels")]
     words = [word for word in sys.argv[1:] if word not in tables]
