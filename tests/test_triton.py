@@ -21,6 +21,7 @@ pytest.importorskip("triton")
 from sg2cli.ops import Layer, bias_act, filter_kernel, upsample2d  # noqa: E402
 from sg2cli.ops.cuda import autograd as fused  # noqa: E402
 from sg2cli.ops.reference import styled_conv as styled_conv_reference  # noqa: E402
+from sg2cli.ops.reference import to_rgb as to_rgb_reference  # noqa: E402
 from sg2cli.ops.reference import upfirdn2d  # noqa: E402
 
 BLUR = (1, 3, 3, 1)
@@ -208,3 +209,43 @@ def test_a_network_on_a_gpu(architecture: Any, precision: Any, bar: float, randn
         pictures[-1].square().mean().backward()
     assert relative(pictures[1].detach().cpu(), pictures[0].detach()) < bar
     assert relative(leaves[1].grad.cpu(), leaves[0].grad) < 5 * bar
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_convolutions_in_float32(
+    randn: Any, device: str, shape: tuple[int, ...], transposed: bool
+) -> None:
+    n, i, o, h, w = shape
+    x, weight = randn(n, i, h, w), randn(o, i, 3, 3)
+
+    def run(dtype: torch.dtype) -> list[Tensor]:
+        leaf, kernel = (t.to(device, dtype, copy=True) for t in (x, weight))
+        leaf.requires_grad_()
+        if dtype == torch.float64 and transposed:
+            y = torch.nn.functional.conv_transpose2d(leaf, kernel.transpose(0, 1), stride=2)
+        elif dtype == torch.float64:
+            y = torch.nn.functional.conv2d(leaf, kernel, padding=1)
+        else:
+            y = fused.convolve(leaf, kernel, transposed)
+        return gradients(y, [leaf])
+
+    for ours, right in zip(run(torch.float32), run(torch.float64), strict=True):
+        assert ours.shape == right.shape
+        assert relative(ours.cpu(), right.cpu()) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", BARS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_to_rgb(randn: Any, device: str, dtype: torch.dtype, shared: bool) -> None:
+    x, weight, styles = randn(2, 37, 5, 7), randn(3, 37, 1, 1), randn(1 if shared else 2, 37)
+
+    def run(kind: torch.dtype, full: torch.dtype) -> list[Tensor]:
+        leaves = [x.to(device, kind, copy=True), styles.to(device, full, copy=True)]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        operation = to_rgb_reference if full == torch.float64 else fused.to_rgb
+        return gradients(operation(leaves[0], weight.to(device, full), leaves[1]), leaves)
+
+    found, expected = run(dtype, torch.float32), run(torch.float64, torch.float64)
+    for ours, right in zip(found, expected, strict=True):
+        assert relative(ours.cpu(), right.cpu()) < BARS[dtype]

@@ -51,6 +51,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float 
     right = right and (bias is None or bias.shape == weight.shape[:1])
     if right and _supports_cpu(x, weight, bias) and not any_requires_grad(weight, bias):
         return _compiled("conv3x3", reference.conv3x3, x, weight, bias, slope)
+    if right and _supports_cuda(x, weight, *([] if bias is None else [bias])):
+        return _triton("conv3x3", reference.conv3x3, x, weight, bias, slope)
     return reference.conv3x3(x, weight, bias, slope)
 
 
@@ -127,6 +129,8 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     shapes.check_to_rgb(x.shape, weight, styles)
     if not x.shape[1] % runtime.LANES and _supports_cpu(x, weight, styles):
         return _compiled("to_rgb", reference.to_rgb, x, weight, styles)
+    if len(weight) <= 16 and _supports_cuda(x, weight):
+        return _triton("to_rgb", reference.to_rgb, x, weight, styles)
     return reference.to_rgb(x, weight, styles)
 
 

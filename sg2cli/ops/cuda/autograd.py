@@ -5,7 +5,6 @@ Weights take no gradient. KernelUnavailable where Triton cannot compile.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,25 +13,12 @@ import torch
 import torch.nn.functional as F
 import triton  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
-from triton.errors import TritonError  # type: ignore[import-untyped,unused-ignore]
 
-from sg2cli.ops.backend import KernelUnavailable
-from sg2cli.ops.cuda import kernels
+from sg2cli.ops.cuda import convolution, kernels
+from sg2cli.ops.cuda.launch import launch
 from sg2cli.ops.reference import Layer, filter_kernel, modulation
 from sg2cli.ops.tensors import first_order
 from sg2cli.settings import ResampleFilter
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Run a kernel, which Triton compiles the first time: it needs a C compiler, and headers."""
-    try:
-        kernel[grid](*args, **constants)
-    except (ImportError, OSError, subprocess.SubprocessError, TritonError) as error:
-        raise KernelUnavailable(f"Triton cannot compile {kernel.__name__} ({error})") from error
-    except RuntimeError as error:
-        if "compiler" not in str(error):  # "Failed to find C compiler"
-            raise
-        raise KernelUnavailable(f"Triton cannot compile {kernel.__name__} ({error})") from error
 
 
 @lru_cache(maxsize=64)
@@ -50,13 +36,27 @@ def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     for layer, (_, weight, scale), then in zip(
         layers, ready, [*(styles for styles, *_ in ready[1:]), None], strict=True
     ):
-        x, weight = x.contiguous(memory_format=torch.channels_last), weight.to(x.dtype)
-        if layer.taps:
-            v = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-        else:
-            v = F.conv2d(x, weight, padding=1)
-        x = finish(v, scale, *layer[2:], then)
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = finish(convolve(x, weight, layer.taps is not None), scale, *layer[2:], then)
     return x
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
+    """See `sg2cli.ops.conv3x3`."""
+    y = convolve(x, weight, False)
+    y = y if bias is None else y + bias[:, None, None]
+    return y if slope == 1 else F.leaky_relu(y, slope)
+
+
+def convolve(x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    """x [N,I,H,W], weight [O,I,3,3] -> [N,O,H,W], or, transposed, [N,O,2H+1,2W+1]."""
+    if convolution.supports(x):
+        kernel = convolution.conv_transpose3x3 if transposed else convolution.conv3x3
+        return kernel(x, weight)
+    weight = weight.to(x.dtype, memory_format=torch.channels_last)
+    if transposed:
+        return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    return F.conv2d(x, weight, padding=1)
 
 
 def finish(
@@ -111,7 +111,7 @@ class _Finish(torch.autograd.Function):
         dthen = None if then is None else torch.empty_like(dscale)
         dnoise = None if noise is None else scale.new_empty(n, 1, out_h, out_w)
         f, size, pad = _filter_of(taps, v)
-        _launch(
+        launch(
         kernels.layer_backward_kernel, (blocks, n),
             v, dy, f, scale, noise, bias, then, dv, dscale, dnoise, dthen,
             v.shape[2], v.shape[3], out_h, out_w, channels, _step(noise),
@@ -143,7 +143,7 @@ def _run(
     y = _like(v, out_h, out_w)
     p, c = _tile(channels)
     grid = (triton.cdiv(out_h * out_w, p), triton.cdiv(channels, c), n)
-    _launch(
+    launch(
         kernels.layer_kernel, grid,
         v, y, f, scale, noise, bias, then,
         h, w, out_h, out_w, channels, _step(noise), slope, gain, clamp or 0.0,
@@ -160,7 +160,7 @@ def _transposed_filter(dv: Tensor, taps: ResampleFilter, v: Tensor) -> Tensor:
     dx = _like(v, h, w)
     p, c = _tile(channels)
     grid = (triton.cdiv(h * w, p), triton.cdiv(channels, c), n)
-    _launch(
+    launch(
         kernels.layer_kernel, grid,
         dv, dx, _correlated(taps, v.device, True), None, None, None, None,
         dv.shape[2], dv.shape[3], h, w, channels, 0, 1.0, 1.0, 0.0,
@@ -193,6 +193,41 @@ def _step(noise: Tensor | None) -> int:
     return 0 if noise is None or len(noise) == 1 else noise.shape[2] * noise.shape[3]
 
 
+def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """See `sg2cli.ops.to_rgb`; float32, for up to 16 colours."""
+    y: Tensor = _ToRGB.apply(x, weight.flatten(1), styles)
+    return y
+
+
+class _ToRGB(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        styles = styles.contiguous()
+        n, channels, h, w = x.shape
+        y = torch.empty(n, h, w, len(weight), dtype=torch.float32, device=x.device)
+        step = 0 if len(styles) == 1 else channels
+        launch(
+        kernels.rgb_kernel, (triton.cdiv(h * w, kernels.PIXELS), n),
+            x, weight, styles, y, h * w, channels, step,
+            COLORS=len(weight), P=kernels.PIXELS, C=16, TILE_I=32,
+        )  # fmt: skip
+        ctx.save_for_backward(x, weight, styles)
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor]:
+        x, weight, styles = ctx.saved_tensors
+        n, channels, h, w = x.shape
+        dy = dy.permute(0, 2, 3, 1).reshape(n, h * w, -1).to(x.dtype)
+        modulated = (weight * styles[:, None]).to(x.dtype).expand(n, -1, -1)
+        dx = torch.bmm(dy, modulated).view(n, h, w, channels).permute(0, 3, 1, 2)
+        flat = x.permute(0, 2, 3, 1).view(n, h * w, channels)
+        dweight = torch.bmm(dy.mT, flat).float()  # [N,C,I], of each image's own weights
+        return dx, None, (dweight * weight).sum(dim=1).sum_to_size(styles.shape)
+
+
 def add_rgb(
     rgb: Tensor, bias: Tensor, clamp: float | None, img: Tensor | None, taps: ResampleFilter
 ) -> Tensor:
@@ -213,7 +248,7 @@ class _AddRGB(torch.autograd.Function):
         n, channels, h, w = rgb.shape
         y = torch.empty(rgb.shape, dtype=torch.float32, device=rgb.device)
         f = None if img is None else _correlated(taps, rgb.device, False)
-        _launch(
+        launch(
         kernels.picture_kernel, (triton.cdiv(channels * h * w, kernels.ELEMENTS), n),
             rgb, bias, None if img is None else img.contiguous(), f, y,
             h, w, channels, *rgb.stride(), clamp or 0.0,
@@ -236,7 +271,7 @@ class _AddRGB(torch.autograd.Function):
         if shape is not None:
             n, channels, h, w = shape
             dimg = dy.new_empty(shape)
-            _launch(
+            launch(
         kernels.picture_backward_kernel, (triton.cdiv(channels * h * w, kernels.ELEMENTS), n),
                 dy.contiguous(), _correlated(taps, dy.device, False), dimg, h, w, channels,
                 TAPS=len(taps), PAD=(len(taps) + 1) // 2, E=kernels.ELEMENTS,

@@ -13,6 +13,7 @@ import triton.language as tl  # type: ignore[import-untyped,unused-ignore]
 # which holds more of them in registers (benchmarks/README.md); and of a picture.
 TILE, BACK_TILE, WIDEST = 1024, 512, 64
 ELEMENTS = 512
+PIXELS = 128  # of ToRGB
 
 
 @triton.jit
@@ -157,3 +158,69 @@ def picture_backward_kernel(  # type: ignore[no-untyped-def]
             part = tl.load(dy + (c * 2 * h + i) * 2 * w + j, mask=there, other=0.0)
             v += part * tl.load(f + ky * TAPS + kx)
     tl.store(dimg + n * channels * h * w + e, v, mask=inside)
+
+
+@triton.jit
+def convolution_kernel(  # type: ignore[no-untyped-def]
+    x, weight, y,
+    images, h, w, channels, rows, columns, outputs, out_h, out_w, steps,
+    TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, FIRST_Y: tl.constexpr, FIRST_X: tl.constexpr,
+    OFFSET_Y: tl.constexpr, OFFSET_X: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr,
+    START: tl.constexpr, ORDER: tl.constexpr, SPREAD: tl.constexpr,
+    TILE_P: tl.constexpr, TILE_O: tl.constexpr, TILE_I: tl.constexpr,
+):  # fmt: skip
+    """A 3x3 convolution as a matrix product in three parts of TF32: see `convolution.Window`.
+
+    x [N,h,w,C], weight [O,3,3,C] -> rows x columns pixels of y [parts,N,out_h,out_w,O], each part
+    being the sum over so many steps, a step TILE_I channels of a tap.
+    """
+    part = tl.program_id(2)
+    p = tl.program_id(0) * TILE_P + tl.arange(0, TILE_P)
+    o = tl.program_id(1) * TILE_O + tl.arange(0, TILE_O)
+    inside = p < images * rows * columns
+    n = (p // (rows * columns)).to(tl.int64)
+    r, c = p // columns % rows, p % columns
+    blocks = tl.cdiv(channels, TILE_I)
+    x += n * (h * w * channels)
+    total = tl.zeros([TILE_P, TILE_O], tl.float32)
+    for k in range(part * steps, min((part + 1) * steps, TAPS_Y * TAPS_X * blocks)):
+        tap = k // blocks
+        i = (k - tap * blocks) * TILE_I + tl.arange(0, TILE_I)
+        tap_y = tap // TAPS_X
+        tap_x = tap - tap_y * TAPS_X
+        row, column = r * STRIDE + tap_y * STEP + START, c * STRIDE + tap_x * STEP + START
+        there = inside & (row >= 0) & (row < h) & (column >= 0) & (column < w)
+        pixel = x + (row * w + column) * channels
+        known = (i < channels)[None, :]
+        a = tl.load(pixel[:, None] + i[None, :], mask=there[:, None] & known, other=0.0)
+        at = ((FIRST_Y + tap_y * ORDER) * 3 + FIRST_X + tap_x * ORDER) * channels
+        theirs = weight + (o * 9 * channels)[None, :] + at + i[:, None]
+        b = tl.load(theirs, mask=(i < channels)[:, None] & (o < outputs)[None, :], other=0.0)
+        total = tl.dot(a, b, total, input_precision="tf32x3")
+    y += (part.to(tl.int64) * images + n) * (out_h * out_w * outputs)
+    at = ((r * SPREAD + OFFSET_Y) * out_w + c * SPREAD + OFFSET_X) * outputs
+    mask = inside[:, None] & (o < outputs)[None, :]
+    tl.store(y[:, None] + at[:, None] + o[None, :], total, mask=mask)
+
+
+@triton.jit
+def rgb_kernel(  # type: ignore[no-untyped-def]
+    x, weight, styles, y, pixels, channels, step_styles,
+    COLORS: tl.constexpr, P: tl.constexpr, C: tl.constexpr, TILE_I: tl.constexpr,
+):  # fmt: skip
+    """y [N,pixels,COLORS] = x [N,pixels,channels] times (weight [COLORS,channels] * styles)."""
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * P + tl.arange(0, P)
+    c = tl.arange(0, C)
+    x += n * pixels * channels
+    total = tl.zeros([P, C], tl.float32)
+    for first in range(0, channels, TILE_I):
+        i = first + tl.arange(0, TILE_I)
+        mask = (p < pixels)[:, None] & (i < channels)[None, :]
+        a = tl.load(x + p[:, None] * channels + i[None, :], mask=mask, other=0.0).to(tl.float32)
+        s = tl.load(styles + n * step_styles + i, mask=i < channels, other=0.0)
+        mask = (i < channels)[:, None] & (c < COLORS)[None, :]
+        b = tl.load(weight + c[None, :] * channels + i[:, None], mask=mask, other=0.0)
+        total = tl.dot(a, b * s[:, None], total, input_precision="tf32x3")
+    at = (n * pixels + p)[:, None] * COLORS + c[None, :]
+    tl.store(y + at, total, mask=(p < pixels)[:, None] & (c < COLORS)[None, :])
