@@ -31,7 +31,7 @@ from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.results import Judge, redraw
 from sg2cli.inversion.start import spread_of_w
-from sg2cli.inversion.state import Projection
+from sg2cli.inversion.state import Found
 from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import seed_to_z
 
@@ -190,7 +190,7 @@ def noise_maps(G: Generator) -> dict[str, Tensor]:
 
 
 def draw(G: Generator, ws: Tensor, noise: Mapping[str, Tensor]) -> Image:
-    return redraw(G, Projection(0, ws, dict(noise), 0, "done", []))
+    return redraw(G, Found(0, ws, dict(noise), 0, "done", []))
 
 
 def processor_seconds() -> float:
@@ -212,7 +212,7 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
         photo = read_photo(path, G.config.img_resolution, 3)
         ws = stored["ws"][0]
         if not described[-1]["tune"]:
-            image = redraw(G, Projection(0, ws, {}, 0, "done", []))
+            image = redraw(G, Found(0, ws, {}, 0, "done", []))
             plain.append(judge.measure(image, Photo(photo.pixels), ws))
         if own:
             z = torch.from_numpy(seed_to_z(int(path.stem[4:]), G.config.z_dim))[None]

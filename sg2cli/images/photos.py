@@ -62,18 +62,19 @@ def read_photo(
     channels: int,
     crop: Crop = "center",
     background: str = "white",
-    mask: Path | None = None,
+    mask: Path | bytes | None = None,
+    name: str | None = None,
 ) -> Photo:
     """A picture file, or its bytes, cropped and reduced (Lanczos) to [size,size,channels].
 
     What is transparent shows the background; an ICC profile is applied, EXIF rotation is undone.
     Crop 'center' takes the largest square in the middle, 'none' all, which is squeezed into a
     square. The mask is a picture of the same size, of which white counts and grey weighs.
-    Sg2Error says what is wrong with the file.
+    Sg2Error says what is wrong with the file, by its path or the `name` of its bytes.
     """
     import numpy as np
 
-    name = str(source) if isinstance(source, Path) else "stdin"
+    name = name or (str(source) if isinstance(source, Path) else "stdin")
     with _reading(source, name) as picture:
         upright = picture.size
         box = _box(upright, crop, name, min(MIN_SIDE, size))
@@ -82,16 +83,17 @@ def read_photo(
     pixels = pixels.reshape(size, size, channels)
     if mask is None:
         return Photo(pixels)
-    with _reading(mask, str(mask)) as picture:
+    mask_name = str(mask) if isinstance(mask, Path) else "of the photo"
+    with _reading(mask, mask_name) as picture:
         if picture.size != upright:
             raise UsageError(
-                f"the mask {mask} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
+                f"the mask {mask_name} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
                 "they must have the same size"
             )
         shades = _reduced(picture, box, size, "L", "black", smooth=False)
     weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
-        raise UsageError(f"the mask {mask} is black where {name} is cropped: nothing counts")
+        raise UsageError(f"the mask {mask_name} is black where {name} is cropped: nothing counts")
     return Photo(pixels, weights)
 
 

@@ -20,8 +20,9 @@ from sg2cli.images.codecs import encode
 from sg2cli.images.grid import ImageGrid, column_header
 from sg2cli.inversion import LATENT
 from sg2cli.inversion.losses import LPIPS
+from sg2cli.inversion.names import HISTORY
 from sg2cli.inversion.start import Spread
-from sg2cli.inversion.state import Projection, Record
+from sg2cli.inversion.state import Found, Record
 from sg2cli.latents.files import Stream, inspect_latents, write_latents
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import open_latents
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.images.photos import Photo
     from sg2cli.images.pixels import Image
+    from sg2cli.inversion.projection import Projection
 
 COMPARED = 256  # pixels a side, at least, of the pictures that are compared
 # Beyond these a photo is called unlike what the network draws. Its own samples, found again, stay
@@ -91,44 +93,37 @@ def _as_tensor(image: Image) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def redraw(G: Generator, projection: Projection) -> Image:
+def redraw(G: Generator, found: Found) -> Image:
     """The picture [H,W,C], exactly as `sg2 generate` draws it from the files."""
-    noise = {name: noise_map.cpu().numpy() for name, noise_map in projection.noise.items()}
-    (image,) = render(G, [Point(projection.ws, noise=noise)], "const", 1)
+    noise = {name: noise_map.cpu().numpy() for name, noise_map in found.noise.items()}
+    (image,) = render(G, [Point(found.ws, noise=noise)], "const", 1)
     return image
 
 
-def write_history(folder: OwnedFolder, projection: Projection, figures: Figures) -> list[Path]:
-    """How it went, as a table and, if matplotlib is installed, as a curve."""
-    written = [folder.write("history.csv", _table(projection.history))]
-    if curve := _curve(projection.history, figures):
+def write_history(folder: OwnedFolder, projection: Projection) -> list[Path]:
+    """Write how it went, as a table and, if matplotlib is installed, as a curve."""
+    written = [folder.write(HISTORY, _table(projection.history))]
+    if curve := _curve(projection.history, projection.figures):
         written.append(folder.write("loss.png", curve))
     return written
 
 
-def write_result(
-    folder: OwnedFolder,
-    projection: Projection,
-    photo: Photo,
-    image: Image,
-    provenance: Mapping[str, Any],
-    figures: Figures,
-    npz: bool = False,
-) -> Iterator[Path]:
+def write_result(folder: OwnedFolder, projection: Projection, npz: bool = False) -> Iterator[Path]:
     """Write the files of a photo, each given as soon as it is complete.
 
     The latent comes last: where it is, all is.
     """
-    yield folder.write("target.png", encode(photo.pixels, "png", provenance))
-    yield folder.write("projected.png", encode(image, "png", provenance))
-    yield folder.write("compare.png", _compare(photo.pixels, image, figures, provenance))
-    ws = Stream((1, *projection.ws.shape), [projection.ws.cpu().numpy()])
+    provenance = projection.provenance
+    yield folder.write("target.png", encode(projection.target, "png", provenance))
+    yield folder.write("projected.png", encode(projection.image, "png", provenance))
+    yield folder.write("compare.png", comparison(projection))
+    ws = Stream((1, *projection.ws.shape), [projection.ws])
     if npz:
         with folder.new_file("projected_w.npz") as file:
             write_latents(file, ".npz", {"ws": ws}, provenance)
         yield folder.folder / "projected_w.npz"
     noise = {
-        name: Stream((1, *noise_map.shape), [noise_map.cpu().numpy()])
+        name: Stream((1, *noise_map.shape), [noise_map])
         for name, noise_map in projection.noise.items()
     }
     with folder.new_file(LATENT, durable=True) as file:
@@ -138,7 +133,7 @@ def write_result(
 
 def read_result(
     folder: Path, candidates: Sequence[Mapping[str, Any]], G: Generator
-) -> tuple[int, Projection, dict[str, Any]] | None:
+) -> tuple[int, Found, dict[str, Any]] | None:
     """What `write_result` wrote, less its history: of which candidate, and its provenance.
 
     None if nothing is there; OtherSettings when it was made by none of the candidates; Sg2Error for
@@ -168,8 +163,8 @@ def read_result(
     assert values is not None
     noise = {name: G.mapping.w_avg.new_tensor(a) for name, a in latents[0].noise.items()}
     ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
-    projection = Projection(0, ws, noise, provenance["steps_done"], provenance["ended"], [])
-    return which, projection, provenance
+    found = Found(0, ws, noise, provenance["steps_done"], provenance["ended"], [])
+    return which, found, provenance
 
 
 class OtherSettings(Sg2Error):
@@ -180,14 +175,14 @@ def _agrees(provenance: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool
     return same_settings({key: provenance.get(key) for key in candidate}, candidate)
 
 
-def summary(projection: Projection, figures: Figures) -> dict[str, Any]:
+def summary(found: Found, figures: Figures) -> dict[str, Any]:
     """For the metadata: how it ended and how near it came."""
     shown = {name: round(value, 6) for name, value in asdict(figures).items()}
     if not math.isfinite(figures.psnr):
         shown["psnr"] = None  # equal pixels; JSON has no infinity
     return {
-        "steps_done": projection.steps,
-        "ended": projection.ended,
+        "steps_done": found.steps,
+        "ended": found.ended,
         **shown,
         "outside": figures.outside,
     }
@@ -201,8 +196,9 @@ def _table(rows: Sequence[Record]) -> bytes:
     return text.getvalue().encode()
 
 
-def _compare(target: Image, image: Image, figures: Figures, provenance: Mapping[str, Any]) -> bytes:
-    """Target, result and their difference side by side, under the figures."""
+def comparison(projection: Projection) -> bytes:
+    """A PNG of target, result and their difference side by side, under the figures."""
+    target, image, figures = projection.target, projection.image, projection.figures
     times = -(-COMPARED // len(target))
     difference = np.abs(target.astype(int) - image).astype(np.uint8)
     cells = [a.repeat(times, axis=0).repeat(times, axis=1) for a in (target, image, difference)]
@@ -213,7 +209,8 @@ def _compare(target: Image, image: Image, figures: Figures, provenance: Mapping[
     ]
     shape = cells[0].shape
     file = io.BytesIO()
-    grid = ImageGrid(file, "png", 3, 1, shape, provenance, column_header(labels, shape))
+    header = column_header(labels, shape)
+    grid = ImageGrid(file, "png", 3, 1, shape, projection.provenance, header)
     for cell in cells:
         grid.append(cell)
     grid.finish()
