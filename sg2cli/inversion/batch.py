@@ -18,7 +18,7 @@ from sg2cli.inversion.frames import drop_frames, frame_interval, take_frames
 from sg2cli.inversion.names import SNAPSHOT
 from sg2cli.inversion.project import Projector, snapshot_provenance
 from sg2cli.inversion.projection import Projection
-from sg2cli.inversion.search import Search
+from sg2cli.inversion.search import Search, optimise
 from sg2cli.inversion.targets import Target
 from sg2cli.storage.paths import is_there
 
@@ -171,7 +171,8 @@ class ProjectionBatch:
                 take_frames(search, folders)
 
         left = None if seconds is None else seconds - (monotonic() - start)
-        for found in snapshots.project(search, snapshot, provenance, on_step, left):
+        saving = snapshots.SearchSnapshot(snapshot, search, provenance)
+        for found in optimise(search, on_step, left, saving):
             if tasks[found.member].has_begun:
                 # An error in writing ends the run: the snapshot has what was found.
                 projection = self.results.write(tasks[found.member], found)

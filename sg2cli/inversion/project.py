@@ -11,11 +11,12 @@ from sg2cli import __version__
 from sg2cli.errors import UsageError
 from sg2cli.events import SILENT, Events
 from sg2cli.images.photos import Crop
-from sg2cli.inversion import results, snapshots
+from sg2cli.inversion import results
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.photo_input import PhotoInput, as_source, check_network, read_photo_for
 from sg2cli.inversion.projection import Projection
 from sg2cli.inversion.search import Search, optimise
+from sg2cli.inversion.snapshots import SearchSnapshot, load_state
 from sg2cli.inversion.start import spread_of_w
 from sg2cli.inversion.state import Found
 from sg2cli.latents.given import Latents, as_latents
@@ -156,9 +157,10 @@ def project(
         (found,) = optimise(search, on_step, seconds)
     else:
         path, state_of = user_path(str(snapshot)), snapshot_provenance([provenance])
-        if snapshots.load_state(path, search, state_of):
+        if load_state(path, search, state_of):
             events.note(f"resuming at step {search.state.step}")
-        (found,) = snapshots.project(search, path, state_of, on_step, seconds)
+        saving = SearchSnapshot(path, search, state_of)
+        (found,) = optimise(search, on_step, seconds, saving)
     return projector.projection(found, pixels, Path(name).stem, provenance)
 
 

@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error, reason
-from sg2cli.inversion.search import Saving, Search, optimise
-from sg2cli.inversion.state import Found, Record, State
+from sg2cli.inversion.search import Saving, Search
+from sg2cli.inversion.state import Record, State
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.provenance import same_settings
 from sg2cli.storage.atomic import new_file
@@ -231,17 +231,6 @@ class SearchSnapshot(Saving):
             self.save()  # a step that is not done has changed nothing
 
 
-def project(
-    search: Search,
-    snapshot: Path,
-    provenance: Mapping[str, Any],
-    on_step: Callable[[Search], object] = lambda search: None,
-    seconds: float | None = None,
-) -> Iterator[Found]:
-    """`search.optimise`, with snapshots in a file from which `load_state` continues it."""
-    return optimise(search, on_step, seconds, SearchSnapshot(snapshot, search, provenance))
-
-
 def tune(
     tuning: Tuning,
     snapshot: Path,
@@ -251,7 +240,7 @@ def tune(
 ) -> None:
     """Take a tuning to its end, or as far as it gets in `seconds`; `on_step` gets its LPIPS.
 
-    The state is saved as that of `project` is; the file stays, as what was found is not written.
+    Saves the state as `SearchSnapshot` does; the file stays, as what was found is not written.
     """
     start = saved = monotonic()
     saved_step = tuning.state.step
