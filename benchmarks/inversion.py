@@ -203,7 +203,7 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
     """The columns of one run but the first and the last."""
     G = checkpoints.load(device="cpu")
     spread = spread_of_w(G)
-    judge = Judge(spread, LPIPS("vgg"))
+    judge = Judge(spread)
     described: list[Mapping[str, Any]] = []
     plain, errors = [], []
     for path in photos:

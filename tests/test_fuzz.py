@@ -164,7 +164,7 @@ def new_run() -> Search:
 
 def result(folder: Path) -> bytes:
     found = Projection(0, torch.zeros(6, 16), {}, 1, "done", [Record(0, 0, 0, 0, 0)])
-    figures = results.Judge(SPREAD, LPIPS_VGG).measure(
+    figures = results.Judge(SPREAD).measure(
         np.zeros((16, 16, 3), np.uint8), Photo(np.zeros((16, 16, 3), np.uint8)), found.ws
     )
     image = np.zeros((16, 16, 3), np.uint8)

@@ -94,7 +94,7 @@ class Projector:
         self.names += [TUNED] * (tuning is not None and not together)
         self.spread = spread_of_w(G, class_index)
         self.lpips = LPIPS(settings.lpips).to(G.device)
-        self.judge = results.Judge(self.spread, self.lpips)
+        self.judge = results.Judge(self.spread)
         self.steps_done = 0
         self.halved: int | None = None  # the batch that memory had room for
 
