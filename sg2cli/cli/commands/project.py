@@ -262,6 +262,7 @@ def project(
 
     G = found.load(devices.resolve(device))
     used = G.set_precision(precision)
+    console.note_precision(G.device.type, used)
     recipe = {
         "checkpoint": found.sha256,
         "precision": used,
