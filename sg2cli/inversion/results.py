@@ -18,6 +18,7 @@ import torch
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import encode
 from sg2cli.images.grid import ImageGrid, column_header
+from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion import LATENT
 from sg2cli.inversion.published_lpips import PublishedLPIPS
 from sg2cli.inversion.start import Spread
@@ -75,7 +76,7 @@ class Judge:
 
         The first call loads the networks. Sg2Error when their weights are missing.
         """
-        a, b = (_as_tensor(pixels).to(ws.device) for pixels in (image, photo.pixels))
+        a, b = (to_tensor(pixels[None], ws.float()) for pixels in (image, photo.pixels))
         weight = torch.ones_like(a[:, :1])
         if photo.mask is not None:
             weight = torch.from_numpy(photo.mask).to(a)[None, None]
@@ -91,11 +92,6 @@ class Judge:
         if net not in self._nets:
             self._nets[net] = PublishedLPIPS(net, device)
         return self._nets[net]
-
-
-def _as_tensor(image: Image) -> Tensor:
-    """[H,W,C] uint8 -> [1,C,H,W] of -1..1."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def redraw(G: Generator, projection: Projection) -> Image:

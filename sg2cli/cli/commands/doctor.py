@@ -129,9 +129,10 @@ def _lpips(device: str) -> str:
 def _memory(device: str) -> str:
     import torch
 
-    memory = [
-        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 20} MiB of main memory"
-    ]
+    memory = ["size of main memory unknown"]
+    if hasattr(os, "sysconf"):  # not on Windows
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = [f"{pages >> 20} MiB of main memory"]
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         memory.append(f"cuda:{i} {free >> 20} of {total >> 20} MiB free")
