@@ -15,13 +15,14 @@ import click
 
 from sg2cli import __version__, checkpoints, devices
 from sg2cli.cli.console import Console
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import json_option, network_options
 from sg2cli.errors import Sg2Error
 from sg2cli.settings import LpipsNet, Precision
 from sg2cli.storage.reading import sha256
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @json_option
 def doctor(network: str, device: str, precision: Precision, as_json: bool) -> None:

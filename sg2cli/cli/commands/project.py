@@ -12,6 +12,7 @@ import click
 from sg2cli import __version__, checkpoints
 from sg2cli.cli.albums import Album, Entry, find_photos
 from sg2cli.cli.console import Console, Terminated, repeated_command, some_failed
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     LATENTS,
     PATH,
@@ -90,7 +91,7 @@ FINAL = ("done", "plateau", "time", "not finite", "kept")
 BATCHES = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution, as memory and caches allow
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @click.argument("photos", nargs=-1, type=PATH, metavar="PHOTO...")
 @click.option("--target", type=PATH, multiple=True, metavar="PHOTO", help="A photo, too.")
