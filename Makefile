@@ -21,7 +21,7 @@ test: .venv/installed-dev  ## all tests
 # The readers and writers of every format, latents, videos, downloads and every command once.
 test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W ignore $(PARALLEL) \
-		tests/checkpoints/test_native.py tests/images tests/latents tests/test_conv2d.py \
+		tests/checkpoints/test_native.py tests/images tests/latents tests/ops/test_conv2d.py \
 		tests/storage/test_downloads.py tests/storage/test_hostile_servers.py \
 		tests/cli/test_doctor.py tests/cli/test_edit.py tests/cli/test_hostile.py \
 		tests/cli/test_info.py tests/cli/test_interpolate.py tests/cli/test_main.py \
