@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def to_images(pictures: Tensor) -> Image:
     """[N,C,H,W], of which -1..1 is shown -> [N,H,W,C] uint8, rounded as NVIDIA's scripts do.
 
-    Sg2Error when a value is not finite: no picture is better than a wrong one.
+    Sg2Error when a value is not finite: no image is better than a wrong one.
     """
     import torch
 
