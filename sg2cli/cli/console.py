@@ -65,8 +65,8 @@ class Console:
             # As the file system spells it, so that a path can be used whatever the locale.
             self._write(os.fsencode(line + "\n"))
 
-    def picture(self, content: bytes) -> None:
-        """The bytes of a picture on stdout."""
+    def image(self, content: bytes) -> None:
+        """The bytes of an image on stdout."""
         if sys.stdout is not None and sys.stdout.isatty():
             raise Sg2Error("not writing an image to a terminal: redirect stdout, or use --out FILE")
         self._write(content)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sg2cli import checkpoints
 from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
-from sg2cli.cli.grid import Layout, draw_cells
-from sg2cli.cli.output import ImageOutput
+from sg2cli.cli.output import draw_into
 from sg2cli.errors import UsageError
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import LatentList, open_latents
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.latents.notation import LatentSource
     from sg2cli.sampling.drawing import Drawing
+    from sg2cli.sampling.output import ImageOutput
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ class Session:
         output.check(chain(["grid"], drawing.names()))
         G = self.load()
         self.prepare(drawing, G)
-        layout = Layout(drawing.columns, drawing.rows, drawing.grid_provenance(G), drawing.header())
-        draw_cells(output, drawing, G, layout)
+        draw_into(output, drawing, G, self.console, grid=True)
 
     def draw_video(self, drawing: Drawing, output: VideoOutput) -> None:
         """Draw a command's images into a video, or a folder of frames."""

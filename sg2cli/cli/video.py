@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sg2cli.cli.console import Console, Terminated
-from sg2cli.cli.grid import draw_cells
 from sg2cli.cli.options import PATH, together
-from sg2cli.cli.output import OTHER_SUFFIXES, ImageOutput, check_choice
+from sg2cli.cli.output import OTHER_SUFFIXES, check_choice, draw_into, image_output
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images.codecs import FORMATS
 from sg2cli.images.video import SUFFIXES, check_video, write_video
@@ -78,7 +77,7 @@ class VideoOutput:
         self.console, self.fps, self.overwrite = console, fps, overwrite
         self.path = user_path(out) if is_video(out) else None
         if not self.path:
-            self.folder = ImageOutput(out, "png", overwrite, skip_existing, console)
+            self.folder = image_output(out, "png", overwrite, skip_existing, console)
             self.folder.check(drawing.names())
             return
         check_choice(overwrite, skip_existing)
@@ -94,7 +93,7 @@ class VideoOutput:
     def write(self, drawing: Drawing, G: Generator) -> None:
         """Draw the images, one a frame; only a batch of them is in memory."""
         if not self.path:
-            draw_cells(self.folder, drawing, G, None)
+            draw_into(self.folder, drawing, G, self.console, grid=False)
             return
         console = self.console
         make_folder(self.path.parent)

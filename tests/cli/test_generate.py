@@ -20,11 +20,11 @@ from networks import GOLDEN, golden, random_generator
 from safetensors.numpy import load_file
 
 from sg2cli import checkpoints
-from sg2cli.cli import grid as cli_grid
 from sg2cli.errors import Sg2Error
 from sg2cli.images import codecs
 from sg2cli.images.pixels import to_images
 from sg2cli.provenance import HASH_KEY
+from sg2cli.sampling import cells
 
 HASH = checkpoints.find_network().sha256
 
@@ -152,7 +152,7 @@ def test_skip_existing_goes_on(sg2: Any) -> None:
     *notes, counts, error = other.err.splitlines()
     assert len(notes) == 5 and all("other settings" in note for note in notes)
     assert counts == "sg2: 0 written, 0 skipped, 5 failed"
-    assert error.startswith("sg2: 5 of 5 pictures failed: seed0000, seed0001")
+    assert error.startswith("sg2: 5 of 5 images failed: seed0000, seed0001")
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])
@@ -474,7 +474,7 @@ def test_bad_files_on_the_way_cost_the_others_nothing(sg2: Any) -> None:
     *notes, error = result.err.splitlines()
     assert "out/seed0007.png" in notes[0] and "out/seed0040.png" in notes[1]
     assert notes[2] == "sg2: 58 written, 4 skipped, 2 failed"
-    assert error.startswith("sg2: 2 of 64 pictures failed: seed0007, seed0040")
+    assert error.startswith("sg2: 2 of 64 images failed: seed0007, seed0040")
     assert Path("out/seed0040.png").read_bytes() == b"junk"
 
 
@@ -498,7 +498,7 @@ def test_a_damaged_image_stays_and_is_drawn_again_on_the_sheet(sg2: Any) -> None
     changed, counts, error = result.err.splitlines()
     assert changed.startswith("sg2: out/seed0002.png was changed or cut short")
     assert counts == "sg2: 1 written, 3 skipped, 1 failed"
-    assert error.startswith("sg2: 1 of 4 pictures failed: seed0002")
+    assert error.startswith("sg2: 1 of 4 images failed: seed0002")
     assert Path("out/grid.png").read_bytes() == sheet
     assert Path("out/seed0002.png").read_bytes() == damaged
 
@@ -508,7 +508,7 @@ def test_a_sheet_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyP
     args = ["generate", "--seeds", "0-3", "--grid", "--skip-existing"]
     assert sg2(*args).code == 0
     Path("out/grid.png").unlink()
-    read = cli_grid.read_image
+    read = cells.read_image
 
     def removed_meanwhile(path: Path, shape: tuple[int, ...]) -> Any:
         if path.name == "seed0002.png":
@@ -516,13 +516,13 @@ def test_a_sheet_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyP
         return read(path, shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli_grid, "read_image", removed_meanwhile)
+        patch.setattr(cells, "read_image", removed_meanwhile)
         result = sg2(*args)
     assert result.code == 1
     *_, hole, counts, error = result.err.splitlines()
     assert hole == "sg2: the grid is not written because some of its images failed"
     assert counts == "sg2: 0 written, 3 skipped, 1 failed"
-    assert error.startswith("sg2: 1 of 4 pictures failed: seed0002")
+    assert error.startswith("sg2: 1 of 4 images failed: seed0002")
     assert sg2(*args).lines == ["out/grid.png"]
 
 
@@ -541,7 +541,7 @@ def test_latents_that_cannot_be_drawn_cost_the_others_nothing(sg2: Any, batch: s
     summary = last["summary"]
     assert (summary["done"], list(summary["failed"])) == (3, ["bad-0001", "bad-0003", "bad-0004"])
     assert all("NaN or infinity" in why for why in summary["failed"].values())
-    assert result.err.splitlines()[-1].startswith("sg2: 3 of 6 pictures failed: bad-0001")
+    assert result.err.splitlines()[-1].startswith("sg2: 3 of 6 images failed: bad-0001")
     for line in wrote:
         seed = line["path"].replace("bad", "seeds", 1).replace("bad-", "seed")
         assert abs(pixels(line["path"]).astype(int) - pixels(seed)).max() <= 1
@@ -576,7 +576,7 @@ def test_a_bad_latent_of_a_sheet_costs_the_others_nothing(
     assert result.code == 1
     assert len(result.lines) == count
     assert "the grid is not written" in result.err
-    assert "pictures failed: bad-0000" in result.err.splitlines()[-1]
+    assert "images failed: bad-0000" in result.err.splitlines()[-1]
     assert not Path("out/grid.png").exists()
 
 
@@ -586,7 +586,7 @@ def test_a_thousand_failures_are_no_accident(sg2: Any, classes: str) -> None:
     assert result.code == 1
     lines = result.err.splitlines()
     assert len(lines) == 11
-    assert lines[-1].startswith("sg2: more than 1,000 pictures failed; the last: out/seed1000.png")
+    assert lines[-1].startswith("sg2: more than 1,000 images failed; the last: out/seed1000.png")
 
 
 def test_a_sheet_larger_than_pillows_limit_is_read_back(sg2: Any) -> None:

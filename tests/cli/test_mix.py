@@ -172,22 +172,29 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
     import gc
     import weakref
 
-    from sg2cli.cli.console import Console
-    from sg2cli.cli.grid import Layout, draw_cells
-    from sg2cli.cli.output import ImageOutput
+    from sg2cli.sampling.cells import draw_cells
     from sg2cli.sampling.drawing import Cell
+    from sg2cli.sampling.output import ImageOutput
 
     class Source:
         pass
 
     alive: list[Any] = []
     monkeypatch.setattr(ImageOutput, "keeps", lambda self, name, provenance, size: name != "grid")
-    monkeypatch.setattr("sg2cli.cli.grid.read_image", lambda path, shape: np.zeros(shape, "u1"))
+    monkeypatch.setattr(
+        "sg2cli.sampling.cells.read_image", lambda path, shape: np.zeros(shape, "u1")
+    )
 
     class Sources:
         """A drawing whose cells are kept."""
 
-        shape, count = (4, 4, 3), 50
+        shape, count, columns, rows = (4, 4, 3), 50, 5, 10
+
+        def header(self) -> None:
+            return None
+
+        def grid_provenance(self, G: Any) -> Any:
+            return {}
 
         def cells(self, G: Any) -> Any:
             for i in range(50):
@@ -200,6 +207,5 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
         def render(self, G: Any, sources: Any, on_note: Any) -> Any:
             return iter(list(sources))
 
-    output = ImageOutput("o", "png", False, True, Console())
-    draw_cells(output, Sources(), None, Layout(5, 10, {}))  # type: ignore[arg-type]
+    draw_cells(ImageOutput(Path("o"), skip_existing=True), Sources(), None, grid=True)  # type: ignore[arg-type]
     assert pixels("o/grid.png").shape == (40, 20, 3)

@@ -524,7 +524,7 @@ def test_the_bar_is_not_drawn_below_the_note(in_tmp: Path, net: Path) -> None:
     with subprocess.Popen([*SG2, *args], stderr=end, stdout=subprocess.DEVNULL) as process:
         os.close(end)
         seen = b""
-        while b"Drawing" not in seen:
+        while b"Generating" not in seen:
             block = read(terminal)
             assert block, seen
             seen += block
@@ -536,7 +536,7 @@ def test_the_bar_is_not_drawn_below_the_note(in_tmp: Path, net: Path) -> None:
     assert process.returncode == 130
     note = seen.index(b"stopped: ")
     assert b"to continue: sg2 generate --skip-existing" in seen[note:]
-    assert b"Drawing" not in seen[note:]
+    assert b"Generating" not in seen[note:]
 
 
 INTERRUPTED = {
@@ -552,7 +552,7 @@ INTERRUPTED = {
 def test_the_command_that_is_printed_goes_on(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    from sg2cli.cli.output import ImageOutput
+    from sg2cli.sampling.output import ImageOutput
 
     out = "a  b\n\u00a0\u00e9'"
     args = ["generate", "-n", net, "--seeds", "0-9", "--out", out]
@@ -680,5 +680,5 @@ def test_a_grid_that_no_memory_holds(sg2: Any, net: Path, grid: str) -> None:
         result = sg2("generate", "-n", net, "--seeds", "0", grid, "--out", out)
         assert result.code in (1, 2)
         line = one_line(result.err)
-        assert "--grid" in line or "pixels" in line
+        assert "grid of" in line or "pixels" in line
         assert "--batch" not in line

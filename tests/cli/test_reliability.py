@@ -303,7 +303,7 @@ def test_names_taken_by_what_is_no_file(sg2: Any, net: Path) -> None:
     result = sg2("generate", "-n", net, "--seeds", "0-4", "--skip-existing")
     assert result.code == 1
     assert result.lines == ["out/seed0000.png", "out/seed0004.png"]
-    assert "3 of 5 pictures failed: seed0001, seed0002, seed0003" in result.err
+    assert "3 of 5 images failed: seed0001, seed0002, seed0003" in result.err
 
 
 def test_pipes_in_a_folder_of_photos(sg2: Any, net: Path) -> None:
@@ -383,8 +383,8 @@ def test_more_shards_than_pictures(sg2: Any, net: Path) -> None:
         (["--shard", "9/8"], "no shard"),
         (["--shard", "1/0"], "no shard"),
         (["--shard", "1"], "no shard"),
-        (["--shard", "1/2", "--grid"], "--grid is of all pictures"),
-        (["--shard", "1/2", "--save-latents", "a.npz"], "--save-latents is of all pictures"),
+        (["--shard", "1/2", "--grid"], "--grid is of all images"),
+        (["--shard", "1/2", "--save-latents", "a.npz"], "--save-latents is of all images"),
     ],
 )
 def test_no_shards(sg2: Any, net: Path, args: list[str], message: str) -> None:

@@ -16,7 +16,7 @@ from sg2cli.cli.options import (
     network_options,
     output_options,
 )
-from sg2cli.cli.output import ImageOutput
+from sg2cli.cli.output import image_output
 from sg2cli.cli.session import open_session
 from sg2cli.cli.video import VideoOutput, fps_option, is_video
 from sg2cli.errors import UsageError
@@ -90,7 +90,7 @@ def edit(
     listed = session.latents(latents, "LATENTS", reserved=["grid"])
     drawing = Edit(session.config, listed, direction, amounts, layers, settings)
     if not to_video:
-        output = ImageOutput(out, "png", overwrite, skip_existing, session.console)
+        output = image_output(out, "png", overwrite, skip_existing, session.console)
         session.draw_images(drawing, output)
         return
     if len(listed) > 1 or len(amounts) == 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sg2cli.cli.grid import Layout, draw_cells
+from sg2cli.cli.console import Console
 from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     GRID,
@@ -23,13 +23,14 @@ from sg2cli.cli.options import (
     output_options,
     sources_option,
 )
-from sg2cli.cli.output import ImageOutput
+from sg2cli.cli.output import draw_into, image_output
 from sg2cli.cli.session import open_session
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images import codecs
 from sg2cli.latents.files import inspect_latents, save_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling.generate import Generate
+from sg2cli.sampling.output import ImageOutput
 from sg2cli.storage.atomic import NameTaken, check_folder, make_folder
 from sg2cli.storage.paths import is_there
 
@@ -104,7 +105,7 @@ def generate(
     session, settings = open_session(**options)
     reserved = ["grid"] if grid else []
     listed = session.latents(seeds + latents, "--seeds or --latents", reserved)
-    output = ImageOutput(out, format, overwrite, skip_existing, session.console)
+    output = image_output(out, format, overwrite, skip_existing, session.console)
     if output.holds_one and not grid and len(listed) > 1:
         raise UsageError(
             f"{len(listed)} images do not fit into one: add --grid, or give a folder to --out"
@@ -120,32 +121,41 @@ def generate(
     codecs.check_format(output.format, channels, columns * size, rows * size)
     output.check(chain(reserved, drawing.names()))
     session.check_outputs([save_to, output.file], seeds + latents)
+    done_options: list[str] = []
     if save_to:
         _check_latents_file(save_to, output)
+        if save_to.suffix != ".safetensors":  # it is not kept when the run continues
+            done_options.append("--save-latents")
 
     G = session.load()
     if save_to:
-        _save(save_to, G, drawing, output)
-    layout = Layout(columns, rows, drawing.grid_provenance(G)) if grid else None
-    draw_cells(output, drawing, G, layout, singles=not (grid and output.holds_one))
+        _save(save_to, G, drawing, output, session.console)
+    draw_into(
+        output,
+        drawing,
+        G,
+        session.console,
+        grid=bool(grid),
+        singles=not (grid and output.holds_one),
+        done_options=done_options,
+    )
 
 
 def _check_latents_file(path: Path, output: ImageOutput) -> None:
     """UsageError where --save-latents contradicts other options; Sg2Error where it cannot write."""
-    if path.suffix != ".safetensors":  # it cannot record what made it
-        if output.skip_existing:
-            raise UsageError(
-                f"{path} does not record what made it, which --skip-existing needs: save a "
-                ".safetensors"
-            )
-        output.done_options.append("--save-latents")
+    if path.suffix != ".safetensors" and output.skip_existing:
+        raise UsageError(
+            f"{path} does not record what made it, which --skip-existing needs: save a .safetensors"
+        )
     check_folder(path.parent)
-    others = [] if output.to_stdout else [output.file or output.folder]
+    others = [] if output.stream else [output.file or output.folder]
     if os.path.realpath(path) in map(os.path.realpath, others):
         raise UsageError(f"--out and --save-latents are both {path}: give two names")
 
 
-def _save(path: Path, G: Generator, drawing: Generate, output: ImageOutput) -> None:
+def _save(
+    path: Path, G: Generator, drawing: Generate, output: ImageOutput, console: Console
+) -> None:
     """Save the latents; --skip-existing keeps a file that the same settings made."""
     from sg2cli.sampling import ws_streams
 
@@ -155,7 +165,7 @@ def _save(path: Path, G: Generator, drawing: Generate, output: ImageOutput) -> N
         if is_there(path) and not output.overwrite:
             raise NameTaken(path)
         make_folder(path.parent)
-        with output.console.progress("Mapping", len(latents), "latent") as bar:
+        with console.progress("Mapping", len(latents), "latent") as bar:
             streams = ws_streams(G, latents, drawing.settings, on_row=bar.update)
             save_latents(path, streams, made, output.overwrite)
     except NameTaken:  # before, or by another process meanwhile
@@ -168,5 +178,5 @@ def _save(path: Path, G: Generator, drawing: Generate, output: ImageOutput) -> N
                 "--overwrite replaces it, another name keeps it"
             ) from None
     else:
-        if not output.to_stdout:
-            output.console.wrote(path, made)
+        if not output.stream:
+            console.wrote(path, made)

@@ -17,7 +17,7 @@ from sg2cli.cli.options import (
     output_options,
     sources_option,
 )
-from sg2cli.cli.output import ImageOutput
+from sg2cli.cli.output import image_output
 from sg2cli.cli.session import open_session
 from sg2cli.errors import UsageError
 from sg2cli.latents.notation import LatentFile
@@ -78,5 +78,5 @@ def mix(
         styles,
         settings,
     )
-    output = ImageOutput(out, "png", overwrite, skip_existing, session.console)
+    output = image_output(out, "png", overwrite, skip_existing, session.console)
     session.draw_images(drawing, output)

@@ -19,7 +19,7 @@ from sg2cli.cli.options import (
     sources_option,
     tuned_option,
 )
-from sg2cli.cli.output import ImageOutput
+from sg2cli.cli.output import image_output
 from sg2cli.cli.session import open_session
 from sg2cli.sampling.truncate import Truncate
 
@@ -73,5 +73,5 @@ def truncate(
     session, settings = open_session(**options)
     listed = session.latents(seeds + latents, "--seeds or --latents", reserved=["grid"])
     drawing = Truncate(session.config, listed, psis, settings)
-    output = ImageOutput(out, "png", overwrite, skip_existing, session.console)
+    output = image_output(out, "png", overwrite, skip_existing, session.console)
     session.draw_images(drawing, output)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.cli.output import ImageOutput
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import read_image
 from sg2cli.images.grid import ImageGrid
+from sg2cli.sampling.output import ImageOutput
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
@@ -19,66 +18,65 @@ if TYPE_CHECKING:
     from sg2cli.sampling.drawing import Cell, Drawing
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Of the grid, whose image is called `grid`."""
-
-    columns: int
-    rows: int
-    provenance: Mapping[str, Any]
-    header: Image | None = None
-
-    def size(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """[w,h] of the grid, of cells [H,W,C]."""
-        height = 0 if self.header is None else len(self.header)
-        return self.columns * shape[1], self.rows * shape[0] + height
+class IncompleteGrid(Sg2Error):
+    """Images of the grid failed, so that it is not written; the others are."""
 
 
 def draw_cells(
-    output: ImageOutput, drawing: Drawing, G: Generator, layout: Layout | None, singles: bool = True
+    output: ImageOutput,
+    drawing: Drawing,
+    G: Generator,
+    *,
+    grid: bool,
+    singles: bool = True,
+    on_image: Callable[[], object] = lambda: None,
 ) -> None:
-    """Draw the cells as they come, and the grid of them; without `singles` only that.
+    """Draw the cells as they come, and `grid`, the grid of them; without `singles` only that.
 
-    What --skip-existing keeps is not drawn, but read for the grid; a grid that is kept itself
-    needs nothing. Where something else has an image's name, or one cannot be drawn or read, the
-    others are drawn all the same.
+    What `output` keeps is not drawn, but read for the grid; a grid that is kept itself needs
+    nothing. Where something else has an image's name, or one cannot be drawn or read, the others
+    are drawn all the same; IncompleteGrid is raised at the end, if there was to be a grid.
     """
-    shape, count = drawing.shape, drawing.count
+    made: dict[str, Any] = drawing.grid_provenance(G) if grid else {}
+    header = drawing.header() if grid else None
+    height, width, _ = drawing.shape
+    size = (drawing.columns * width, drawing.rows * height + (0 if header is None else len(header)))
     with ExitStack() as stack:
-        grid: ImageGrid | None = None
-        size = layout.size(shape) if layout else (0, 0)
-        if layout and not output.keeps("grid", layout.provenance, size):
-            file = stack.enter_context(output.open("grid", layout.provenance, size))
-            at = (layout.columns, layout.rows)
-            grid = ImageGrid(file, output.format, *at, shape, layout.provenance, layout.header)
-        cells = _Cells(output, shape, count, grid)
-        if not cells.draw(drawing, G, singles) and grid:
-            message = "the grid is not written because some of its images failed"
-            output.console.note(message)
-            output.sum_up(count)
-            raise Sg2Error(message)
-        if grid:
-            grid.finish()
-    output.sum_up(count)
+        image_grid: ImageGrid | None = None
+        if grid and not output.keeps("grid", made, size):
+            file = stack.enter_context(output.open("grid", made, size))
+            at = (drawing.columns, drawing.rows)
+            image_grid = ImageGrid(file, output.format, *at, drawing.shape, made, header)
+        cells = _Cells(output, drawing.shape, drawing.count, image_grid, on_image)
+        if not cells.draw(drawing, G, singles) and image_grid:
+            raise IncompleteGrid("the grid is not written because some of its images failed")
+        if image_grid:
+            image_grid.finish()
 
 
 class _Cells:
     """The cells on their way from the network to their files and the grid."""
 
     def __init__(
-        self, output: ImageOutput, shape: tuple[int, ...], count: int, grid: ImageGrid | None
+        self,
+        output: ImageOutput,
+        shape: tuple[int, ...],
+        count: int,
+        grid: ImageGrid | None,
+        on_image: Callable[[], object],
     ) -> None:
         self.output, self.shape, self.count, self.grid = output, shape, count, grid
+        self.on_image = on_image
         # Name and provenance of each cell in order, and whether it is drawn; not its source.
         self.waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
         self.complete = True  # the grid has all that belongs in it
 
     def draw(self, drawing: Drawing, G: Generator, singles: bool) -> bool:
         """Whether the grid has all that belongs in it."""
-        output, console = self.output, self.output.console
-        with console.progress("Generating", self.count, "image") as self.bar, output:
+        output = self.output
+        with output:
             sources = self._to_draw(drawing.cells(G), singles)
-            for image in drawing.render(G, sources, console.note):
+            for image in drawing.render(G, sources, output.on_note):
                 name, provenance, _ = self.waiting.popleft()
                 if isinstance(image, Sg2Error):
                     self._fail(name, Sg2Error(f"{name}: {image}") if name else image)
@@ -124,7 +122,7 @@ class _Cells:
     def _place(self, image: Image | None) -> None:
         if self.grid:
             self.grid.append(image)
-        self.bar.update()
+        self.on_image()
 
     def _fail(self, name: str | None, error: Sg2Error) -> None:
         if self.count == 1 or self.output.holds_one:  # nothing else comes out

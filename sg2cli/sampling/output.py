@@ -1,0 +1,137 @@
+"""Where images are written: a folder, a file or a stream; what is kept, and what failed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.images.codecs import encode, is_kept
+from sg2cli.images.writer import ImageWriter
+from sg2cli.storage.atomic import NameTaken, check_folder, make_folder, new_file
+from sg2cli.storage.paths import kind, refuse_special
+
+if TYPE_CHECKING:
+    from sg2cli.images.pixels import Image
+
+MAX_FAILED = 1000  # more are no bad images but wrong settings
+MAX_FAILURES_SHOWN = 10  # as they come; the summary has all of them
+LOOK_AHEAD = 10_000  # names checked before the first image is drawn
+
+
+def _ignore(*args: object) -> None:
+    pass
+
+
+@dataclass
+class ImageOutput:
+    """Images are encoded and written beside the network, in the order in which they are put.
+
+    `on_written` gets the path and provenance of each file when it is complete, `on_note` messages.
+    """
+
+    folder: Path
+    file: Path | None = None  # the only image; else they are files of the folder
+    format: str = "png"
+    overwrite: bool = False
+    skip_existing: bool = False  # keep what the same settings made
+    stream: Callable[[bytes], object] | None = None  # takes the only image instead
+    on_written: Callable[[Path, Mapping[str, Any]], object] = _ignore
+    on_note: Callable[[str], object] = _ignore
+    kept: int = 0
+    written: int = 0
+    failed: dict[str, str] = field(default_factory=dict)  # what was wrong with an image, by name
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether there is room for a single image only."""
+        return self.stream is not None or self.file is not None
+
+    def path(self, name: str) -> Path:
+        """Of the image of this name."""
+        return self.file or self.folder / f"{name}.{self.format}"
+
+    def needs_folder(self) -> None:
+        """UsageError where this is no folder, for what makes several images."""
+        if self.holds_one:
+            raise UsageError("this command writes several images: --out must be a folder")
+
+    def check(self, names: Iterable[str]) -> None:
+        """Find out before any work whether the folder can be made, and a name is taken."""
+        if self.stream:
+            return
+        check_folder(self.folder)
+        if self.file:
+            refuse_special(self.file)
+        if kind(self.folder) == "folder" and not (self.overwrite or self.skip_existing):
+            for name in islice(names, LOOK_AHEAD):  # the others are found as they come
+                if kind(self.path(name)) != "nothing":
+                    raise NameTaken(self.path(name))
+
+    def keeps(self, name: str, provenance: Mapping[str, Any], size: tuple[int, int]) -> bool:
+        """Whether an existing image of [w,h] is kept; Sg2Error if another is there."""
+        kept = self.skip_existing and not self.stream and is_kept(self.path(name), provenance, size)
+        self.kept += kept
+        return kept
+
+    def fail(self, name: str, error: Sg2Error) -> None:
+        """Record a failed image and continue with the others."""
+        self.failed[name] = str(error)
+        if len(self.failed) > MAX_FAILED:
+            raise Sg2Error(f"more than {MAX_FAILED:,} images failed; the last: {error}")
+        if len(self.failed) <= MAX_FAILURES_SHOWN:
+            self.on_note(str(error))
+
+    def __enter__(self) -> ImageOutput:
+        if not self.stream:
+            make_folder(self.folder)
+        self._writer = ImageWriter(self._wrote, self.overwrite, self.skip_existing)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._writer.__exit__(kind, error, at)
+
+    def _wrote(self, path: Path, provenance: Mapping[str, Any], is_new: bool = True) -> None:
+        if is_new:
+            self.written += 1
+            self.on_written(path, provenance)
+        else:
+            self.kept += 1
+
+    def put(self, name: str, image: Image, provenance: Mapping[str, Any]) -> None:
+        """Take an image to be encoded and written beside the network; see ImageWriter."""
+        if self.stream:
+            self.stream(encode(image, self.format, provenance))
+        else:
+            self._writer.put(self.path(name), image, provenance)
+
+    @contextmanager
+    def open(
+        self, name: str, provenance: Mapping[str, Any], size: tuple[int, int]
+    ) -> Iterator[IO[bytes]]:
+        """A file of this name and an image of [w,h] to be written, reported when the block ends."""
+        if self.stream:
+            content = io.BytesIO()
+            yield content
+            self.stream(content.getvalue())
+        else:
+            make_folder(self.folder)
+            try:
+                with new_file(self.path(name), self.overwrite) as file:
+                    yield file
+            except NameTaken:  # another process was quicker
+                if not self.keeps(name, provenance, size):
+                    raise
+            else:
+                self._wrote(self.path(name), provenance)
