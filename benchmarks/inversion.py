@@ -91,7 +91,12 @@ def write(rows: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """Put the tables, as far as they are done, into the document."""
     heads = [
         *("run", "photos", "LPIPS-VGG", "LPIPS-Alex", "PSNR"),
-        *("VGG, checkpoint's noise", "Alex, so", "PSNR, so", "steps"),
+        *(
+            "LPIPS-VGG, checkpoint noise",
+            "LPIPS-Alex, checkpoint noise",
+            "PSNR, checkpoint noise",
+            "steps",
+        ),
     ]
     text = [
         "Drawings of the kind that the network was trained on, none of which it saw: median and "
@@ -203,7 +208,7 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
     """The columns of one run but the first and the last."""
     G = checkpoints.load(device="cpu")
     spread = spread_of_w(G)
-    judge = Judge(spread, LPIPS("vgg"))
+    judge = Judge(spread)
     described: list[Mapping[str, Any]] = []
     plain, errors = [], []
     for path in photos:

@@ -89,6 +89,13 @@ class Console:
             self._noted.add(text)
             complain(text)
 
+    def note_precision(self, device: str, precision: str) -> None:
+        """Advise against half precision on a CPU ("cpu"), whose own arithmetic is float32."""
+        if device == "cpu" and precision in ("bf16", "fp16"):
+            self.note(
+                f"--precision {precision} is slow on a CPU: fp32 is faster there and more accurate"
+            )
+
     def stopped(self, state: str, command: str | None = None) -> None:
         """The last note of an interrupted run: how far it came, and what continues it."""
         for bar in self._bars:

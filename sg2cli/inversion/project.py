@@ -46,7 +46,7 @@ class Projector:
         self.G, self.settings, self.class_index = G, settings, class_index
         self.spread = spread_of_w(G, class_index)
         self.lpips = LPIPS(settings.lpips).to(G.device)
-        self.judge = results.Judge(self.spread, self.lpips)
+        self.judge = results.Judge(self.spread)
         self.provenance: dict[str, Any] = {  # of all results
             "checkpoint": G.checkpoint,
             "precision": G.precision,

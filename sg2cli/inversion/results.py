@@ -18,9 +18,10 @@ import torch
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import encode
 from sg2cli.images.grid import ImageGrid, column_header
+from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion import LATENT
-from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.names import HISTORY
+from sg2cli.inversion.published_lpips import PublishedLPIPS
 from sg2cli.inversion.start import Spread
 from sg2cli.inversion.state import Found, Record
 from sg2cli.latents.files import Stream, inspect_latents, write_latents
@@ -28,6 +29,7 @@ from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import open_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling import Point, render
+from sg2cli.settings import LpipsNet
 from sg2cli.storage.ownership import OwnedFolder
 from sg2cli.storage.paths import is_there
 
@@ -65,32 +67,33 @@ class Figures:
 
 
 class Judge:
-    """Measures pictures by both networks of LPIPS."""
+    """Measures images by both networks of LPIPS, as their authors publish them."""
 
-    def __init__(self, spread: Spread, known: LPIPS) -> None:
-        """`known`: the one that is in memory already."""
+    def __init__(self, spread: Spread) -> None:
         self.spread = spread
-        others = (LPIPS(net) for net in ("vgg", "alex") if net != known.net)
-        self.nets = {lpips.net: lpips.to(known.mean.device) for lpips in (known, *others)}
+        self._nets: dict[LpipsNet, PublishedLPIPS] = {}
 
     def measure(self, image: Image, photo: Photo, ws: Tensor) -> Figures:
-        """A picture [H,W,C] against its photo; ws [num_ws,w_dim]."""
-        a, b = (_as_tensor(pixels).to(ws.device) for pixels in (image, photo.pixels))
+        """An image [H,W,C] against its photo; ws [num_ws,w_dim].
+
+        The first call loads the networks. Sg2Error when their weights are missing.
+        """
+        a, b = (to_tensor(pixels[None], ws.float()) for pixels in (image, photo.pixels))
         weight = torch.ones_like(a[:, :1])
         if photo.mask is not None:
             weight = torch.from_numpy(photo.mask).to(a)[None, None]
         with torch.inference_mode():
             seen = b.lerp(a, weight)
-            vgg, alex = (self.nets[net](seen, b).item() for net in ("vgg", "alex"))
+            vgg, alex = (self._lpips(net, ws.device)(seen, b).item() for net in ("vgg", "alex"))
             error = ((a - b).square() * weight).sum().item() / (weight.sum().item() * a.shape[1])
             distance = self.spread.distance(ws[None]).item()
         psnr = 10 * math.log10(4 / error) if error else math.inf
         return Figures(vgg, alex, psnr, distance)
 
-
-def _as_tensor(image: Image) -> Tensor:
-    """[H,W,C] uint8 -> [1,C,H,W] of -1..1."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    def _lpips(self, net: LpipsNet, device: torch.device) -> PublishedLPIPS:
+        if net not in self._nets:
+            self._nets[net] = PublishedLPIPS(net, device)
+        return self._nets[net]
 
 
 def redraw(G: Generator, found: Found) -> Image:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion.adam import adam
 from sg2cli.inversion.losses import (
     LPIPS,
@@ -106,8 +107,7 @@ class Search:
         self.lpips = (lpips or LPIPS(settings.lpips)).to(G.device)
         dtype = G.mapping.w_avg.dtype
         pixels = np.stack([photo.pixels for photo in photos])
-        targets = torch.from_numpy(pixels).to(G.device, dtype).permute(0, 3, 1, 2)
-        self.targets = targets / 127.5 - 1  # [N,C,H,W]
+        self.targets = to_tensor(pixels, G.mapping.w_avg)  # [N,C,H,W]
         self.masks: Tensor | None = None  # [N,1,H,W]
         if any(photo.mask is not None for photo in photos):
             ones = np.ones(pixels.shape[1:3], np.float32)

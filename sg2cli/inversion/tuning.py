@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error
+from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion.adam import adam
 from sg2cli.inversion.losses import LPIPS, pixel_distance
 from sg2cli.inversion.start import Spread
@@ -125,8 +126,7 @@ class _Pivot:
     def __init__(self, found: Found, photo: Photo, lpips: LPIPS) -> None:
         self.ws = found.ws[None]
         self.noise = dict(found.noise) or "const"
-        pixels = torch.from_numpy(photo.pixels).to(self.ws).permute(2, 0, 1)[None]
-        self.target = pixels / 127.5 - 1
+        self.target = to_tensor(photo.pixels[None], self.ws)
         self.mask = None if photo.mask is None else torch.from_numpy(photo.mask).to(self.ws)
         with torch.no_grad():
             self.wanted = lpips.features(self.target)

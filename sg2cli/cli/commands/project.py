@@ -11,6 +11,7 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.cli.console import Console, ConsoleEvents, Terminated, repeated_command, some_failed
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     LATENTS,
     PATH,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 BATCH_OPTIONS = ("crop", "background", "npz", "video", "together", "seconds")
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @click.argument("photos", nargs=-1, type=PATH, metavar="PHOTO...")
 @click.option("--target", type=PATH, multiple=True, metavar="PHOTO", help="A photo, too.")
@@ -142,7 +143,7 @@ def project(
     from sg2cli.inversion.project import Projector
 
     G = found.load(devices.resolve(device))
-    G.set_precision(precision)
+    console.note_precision(G.device.type, G.set_precision(precision))
     projector = Projector(G, settings, preset, class_index)
     reading = BatchOptions(mask=mask, **{name: options[name] for name in BATCH_OPTIONS})
     tuning = BatchTuning(tune, together) if tune else None
