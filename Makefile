@@ -21,7 +21,7 @@ test: .venv/installed-dev  ## all tests
 # The readers and writers of every format, latents, videos, downloads and every command once.
 test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W ignore $(PARALLEL) \
-		tests/checkpoints/test_native.py tests/images tests/latents tests/test_conv2d.py \
+		tests/checkpoints/test_native.py tests/images tests/latents tests/ops/test_conv2d.py \
 		tests/storage/test_downloads.py tests/storage/test_hostile_servers.py \
 		tests/cli/test_doctor.py tests/cli/test_edit.py tests/cli/test_hostile.py \
 		tests/cli/test_info.py tests/cli/test_interpolate.py tests/cli/test_main.py \
@@ -64,13 +64,13 @@ clean:
 	$(PIP) install --editable .
 	touch $@
 
-# The lower bounds in setup.cfg of what users install, torch's apart. What has none, and torch, which
-# takes minutes to install, comes from .venv.
+# The lower bounds in setup.cfg of what users install, torch's and torchvision's apart: these belong
+# together and take minutes to install. They, and what has no bound, come from .venv.
 SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 .venv-oldest/installed: .venv/installed-dev
 	$(PYTHON) -m venv --clear .venv-oldest
 	$(BIN)/python -c '$(SITE)' > "$$(.venv-oldest/bin/python -c '$(SITE)')/newest.pth"
-	sed -n '/^install_requires/,/^dev =/s/^    \([a-z]*\)>=/\1==/p' setup.cfg | grep -v '^torch=' \
+	sed -n '/^install_requires/,/^dev =/s/^    \([a-z]*\)>=/\1==/p' setup.cfg | grep -v '^torch\(vision\)\{0,1\}=' \
 		> .venv-oldest/oldest.txt
 	.venv-oldest/bin/pip --disable-pip-version-check --quiet install \
 		--requirement .venv-oldest/oldest.txt --editable '.[dev]'

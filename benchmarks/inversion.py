@@ -31,7 +31,7 @@ from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.results import Judge, redraw
 from sg2cli.inversion.start import spread_of_w
-from sg2cli.inversion.state import Projection
+from sg2cli.inversion.state import Found
 from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import seed_to_z
 
@@ -91,7 +91,12 @@ def write(rows: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """Put the tables, as far as they are done, into the document."""
     heads = [
         *("run", "photos", "LPIPS-VGG", "LPIPS-Alex", "PSNR"),
-        *("VGG, checkpoint's noise", "Alex, so", "PSNR, so", "steps"),
+        *(
+            "LPIPS-VGG, checkpoint noise",
+            "LPIPS-Alex, checkpoint noise",
+            "PSNR, checkpoint noise",
+            "steps",
+        ),
     ]
     text = [
         "Drawings of the kind that the network was trained on, none of which it saw: median and "
@@ -190,7 +195,7 @@ def noise_maps(G: Generator) -> dict[str, Tensor]:
 
 
 def draw(G: Generator, ws: Tensor, noise: Mapping[str, Tensor]) -> Image:
-    return redraw(G, Projection(0, ws, dict(noise), 0, "done", []))
+    return redraw(G, Found(0, ws, dict(noise), 0, "done", []))
 
 
 def processor_seconds() -> float:
@@ -203,7 +208,7 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
     """The columns of one run but the first and the last."""
     G = checkpoints.load(device="cpu")
     spread = spread_of_w(G)
-    judge = Judge(spread, LPIPS("vgg"))
+    judge = Judge(spread)
     described: list[Mapping[str, Any]] = []
     plain, errors = [], []
     for path in photos:
@@ -212,7 +217,7 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
         photo = read_photo(path, G.config.img_resolution, 3)
         ws = stored["ws"][0]
         if not described[-1]["tune"]:
-            image = redraw(G, Projection(0, ws, {}, 0, "done", []))
+            image = redraw(G, Found(0, ws, {}, 0, "done", []))
             plain.append(judge.measure(image, Photo(photo.pixels), ws))
         if own:
             z = torch.from_numpy(seed_to_z(int(path.stem[4:]), G.config.z_dim))[None]

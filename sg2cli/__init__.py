@@ -5,8 +5,9 @@
     G = sg2cli.load()                                       # the bundled network, or a file
     for image in sg2cli.generate(G, "0-9,85", psi=0.7):     # drawn as they are asked for
         image.save(f"{image.name}.png")
-    older = sg2cli.edit(G, 85, "sefa:0", 2.0)
-    mixed = sg2cli.mix(G, rows=older, cols="55", styles="coarse")
+    found = sg2cli.project(G, "photo.jpg", preset="fast")   # found.ws, found.image, found.lpips
+    older = sg2cli.edit(G, found, "sefa:0", 2.0)
+    mixed = sg2cli.mix(G, rows=found, cols="55", styles="coarse")
     sg2cli.convert("ffhq.pkl", "ffhq.safetensors")
 
 `sg2cli.Sg2Error` is the base of all errors that files and arguments cause. Importing this module
@@ -28,11 +29,14 @@ _MODULES = {  # where the names of the API are defined; __init__.pyi has them fo
     "interpolate": "sg2cli.sampling.interpolate",
     "edit": "sg2cli.sampling.edit",
     "directions": "sg2cli.latents.discovery",
+    "project": "sg2cli.inversion.project",
+    "project_batch": "sg2cli.inversion.project_batch",
     "Generator": "sg2cli.generator",
     "Image": "sg2cli.sampling.images",
     "Images": "sg2cli.sampling.images",
     "Latent": "sg2cli.latents.sources",
     "Directions": "sg2cli.latents.discovery",
+    "Projection": "sg2cli.inversion.projection",
     "Conversion": "sg2cli.checkpoints.conversion",
     "Sg2Error": "sg2cli.errors",
     "UsageError": "sg2cli.errors",

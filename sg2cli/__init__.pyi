@@ -6,6 +6,9 @@ from sg2cli.errors import Sg2Error as Sg2Error
 from sg2cli.errors import UsageError as UsageError
 from sg2cli.file_info import info as info
 from sg2cli.generator import Generator as Generator
+from sg2cli.inversion.project import project as project
+from sg2cli.inversion.project_batch import project_batch as project_batch
+from sg2cli.inversion.projection import Projection as Projection
 from sg2cli.latents.discovery import Directions as Directions
 from sg2cli.latents.discovery import directions as directions
 from sg2cli.latents.sources import Latent as Latent

@@ -62,7 +62,7 @@ def _keep_memory() -> None:
     """Let what one layer frees serve the next.
 
     glibc hands blocks of 32 MiB and more back to the kernel at once, which clears each page anew
-    when it is asked for again: a quarter of the time of a 1024x1024 picture.
+    when it is asked for again: a quarter of the time of a 1024x1024 image.
     """
     trim_threshold, mmap_max = -1, -4  # of malloc.h
     if (libc := _glibc()) and not _address_space_is_limited():
@@ -146,7 +146,7 @@ def can_start_threads(count: int) -> bool:
 
 
 def _stack_size() -> int:
-    """Of the threads of OpenMP, where it is told by the environment; 0 for the system's own."""
+    """Of the threads of OpenMP, where the environment sets it; 0 for the system's own."""
     for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
         if match := re.fullmatch(r"\s*(\d{1,15})\s*([BKMG]?)\s*", os.environ.get(name, ""), re.I):
             size = int(match[1]) << {"B": 0, "K": 10, "": 10, "M": 20, "G": 30}[match[2].upper()]

@@ -190,27 +190,23 @@ class SynthesisBlock(nn.Module):
 
         ToRGB reads the w of the next block's first convolution. After the last block x may be None.
         """
-        dtype = self.dtype or self.conv1.weight.dtype
         *ws_conv, w_torgb = ws.unbind(dim=1)
         convs = [self.conv1] if self.is_first else [self.conv0, self.conv1]
         x = self.const.expand(ws.shape[0], -1, -1, -1) if x is None else x
-        x = x.to(dtype)
-        rgb: Tensor | None = None
+        x = x.to(self.dtype or self.conv1.weight.dtype)
+        rgb: Tensor | None
         gain = SQRT_HALF if self.is_resnet else 1  # two paths' sum keeps the variance
         layers = [
             conv.layer(w, noise, gain if conv is self.conv1 else 1)
             for conv, w in zip(convs, ws_conv, strict=True)
         ]
-        if self.is_last and not self.is_resnet:  # where the picture is all that is needed
+        if self.is_last and not self.is_resnet:  # where the image is all that is needed
             styles = self.torgb.styles(w_torgb)
             rgb, x = ops.styled_conv_rgb(x, layers, self.torgb.weight, styles), None
         else:
-            residual = self.skip(x, SQRT_HALF) if self.is_resnet else None
-            x = styled_convs(x, layers)
-            if residual is not None:
-                x = residual + x
-            if self.has_torgb:
-                rgb = self.torgb(x, w_torgb)
+            y = styled_convs(x, layers)
+            x = self.skip(x, SQRT_HALF) + y if self.is_resnet else y
+            rgb = self.torgb(x, w_torgb) if self.has_torgb else None
         if rgb is not None:
             img = ops.add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from sg2cli.errors import UsageError
 
 Architecture = Literal["skip", "resnet", "orig"]
 Activation = Literal["lrelu", "relu", "linear"]
@@ -130,6 +132,26 @@ PRESETS: dict[str, ProjectSettings] = {
         ),
     ),
 }
+
+
+def project_settings(preset: str = "paper", **changes: Any) -> ProjectSettings:
+    """A preset with changes to single fields: `project_settings("fast", steps=50)`.
+
+    lr, w_noise and pixel_weight count in restarts, too; with patience, the best step is kept.
+    UsageError for a preset, or a field, that there is none of.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"no preset {preset!r}: give one of {', '.join(PRESETS)}")
+    names = {field.name for field in fields(ProjectSettings)}
+    if unknown := changes.keys() - names:
+        raise UsageError(f"projections have no setting {min(unknown)!r}")
+    chosen = replace(PRESETS[preset], **changes)
+    shared = {name: changes[name] for name in ("lr", "w_noise", "pixel_weight") if name in changes}
+    restarts = tuple(replace(restart, **shared) for restart in chosen.restarts)
+    chosen = replace(chosen, restarts=restarts)
+    if changes.get("patience"):  # a plateau is one of scores
+        chosen = replace(chosen, keep_best=True)
+    return chosen
 
 
 @dataclass(frozen=True)

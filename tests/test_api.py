@@ -22,7 +22,7 @@ from sg2cli.images.codecs import inspect_image
 from sg2cli.latents.mapping import seed_to_z, truncate
 
 NAMES = ["convert", "directions", "edit", "generate", "info", "interpolate", "load", "mix"]
-NAMES += ["truncate"]
+NAMES += ["project", "project_batch", "truncate"]
 
 
 @pytest.fixture(scope="module")

@@ -24,18 +24,18 @@ from safetensors.torch import save
 from sg2cli import checkpoints
 from sg2cli.checkpoints import weight_deltas
 from sg2cli.checkpoints.weight_deltas import open_weight_deltas, save_weight_deltas
-from sg2cli.cli import options
-from sg2cli.cli.albums import RESULTS
-from sg2cli.cli.commands import project
+from sg2cli.cli import options, project_options
 from sg2cli.cli.commands.info import describe
 from sg2cli.errors import Sg2Error
 from sg2cli.images import codecs
 from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.losses import LPIPS
+from sg2cli.inversion.names import RESULTS
+from sg2cli.inversion.project import Projector
 from sg2cli.inversion.search import Search
 from sg2cli.inversion.start import spread_of_w
-from sg2cli.inversion.state import Projection, Record
+from sg2cli.inversion.state import Found, Record
 from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.notation import parse_latents
@@ -52,7 +52,7 @@ CASES = settings(
 )
 TYPES = {
     f"{module.__name__.rpartition('.')[2]}.{name}": value
-    for module in (options, project)
+    for module in (options, project_options)
     for name, value in vars(module).items()
     if isinstance(value, options.ParsedType)
 }
@@ -125,7 +125,7 @@ def test_options(in_tmp: Path, name: str) -> None:
 
 
 def test_there_is_a_type_to_try() -> None:
-    assert {"options.SEEDS", "options.SHARD", "project.DURATION"} <= TYPES.keys()
+    assert {"options.SEEDS", "options.SHARD", "project_options.DURATION"} <= TYPES.keys()
 
 
 G = random_generator()
@@ -163,20 +163,14 @@ def new_run() -> Search:
 
 
 def result(folder: Path) -> bytes:
-    found = Projection(0, torch.zeros(6, 16), {}, 1, "done", [Record(0, 0, 0, 0, 0)])
-    figures = results.Judge(SPREAD, LPIPS_VGG).measure(
-        np.zeros((16, 16, 3), np.uint8), Photo(np.zeros((16, 16, 3), np.uint8)), found.ws
-    )
-    image = np.zeros((16, 16, 3), np.uint8)
-    provenance = {"a": 1, **results.summary(found, figures)}
-    list(
-        results.write_result(
-            OwnedFolder(folder, RESULTS), found, Photo(image), image, provenance, figures
-        )
-    )
+    found = Found(0, torch.zeros(6, 16), {}, 1, "done", [Record(0, 0, 0, 0, 0)])
+    photo = Photo(np.zeros((16, 16, 3), np.uint8))
+    projection = PROJECTOR.projection(found, photo, "photo", {"a": 1})
+    list(results.write_result(OwnedFolder(folder, RESULTS), projection))
     return (folder / "projected.safetensors").read_bytes()
 
 
+PROJECTOR = Projector(G, ProjectSettings(steps=2))
 SPREAD, LPIPS_VGG = spread_of_w(G), LPIPS("vgg")
 WS = np.random.RandomState(0).randn(2, 6, 16).astype(np.float32)
 

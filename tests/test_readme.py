@@ -42,8 +42,9 @@ def test_the_python_examples_work(in_tmp: Path) -> None:
     for example in blocks("python"):
         subprocess.run([sys.executable, "-W", "error", "-c", example], check=True)
     names = {path.name for path in Path().iterdir()} - {"ffhq.pkl"}
-    made = {"older.png", "mixed.png", "faces.gif", "ffhq2.safetensors", "found.png"}
+    made = {"out", "older.png", "mixed.png", "faces.gif", "ffhq2.safetensors"}
     assert names == {*(f"seed{i:04d}.png" for i in (*range(10), 85)), *made}
+    assert Path("out/seed0085/projected.safetensors").is_file()
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if not line.startswith("sg2 ")])

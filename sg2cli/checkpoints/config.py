@@ -223,9 +223,9 @@ def first(keys: Sequence[str], count: int = 3) -> str:
 
 
 def read_filter(taps: Any) -> ResampleFilter:
-    """A filter from JSON: [f] numbers, or [f][f] for one that is no product of rows and columns."""
+    """A filter from JSON: [f] numbers, or [f][f] where rows and columns do not separate."""
     if not isinstance(taps, list) or not 1 <= len(taps) <= MAX_TAPS:
-        raise CheckpointError(f"its resample_filter is no list of 1 to {MAX_TAPS} numbers")
+        raise CheckpointError(f"its resample_filter is not a list of 1 to {MAX_TAPS} numbers")
     nested = isinstance(taps[0], list)
     rows = taps if nested else [taps]
     for row in rows:

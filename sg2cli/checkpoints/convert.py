@@ -37,7 +37,7 @@ MAX_MESSAGE = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
 MAX_NOISE = 4096  # pixels a side: a small file could claim any size
 MAX_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
-# Numbers of a layer's output, of which a dozen are in memory at once, where a picture is drawn: so
+# Numbers of a layer's output, of which a dozen are in memory at once, where an image is drawn: so
 # many, or so many for each parameter, of which a network of 1024x1024 has about as many.
 MAX_DRAWN, MAX_DRAWN_PER_PARAMETER = 1 << 23, 2
 MEAN_BATCH = 500
@@ -199,7 +199,7 @@ def convert(
 
     `origin` goes into its metadata beside the hash. The file is read back and compared tensor by
     tensor before it gets its name. Returns what was read, the new file, and what is odd about the
-    picture of seed 0, or ''. CheckpointError for what cannot be read.
+    image of seed 0, or ''. CheckpointError for what cannot be read.
     """
     checkpoint = read_checkpoint(path)
     source = checkpoint.fields["source"] | dict(origin or {})
@@ -227,9 +227,9 @@ def _holds(path: Path, G: Generator) -> bool:
 
 
 def _oddity(G: Generator) -> str:
-    """What a picture of seed 0 shows that a trained network's would not.
+    """What an image of seed 0 shows that a trained network's would not.
 
-    The file is whole by then, whatever becomes of the picture.
+    The file is whole by then, whatever becomes of the image.
     """
     import numpy as np
     import torch
@@ -248,7 +248,7 @@ def _oddity(G: Generator) -> str:
             raise
         return "it was not drawn: out of memory"
     if not picture.isfinite().all():
-        return "its picture of seed 0 holds NaN or infinity"
+        return "its image of seed 0 holds NaN or infinity"
     if picture.clamp(-1, 1).std() < 0.01:
-        return "its picture of seed 0 is of one colour"
+        return "its image of seed 0 is of one colour"
     return ""

@@ -121,9 +121,9 @@ def _check_rosinality(config: GeneratorConfig) -> None:
         f"the architecture {config.architecture}": config.architecture == "skip",
         f"the activation {config.activation}": config.activation == "lrelu",
         f"an lr_multiplier of {config.lr_multiplier}": config.lr_multiplier == 0.01,
-        f"{config.img_channels} picture channels": config.img_channels == 3,
+        f"{config.img_channels} image channels": config.img_channels == 3,
         "a network without noise": config.use_noise,
-        "a filter that is no product": separable,
+        "a filter that is not a product": separable,
         f"mapping layers of {config.mapping_features} for z of {config.z_dim}": (
             {config.z_dim} == set(config.mapping_features)
         ),

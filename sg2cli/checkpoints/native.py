@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-OTHER_FORMATS = {  # what a file that is no safetensors starts with, and what to call it
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"RIFF": "a WebP picture or a film",
-    b"GIF8": "a GIF picture",
+OTHER_FORMATS = {  # what a file that is not safetensors starts with, and what to call it
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"RIFF": "a WebP image or a video",
+    b"GIF8": "a GIF image",
     b"\x93NUMPY": "a NumPy array",
     b"PK\x03\x04": "a zip file, as PyTorch's .pt and NumPy's .npz are",
     b"\x80": "a pickle, as NVIDIA's networks are",
@@ -115,7 +115,7 @@ class Network:
                     tensors[key] = tensor.to(device)
             if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != self.shapes:
                 raise CheckpointError("it was replaced while it was read")
-        # The hash that pictures carry is that of the numbers that drew them.
+        # The hash that images carry is that of the numbers that drew them.
         if vars(self).setdefault("sha256", digest.hexdigest()) != digest.hexdigest():
             raise CheckpointError(f"{self.path} was changed while it was read")
         G.load_state_dict(tensors, assign=True)

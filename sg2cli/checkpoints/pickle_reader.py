@@ -85,7 +85,7 @@ class _Unpickler(_InPython):  # type: ignore[misc]
     """Keys and members of sets are plain values, calls cost something, and globals are stand-ins.
 
     The hash of a tuple that holds the one before twice, fifty deep, would take years, and no signal
-    interrupts it. Python's own unpickler is in C, and cannot be told so; this one is in Python.
+    interrupts it. Python's own unpickler is in C, and cannot be changed so; this one is in Python.
     """
 
     def __init__(

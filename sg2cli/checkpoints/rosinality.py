@@ -69,7 +69,7 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
         raise CheckpointError("a file of torch.save, but it has neither g_ema nor a decoder")
     stored = {str(key): value for key, value in tensors_of.items()}
     if odd := [key for key, value in stored.items() if not isinstance(value, PickledTensor)]:
-        raise CheckpointError(f"its {odd[0][:60]!r} is no tensor")
+        raise CheckpointError(f"its {odd[0][:60]!r} is not a tensor")
     filters = {key: value for key, value in stored.items() if re.fullmatch(FILTER, key)}
     budget.charge("resample_filters", len(filters))
     tensors = {}

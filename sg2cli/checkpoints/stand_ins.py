@@ -96,5 +96,5 @@ def plain(value: Any, what: str) -> Any:
     short = isinstance(value, str | bytes) and len(value) <= MAX_TEXT
     small = isinstance(value, int) and abs(value) < MAX_NUMBER
     if not (short or small or value is None or isinstance(value, float)):
-        raise CheckpointError(f"damaged, or no network: {what} in it is no plain value")
+        raise CheckpointError(f"damaged, or no network: {what} in it is not a plain value")
     return value

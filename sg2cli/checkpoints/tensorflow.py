@@ -130,7 +130,7 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
             key, lazy = _rename(name, array)
             tensors[key] = lazy
     ignored = sorted(set(kwargs) - DECIDING)
-    notes = [f"settings that do not change a picture: {first(ignored, 30)}"] if ignored else []
+    notes = [f"settings that do not change an image: {first(ignored, 30)}"] if ignored else []
     return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, ["G", "D"], notes=notes)
 
 
@@ -176,7 +176,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, PickledArray) and math.prod(value.shape) <= MAX_TAPS**2:
         value = value.tensor().tolist()
     if not isinstance(value, list | tuple) or len(value) > MAX_TAPS:
-        raise CheckpointError("its resample_kernel is no short list")
+        raise CheckpointError("its resample_kernel is not a short list")
     return list(value)
 
 

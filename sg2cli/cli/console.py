@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import click
 
 from sg2cli.cli.progress import tqdm
 from sg2cli.errors import Sg2Error, printable, reason, redact_addresses
+from sg2cli.events import Events
 
 FLAGS = ("--overwrite", "--skip-existing", "--resume")
 ARGUMENTS = "sg2cli.arguments"  # where the context of Click keeps the command line
@@ -88,6 +89,13 @@ class Console:
             self._noted.add(text)
             complain(text)
 
+    def note_precision(self, device: str, precision: str) -> None:
+        """Advise against half precision on a CPU ("cpu"), whose own arithmetic is float32."""
+        if device == "cpu" and precision in ("bf16", "fp16"):
+            self.note(
+                f"--precision {precision} is slow on a CPU: fp32 is faster there and more accurate"
+            )
+
     def stopped(self, state: str, command: str | None = None) -> None:
         """The last note of an interrupted run: how far it came, and what continues it."""
         for bar in self._bars:
@@ -104,6 +112,38 @@ class Console:
             self._bars.append(bar)
             yield bar
             self._bars.remove(bar)
+
+
+class ConsoleEvents(Events):
+    """Shows what library code reports: a bar for each stage, messages, and paths on stdout."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars: dict[str, tqdm[Any]] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> ConsoleEvents:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def step(self, stage: str, done: int, total: int, lpips: float | None) -> None:
+        bar = self._bars.get(stage)
+        if bar is None or bar.total != total or done < bar.n:  # it begins, or begins again
+            if bar is not None:
+                bar.close()
+            shown = self.console.progress(stage, total, "step")
+            bar = self._bars[stage] = self._open.enter_context(shown)
+        if lpips is not None:
+            bar.set_postfix(lpips=f"{lpips:.3f}", refresh=False)
+        bar.update(done - bar.n)
+
+    def note(self, text: str) -> None:
+        self.console.note(text)
+
+    def wrote(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        self.console.wrote(path, provenance)
 
 
 def repeated_command(

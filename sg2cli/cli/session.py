@@ -73,6 +73,7 @@ class Session:
         G = self.network.load(devices.resolve(self.device))
         if self.tuned:
             self.tuned.apply(G)
+        self.console.note_precision(G.device.type, self.precision)
         G.set_precision(self.precision)
         return G
 

@@ -10,7 +10,7 @@ AVIF_LISTS = (b"iinf", b"iloc", b"ipma", b"iref", b"grpl")
 
 
 def count_avif(cursor: Cursor, budget: Budget) -> int:
-    """ISO/IEC 23008-12: boxes in boxes; `meta` lists the items, and `moov` has several pictures.
+    """ISO/IEC 23008-12: boxes in boxes; `meta` lists the items, and `moov` has several images.
 
     A decoder looks for each item in all of them, so that the lists have to be short.
     """

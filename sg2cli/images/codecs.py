@@ -53,7 +53,7 @@ def encode(image: Image, format: str, provenance: Mapping[str, Any]) -> bytes:
 
 
 def check_format(format: str, channels: int, width: int, height: int) -> None:
-    """UsageError when pictures of this kind have no such files."""
+    """UsageError when images of this kind have no such files."""
     if format == "jpg" and channels in (2, 4):
         raise UsageError("this network draws an alpha channel, which jpg lacks: use png or webp")
     if max(width, height) > LIMITS[format]:
@@ -63,7 +63,7 @@ def check_format(format: str, channels: int, width: int, height: int) -> None:
 def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
     """Width and height, mode, and what made it, as `encode` wrote it, or None; no pixel is read.
 
-    Sg2Error when the file is no picture.
+    Sg2Error when the file is not an image.
     """
     import PIL
 
@@ -74,9 +74,9 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | No
     except PIL.UnidentifiedImageError as error:
         raise Sg2Error(f"{path} is {error}") from error
     except (OSError, MemoryError) as error:
-        raise Sg2Error(f"{path} is not a picture that can be read ({reason(error)})") from error
+        raise Sg2Error(f"{path} is not an image that can be read ({reason(error)})") from error
     except BAD_PICTURES as error:
-        raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
+        raise Sg2Error(f"{path} is a damaged image ({error}): remove it") from error
     try:
         fields = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
@@ -86,13 +86,13 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | No
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A picture of a kind that sg2 writes; a grid may be large, and only its header be read."""
+    """An image of a kind that sg2 writes; a grid may be large, and only its header be read."""
     with Source(path) as source, opened(source, FORMATS_WRITTEN, sized=False) as picture:
         yield picture
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Image:
-    """The pixels of a picture that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
+    """The pixels of an image that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
     import numpy as np
 
     try:
@@ -103,7 +103,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Image:
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     except BAD_PICTURES as error:
-        raise Sg2Error(f"{path} is a damaged picture ({error}): remove it") from error
+        raise Sg2Error(f"{path} is a damaged image ({error}): remove it") from error
     raise Sg2Error(f"{path} is {picture.size[0]}x{picture.size[1]} pixels: remove it")
 
 

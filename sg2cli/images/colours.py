@@ -1,4 +1,4 @@
-"""Pictures of any mode in 8 bits a channel, in sRGB and without transparency."""
+"""Images of any mode in 8 bits a channel, in sRGB and without transparency."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _without_alpha(picture: Any) -> tuple[Any, Any]:
 
 
 def _in_8_bits(strip: Any, whole: Any) -> Any:
-    """Pictures of 12 to 32 bits a pixel, which Pillow would cut off at 255."""
+    """Images of 12 to 32 bits a pixel, which Pillow would cut off at 255."""
     import numpy as np
     import PIL.Image
     from PIL import TiffImagePlugin

@@ -1,4 +1,4 @@
-"""Reading a picture file onwards in small pieces."""
+"""Reading an image file onwards in small pieces."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ MAX_GRID = 1 << 30  # bytes of pixels of a grid that is held in memory
 
 
 class ImageGrid:
-    """A grid of pictures of one size, which are appended along the rows; what is left out is white.
+    """A grid of images of one size, which are appended along the rows; what is left out is white.
 
-    A PNG is written while the grid fills, so that one row of pictures is in memory. jpg and webp
+    A PNG is written while the grid fills, so that one row of images is in memory. jpg and webp
     have to be held whole.
     """
 
@@ -36,7 +36,7 @@ class ImageGrid:
         provenance: Mapping[str, Any],
         header: Image | None = None,
     ) -> None:
-        """`shape` [H,W,C] is a picture's; a header [h,columns*W,C] stands above all."""
+        """`shape` [H,W,C] is an image's; a header [h,columns*W,C] stands above all."""
         import numpy as np
 
         height, width, channels = shape
@@ -97,7 +97,7 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
 
 
 def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Image:
-    """A strip [h,columns*W,C] with a label above each column of pictures [H,W,C]."""
+    """A strip [h,columns*W,C] with a label above each column of images [H,W,C]."""
     import numpy as np
     import PIL.Image
     from PIL import ImageDraw, ImageFont

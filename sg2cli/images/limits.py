@@ -1,4 +1,4 @@
-"""How much work a picture file may ask for, and how many pixels it may have."""
+"""How much work an image file may ask for, and how many pixels it may have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sg2cli.storage.budget import (
 
 
 def budget_of(size: int) -> Budget:
-    """For a picture file of so many bytes."""
+    """For an image file of so many bytes."""
     return Budget(
         parts=min(MAX_PARTS + size // 64, MAX_PARTS_IN_ALL),
         blocks=MAX_BLOCKS,
@@ -54,7 +54,7 @@ def budget_of(size: int) -> Budget:
 
 
 def check_pixels(format: str, width: int, height: int, coefficients: int = 0) -> None:
-    """LimitExceeded for a picture that has more pixels than are decoded of its format.
+    """LimitExceeded for an image that has more pixels than are decoded of its format.
 
     `coefficients`: how many the decoder holds for each pixel.
     """

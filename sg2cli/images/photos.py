@@ -1,4 +1,4 @@
-"""Users' own pictures, of any kind that Pillow reads, as pixels that a network can be held to.
+"""Users' own images, of any kind that Pillow reads, as pixels that a network can be held to.
 
 Files are read as if an enemy had made them: the size is checked before a pixel is unpacked.
 """
@@ -30,7 +30,7 @@ Crop = Literal["center", "none"] | Box
 PHOTO_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".jp2")
 )
-# Of all that Pillow reads, formats of pictures; EPS, for one, would start an interpreter.
+# Of all that Pillow reads, formats of images; EPS, for one, would start an interpreter.
 FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "PPM", "JPEG2000"),
     *("TGA", "ICO", "PCX", "SGI", "QOI"),
@@ -42,7 +42,7 @@ MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture as a network of its size is held to it."""
+    """An image as a network of its size is held to it."""
 
     pixels: Image  # [H,W,C] uint8
     mask: np.ndarray[Any, np.dtype[np.float32]] | None = None  # [H,W]: 0 does not count, 1 does
@@ -62,18 +62,19 @@ def read_photo(
     channels: int,
     crop: Crop = "center",
     background: str = "white",
-    mask: Path | None = None,
+    mask: Path | bytes | None = None,
+    name: str | None = None,
 ) -> Photo:
-    """A picture file, or its bytes, cropped and reduced (Lanczos) to [size,size,channels].
+    """An image file, or its bytes, cropped and reduced (Lanczos) to [size,size,channels].
 
     What is transparent shows the background; an ICC profile is applied, EXIF rotation is undone.
     Crop 'center' takes the largest square in the middle, 'none' all, which is squeezed into a
-    square. The mask is a picture of the same size, of which white counts and grey weighs.
-    Sg2Error says what is wrong with the file.
+    square. The mask is an image of the same size, of which white counts and grey weighs.
+    Sg2Error says what is wrong with the file, by its path or the `name` of its bytes.
     """
     import numpy as np
 
-    name = str(source) if isinstance(source, Path) else "stdin"
+    name = name or (str(source) if isinstance(source, Path) else "stdin")
     with _reading(source, name) as picture:
         upright = picture.size
         box = _box(upright, crop, name, min(MIN_SIDE, size))
@@ -82,21 +83,22 @@ def read_photo(
     pixels = pixels.reshape(size, size, channels)
     if mask is None:
         return Photo(pixels)
-    with _reading(mask, str(mask)) as picture:
+    mask_name = str(mask) if isinstance(mask, Path) else "of the photo"
+    with _reading(mask, mask_name) as picture:
         if picture.size != upright:
             raise UsageError(
-                f"the mask {mask} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
+                f"the mask {mask_name} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
                 "they must have the same size"
             )
         shades = _reduced(picture, box, size, "L", "black", smooth=False)
     weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
-        raise UsageError(f"the mask {mask} is black where {name} is cropped: nothing counts")
+        raise UsageError(f"the mask {mask_name} is black where {name} is cropped: nothing counts")
     return Photo(pixels, weights)
 
 
 def check_photo(path: Path) -> None:
-    """Sg2Error if this is not a picture, or a pipe that can be read later; no pixel is decoded.
+    """Sg2Error if this is not an image, or a pipe that can be read later; no pixel is decoded.
 
     UsageError if there is nothing.
     """
@@ -109,7 +111,7 @@ def check_photo(path: Path) -> None:
 
 
 class _Upright:
-    """A decoded picture as it is to be seen: a camera may have turned it, and says so in EXIF.
+    """A decoded image as it is to be seen: a camera may have turned it, and says so in EXIF.
 
     Parts are turned as they are cut out, so that the whole is in memory but once.
     """
@@ -149,7 +151,7 @@ class _Upright:
 
 @contextmanager
 def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[_Upright]:
-    """A picture, upright, and decoded if it is to be; errors that come out of the block name it."""
+    """An image, upright, and decoded if it is to be; errors that come out of the block name it."""
     import PIL.Image
 
     try:
@@ -184,7 +186,7 @@ def _reduced(
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """What is in the box, in 8 bits a channel, reduced to [size,size] or [size,size,3].
 
-    By strips, so that beside the picture as it was decoded there is little in memory. Lanczos and
+    By strips, so that beside the image as it was decoded there is little in memory. Lanczos and
     box filters work on rows first and then on columns, as they do here: the pixels are the same.
     """
     import numpy as np

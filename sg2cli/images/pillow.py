@@ -1,4 +1,4 @@
-"""Picture files through Pillow, which counts little: their structure is counted first.
+"""Image files through Pillow, which counts little: their structure is counted first.
 
 Files are read as if an enemy had made them: the size is checked before a pixel is unpacked, and
 what Pillow reads is charged to a budget.
@@ -29,13 +29,13 @@ from sg2cli.storage.budget import (
 from sg2cli.storage.reading import CountedFile, Source
 
 UNREADABLE = "damaged, or not an image that sg2 can read"
-SEVERAL = "it holds several pictures: save one of them alone"
+SEVERAL = "it holds several images: save one of them alone"
 BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
 
 
 @contextmanager
 def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterator[Any]:
-    """A picture in one of Pillow's formats, of which no pixel is read yet, and not several.
+    """An image in one of Pillow's formats, of which no pixel is read yet, and not several.
 
     LimitExceeded for one that asks for too much; OSError and BAD_PICTURES are what Pillow raises,
     in the block as well. What is not `sized` may have any number of pixels: do not read them.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def to_images(pictures: Tensor) -> Image:
     """[N,C,H,W], of which -1..1 is shown -> [N,H,W,C] uint8, rounded as NVIDIA's scripts do.
 
-    Sg2Error when a value is not finite: no picture is better than a wrong one.
+    Sg2Error when a value is not finite: no image is better than a wrong one.
     """
     import torch
 
@@ -29,3 +29,10 @@ def to_images(pictures: Tensor) -> Image:
         )
     pixels = (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_tensor(images: Image, like: Tensor) -> Tensor:
+    """[N,H,W,C] uint8 -> [N,C,H,W] of -1..1, with the dtype and device of `like`."""
+    import torch
+
+    return torch.from_numpy(images).to(like).permute(0, 3, 1, 2) / 127.5 - 1

@@ -39,7 +39,7 @@ def count_png(cursor: Cursor, budget: Budget, max_side: int = 1 << 31) -> int:
 
 
 def count_ico(cursor: Cursor, budget: Budget) -> int:
-    """An icon: a list of small pictures, each a PNG or a BMP, whatever size the list says."""
+    """An icon: a list of small images, each a PNG or a BMP, whatever size the list says."""
     (count,) = cursor.unpack("<4xH")
     budget.charge("icons", count)
     places = [cursor.unpack("<12xI")[0] for _ in range(count)]

@@ -1,4 +1,4 @@
-"""What a picture file is made of, counted before Pillow decodes it.
+"""What an image file is made of, counted before Pillow decodes it.
 
 A small file can ask for hours or gigabytes: by thousands of scans, directories that lie on one
 another, a canvas that is never filled. Here the parts are visited once, in time that grows with the
@@ -30,7 +30,7 @@ NOT_READ = {
 
 
 def count_pictures(source: Source, budget: Budget, sized: bool = True) -> int:
-    """How many pictures are in the file, as far as its structure says so: 1, or 2 for several.
+    """How many images are in the file, as far as its structure says so: 1, or 2 for several.
 
     LimitExceeded for a file that asks for more than its budget, or, if it is to be `sized`, that
     has too many pixels to decode. A damaged file is left to Pillow, which says what is wrong.

@@ -51,7 +51,7 @@ def count_tiff(cursor: Cursor, budget: Budget) -> int:
 
 
 def _charge_jpegs(cursor: Cursor, lists: dict[int, tuple[str, int]], budget: Budget) -> None:
-    """Walk the JPEG of each strip or tile; many may be one and the same, and each is decoded."""
+    """Scan the JPEG of each strip or tile; many may be one and the same, and each is decoded."""
     found: list[tuple[int, ...]] = []
     for tags in ((273, 279), (324, 325)):
         if all(tag in lists for tag in tags):
@@ -68,9 +68,9 @@ def _charge_jpegs(cursor: Cursor, lists: dict[int, tuple[str, int]], budget: Bud
 
 
 def _check_strips(values: dict[int, int], counts: dict[int, int], budget: Budget) -> None:
-    """LimitExceeded for more strips or tiles than cover the picture: each is decoded.
+    """LimitExceeded for more strips or tiles than cover the image: each is decoded.
 
-    And for tiles that are far larger than the picture, as each is decoded as a whole.
+    And for tiles that are far larger than the image, as each is decoded as a whole.
     """
     strips = max(counts.get(273, 0), counts.get(324, 0))
     budget.charge("strips", strips)
@@ -81,7 +81,7 @@ def _check_strips(values: dict[int, int], counts: dict[int, int], budget: Budget
     tile_width, tile_height = values.get(322, 0), values.get(323, 0)
     if tile_width * tile_height > max(MAX_TILE, 2 * width * height):
         raise LimitExceeded(
-            f"its tiles have {tile_width:,} x {tile_height:,} pixels, far more than its picture, "
+            f"its tiles have {tile_width:,} x {tile_height:,} pixels, far more than its image, "
             f"{width:,} x {height:,}"
         )
     if min(across, down) < 1:
@@ -89,4 +89,4 @@ def _check_strips(values: dict[int, int], counts: dict[int, int], budget: Budget
     needed = -(-width // across) * -(-height // min(down, max(height, 1)))
     needed *= max(1, values.get(277, 1)) if values.get(284) == 2 else 1
     if strips > needed:
-        raise LimitExceeded(f"it has {strips:,} strips or tiles, and its picture needs {needed:,}")
+        raise LimitExceeded(f"it has {strips:,} strips or tiles, and its image needs {needed:,}")

@@ -19,7 +19,7 @@ SUFFIXES = (".mp4", ".gif", ".webp")
 def check_video(path: Path, width: int, height: int, fps: float = 30) -> None:
     """UsageError when no video of this name and size can be written here."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: films are written as {', '.join(SUFFIXES)} or into a folder")
+        raise UsageError(f"{path}: videos are written as {', '.join(SUFFIXES)} or into a folder")
     if path.suffix.lower() == ".mp4":
         if importlib.util.find_spec("av") is None:
             raise UsageError(
@@ -93,7 +93,7 @@ def _write_gif(file: IO[bytes], frames: Iterator[Image], count: int, fps: float)
 
 
 def _write_webp(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
-    """Through Pillow, which asks a picture of many frames for one after another.
+    """Through Pillow, which asks an image of many frames for one after another.
 
     The encoder makes one longer frame of those that are alike, and holds what is compressed until
     the end.

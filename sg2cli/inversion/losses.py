@@ -66,20 +66,14 @@ class LPIPS(nn.Module):
         """Sg2Error when the weights, which come with sg2, are not there."""
         super().__init__()
         self.net = net
-        path = checkpoints.weights_folder() / f"lpips-{net}.safetensors"
-        try:
-            with SafetensorsFile(path) as file:
-                tensors = {name: file.tensor(name) for name in file.entries}
-        except (OSError, ValueError) as error:
-            raise Sg2Error(f"cannot read {path} ({error}): install sg2 again") from error
-        for name, tensor in tensors.items():
-            self.register_buffer(name.replace(".", "_"), tensor.float())
+        for name, tensor in read_weights(net).items():
+            self.register_buffer(name.replace(".", "_"), tensor)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
     def features(self, pictures: Tensor) -> Features:
         """What is compared of pictures [N,1|3,H,W]; one channel counts as grey."""
-        x = (_fit(pictures, self.net) - self.mean) / self.std
+        x = (fit(pictures, self.net) - self.mean) / self.std
         found = []
         for stage in STAGES[self.net]:
             if stage.pool:
@@ -110,7 +104,20 @@ class LPIPS(nn.Module):
         return self.distance(self.features(a), self.features(b))
 
 
-def _fit(pictures: Tensor, net: LpipsNet) -> Tensor:
+def read_weights(net: LpipsNet) -> dict[str, Tensor]:
+    """The backbone and the heads, in float32, under the keys that weights/README.md lists.
+
+    Sg2Error when the file, which comes with sg2, is missing or damaged.
+    """
+    path = checkpoints.weights_folder() / f"lpips-{net}.safetensors"
+    try:
+        with SafetensorsFile(path) as file:
+            return {name: file.tensor(name).float() for name in file.entries}
+    except (OSError, ValueError) as error:
+        raise Sg2Error(f"cannot read {path} ({error}): install sg2 again") from error
+
+
+def fit(pictures: Tensor, net: LpipsNet) -> Tensor:
     """Three channels, and a size that the network sees well: [N,1|3,H,W] -> [N,3,h,w]."""
     size = pictures.shape[-1]
     if size > LARGEST:

@@ -18,15 +18,18 @@ import torch
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import encode
 from sg2cli.images.grid import ImageGrid, column_header
+from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion import LATENT
-from sg2cli.inversion.losses import LPIPS
+from sg2cli.inversion.names import HISTORY
+from sg2cli.inversion.published_lpips import PublishedLPIPS
 from sg2cli.inversion.start import Spread
-from sg2cli.inversion.state import Projection, Record
+from sg2cli.inversion.state import Found, Record
 from sg2cli.latents.files import Stream, inspect_latents, write_latents
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import open_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling import Point, render
+from sg2cli.settings import LpipsNet
 from sg2cli.storage.ownership import OwnedFolder
 from sg2cli.storage.paths import is_there
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.images.photos import Photo
     from sg2cli.images.pixels import Image
+    from sg2cli.inversion.projection import Projection
 
 COMPARED = 256  # pixels a side, at least, of the pictures that are compared
 # Beyond these a photo is called unlike what the network draws. Its own samples, found again, stay
@@ -63,72 +67,66 @@ class Figures:
 
 
 class Judge:
-    """Measures pictures by both networks of LPIPS."""
+    """Measures images by both networks of LPIPS, as their authors publish them."""
 
-    def __init__(self, spread: Spread, known: LPIPS) -> None:
-        """`known`: the one that is in memory already."""
+    def __init__(self, spread: Spread) -> None:
         self.spread = spread
-        others = (LPIPS(net) for net in ("vgg", "alex") if net != known.net)
-        self.nets = {lpips.net: lpips.to(known.mean.device) for lpips in (known, *others)}
+        self._nets: dict[LpipsNet, PublishedLPIPS] = {}
 
     def measure(self, image: Image, photo: Photo, ws: Tensor) -> Figures:
-        """A picture [H,W,C] against its photo; ws [num_ws,w_dim]."""
-        a, b = (_as_tensor(pixels).to(ws.device) for pixels in (image, photo.pixels))
+        """An image [H,W,C] against its photo; ws [num_ws,w_dim].
+
+        The first call loads the networks. Sg2Error when their weights are missing.
+        """
+        a, b = (to_tensor(pixels[None], ws.float()) for pixels in (image, photo.pixels))
         weight = torch.ones_like(a[:, :1])
         if photo.mask is not None:
             weight = torch.from_numpy(photo.mask).to(a)[None, None]
         with torch.inference_mode():
             seen = b.lerp(a, weight)
-            vgg, alex = (self.nets[net](seen, b).item() for net in ("vgg", "alex"))
+            vgg, alex = (self._lpips(net, ws.device)(seen, b).item() for net in ("vgg", "alex"))
             error = ((a - b).square() * weight).sum().item() / (weight.sum().item() * a.shape[1])
             distance = self.spread.distance(ws[None]).item()
         psnr = 10 * math.log10(4 / error) if error else math.inf
         return Figures(vgg, alex, psnr, distance)
 
+    def _lpips(self, net: LpipsNet, device: torch.device) -> PublishedLPIPS:
+        if net not in self._nets:
+            self._nets[net] = PublishedLPIPS(net, device)
+        return self._nets[net]
 
-def _as_tensor(image: Image) -> Tensor:
-    """[H,W,C] uint8 -> [1,C,H,W] of -1..1."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
 
-
-def redraw(G: Generator, projection: Projection) -> Image:
+def redraw(G: Generator, found: Found) -> Image:
     """The picture [H,W,C], exactly as `sg2 generate` draws it from the files."""
-    noise = {name: noise_map.cpu().numpy() for name, noise_map in projection.noise.items()}
-    (image,) = render(G, [Point(projection.ws, noise=noise)], "const", 1)
+    noise = {name: noise_map.cpu().numpy() for name, noise_map in found.noise.items()}
+    (image,) = render(G, [Point(found.ws, noise=noise)], "const", 1)
     return image
 
 
-def write_history(folder: OwnedFolder, projection: Projection, figures: Figures) -> list[Path]:
-    """How it went, as a table and, if matplotlib is installed, as a curve."""
-    written = [folder.write("history.csv", _table(projection.history))]
-    if curve := _curve(projection.history, figures):
+def write_history(folder: OwnedFolder, projection: Projection) -> list[Path]:
+    """Write how it went, as a table and, if matplotlib is installed, as a curve."""
+    written = [folder.write(HISTORY, _table(projection.history))]
+    if curve := _curve(projection.history, projection.figures):
         written.append(folder.write("loss.png", curve))
     return written
 
 
-def write_result(
-    folder: OwnedFolder,
-    projection: Projection,
-    photo: Photo,
-    image: Image,
-    provenance: Mapping[str, Any],
-    figures: Figures,
-    npz: bool = False,
-) -> Iterator[Path]:
+def write_result(folder: OwnedFolder, projection: Projection, npz: bool = False) -> Iterator[Path]:
     """Write the files of a photo, each given as soon as it is complete.
 
     The latent comes last: where it is, all is.
     """
-    yield folder.write("target.png", encode(photo.pixels, "png", provenance))
-    yield folder.write("projected.png", encode(image, "png", provenance))
-    yield folder.write("compare.png", _compare(photo.pixels, image, figures, provenance))
-    ws = Stream((1, *projection.ws.shape), [projection.ws.cpu().numpy()])
+    provenance = projection.provenance
+    yield folder.write("target.png", encode(projection.target, "png", provenance))
+    yield folder.write("projected.png", encode(projection.image, "png", provenance))
+    yield folder.write("compare.png", comparison(projection))
+    ws = Stream((1, *projection.ws.shape), [projection.ws])
     if npz:
         with folder.new_file("projected_w.npz") as file:
             write_latents(file, ".npz", {"ws": ws}, provenance)
         yield folder.folder / "projected_w.npz"
     noise = {
-        name: Stream((1, *noise_map.shape), [noise_map.cpu().numpy()])
+        name: Stream((1, *noise_map.shape), [noise_map])
         for name, noise_map in projection.noise.items()
     }
     with folder.new_file(LATENT, durable=True) as file:
@@ -138,7 +136,7 @@ def write_result(
 
 def read_result(
     folder: Path, candidates: Sequence[Mapping[str, Any]], G: Generator
-) -> tuple[int, Projection, dict[str, Any]] | None:
+) -> tuple[int, Found, dict[str, Any]] | None:
     """What `write_result` wrote, less its history: of which candidate, and its provenance.
 
     None if nothing is there; OtherSettings when it was made by none of the candidates; Sg2Error for
@@ -168,8 +166,8 @@ def read_result(
     assert values is not None
     noise = {name: G.mapping.w_avg.new_tensor(a) for name, a in latents[0].noise.items()}
     ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
-    projection = Projection(0, ws, noise, provenance["steps_done"], provenance["ended"], [])
-    return which, projection, provenance
+    found = Found(0, ws, noise, provenance["steps_done"], provenance["ended"], [])
+    return which, found, provenance
 
 
 class OtherSettings(Sg2Error):
@@ -180,14 +178,14 @@ def _agrees(provenance: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool
     return same_settings({key: provenance.get(key) for key in candidate}, candidate)
 
 
-def summary(projection: Projection, figures: Figures) -> dict[str, Any]:
+def summary(found: Found, figures: Figures) -> dict[str, Any]:
     """For the metadata: how it ended and how near it came."""
     shown = {name: round(value, 6) for name, value in asdict(figures).items()}
     if not math.isfinite(figures.psnr):
         shown["psnr"] = None  # equal pixels; JSON has no infinity
     return {
-        "steps_done": projection.steps,
-        "ended": projection.ended,
+        "steps_done": found.steps,
+        "ended": found.ended,
         **shown,
         "outside": figures.outside,
     }
@@ -201,8 +199,9 @@ def _table(rows: Sequence[Record]) -> bytes:
     return text.getvalue().encode()
 
 
-def _compare(target: Image, image: Image, figures: Figures, provenance: Mapping[str, Any]) -> bytes:
-    """Target, result and their difference side by side, under the figures."""
+def comparison(projection: Projection) -> bytes:
+    """A PNG of target, result and their difference side by side, under the figures."""
+    target, image, figures = projection.target, projection.image, projection.figures
     times = -(-COMPARED // len(target))
     difference = np.abs(target.astype(int) - image).astype(np.uint8)
     cells = [a.repeat(times, axis=0).repeat(times, axis=1) for a in (target, image, difference)]
@@ -213,7 +212,8 @@ def _compare(target: Image, image: Image, figures: Figures, provenance: Mapping[
     ]
     shape = cells[0].shape
     file = io.BytesIO()
-    grid = ImageGrid(file, "png", 3, 1, shape, provenance, column_header(labels, shape))
+    header = column_header(labels, shape)
+    grid = ImageGrid(file, "png", 3, 1, shape, projection.provenance, header)
     for cell in cells:
         grid.append(cell)
     grid.finish()

@@ -7,14 +7,17 @@ every loss is its own, and so are its random numbers and its end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from time import monotonic
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion.adam import adam
 from sg2cli.inversion.losses import (
     LPIPS,
@@ -26,7 +29,7 @@ from sg2cli.inversion.losses import (
 )
 from sg2cli.inversion.schedule import learning_rate, search_at
 from sg2cli.inversion.start import Init, Spread, initial_state
-from sg2cli.inversion.state import WS, Ended, Params, Projection, Record, State, where
+from sg2cli.inversion.state import WS, Ended, Found, Params, Record, State, where
 from sg2cli.settings import ProjectSettings
 
 if TYPE_CHECKING:
@@ -37,11 +40,57 @@ LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
 SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
 
 
-class Search:
-    """Pictures that are projected together: `ended` and `step`, in turns.
+class Saving:
+    """Saves the state of a search while it runs; this one does not, `SearchSnapshot` does."""
 
-    `snapshots.project` does that to the end.
+    def save(self) -> None:
+        """Save now: results are about to be given."""
+
+    def save_when_due(self) -> None:
+        """Save if that was long ago: a step is done."""
+
+    def __enter__(self) -> None:
+        """The search begins, or continues."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """The search is over, or was interrupted."""
+
+
+UNSAVED = Saving()
+
+
+def optimise(
+    search: Search,
+    on_step: Callable[[Search], object] = lambda search: None,
+    seconds: float | None = None,
+    saving: Saving = UNSAVED,
+) -> Iterator[Found]:
+    """Project the photos of a search: yields what was found for each when it ends.
+
+    Within `seconds` if given: the schedule is hastened, and what is left then ends.
     """
+    start = monotonic()
+    with saving:
+        while search.state.members:
+            part = (monotonic() - start) / max(seconds, 1e-3) if seconds is not None else 0
+            found, others = search.ended(part)  # done, on a plateau, out of time or not finite
+            if found:
+                saving.save()  # with what is given here: whoever is stopped gets it again
+                search.restore(others)
+                yield from found
+            else:
+                search.step(part)  # draw, compare with the photos, and one step of Adam
+                on_step(search)
+                saving.save_when_due()
+
+
+class Search:
+    """Photos that are projected together, and their state, which `optimise` takes to the end."""
 
     def __init__(
         self,
@@ -58,8 +107,7 @@ class Search:
         self.lpips = (lpips or LPIPS(settings.lpips)).to(G.device)
         dtype = G.mapping.w_avg.dtype
         pixels = np.stack([photo.pixels for photo in photos])
-        targets = torch.from_numpy(pixels).to(G.device, dtype).permute(0, 3, 1, 2)
-        self.targets = targets / 127.5 - 1  # [N,C,H,W]
+        self.targets = to_tensor(pixels, G.mapping.w_avg)  # [N,C,H,W]
         self.masks: Tensor | None = None  # [N,1,H,W]
         if any(photo.mask is not None for photo in photos):
             ones = np.ones(pixels.shape[1:3], np.float32)
@@ -199,7 +247,7 @@ class Search:
             improved_at=torch.full_like(old.improved_at, old.step),
         )
 
-    def ended(self, part: float = 0) -> tuple[list[Projection], State]:
+    def ended(self, part: float = 0) -> tuple[list[Found], State]:
         """Those that are at their end, and the state without them, for `restore`."""
         state, settings = self.state, self.settings
         all_over = state.step >= settings.steps or part >= 1
@@ -223,7 +271,7 @@ class Search:
             ws = kept[WS][row].expand(self.G.config.num_ws, -1).clone()
             noise = {name: param[row, 0].clone() for name, param in kept.items() if name != WS}
             history = self.history[member][: state.step]
-            found.append(Projection(member, ws, noise, state.step, why, history))
+            found.append(Found(member, ws, noise, state.step, why, history))
         others = [row for row in range(len(state.members)) if row not in ended]
         return found, state.only(others) if ended else state
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from time import monotonic
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error, reason
-from sg2cli.inversion.search import Search
-from sg2cli.inversion.state import Projection, Record, State
+from sg2cli.inversion.search import Saving, Search
+from sg2cli.inversion.state import Record, State
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.provenance import same_settings
 from sg2cli.storage.atomic import new_file
@@ -27,7 +28,7 @@ from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 EVERY = 30.0  # seconds
 COUNTS = ("step", "scored_at", "searches", "began_at")  # whole numbers of a State
-Found = tuple[dict[str, Any], SafetensorsFile]  # the fields of a file, and its tensors
+Contents = tuple[dict[str, Any], SafetensorsFile]  # the fields of a file, and its tensors
 # The state of torch's generator on the CPU (CPUGeneratorImpl): seed, `left` and `next`, which say
 # how far the 624 numbers of its Mersenne twister are used, those numbers, and normal numbers.
 RANDOMNESS = struct.Struct("<QiIQ624Q3di4xf?3x")
@@ -101,7 +102,7 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextmanager
-def _reading(path: Path, provenance: Mapping[str, Any]) -> Iterator[Found | None]:
+def _reading(path: Path, provenance: Mapping[str, Any]) -> Iterator[Contents | None]:
     """What is in the file, if there is one; Sg2Error for one that does not fit."""
     if not is_there(path):
         yield None
@@ -199,45 +200,35 @@ def _history(file: SafetensorsFile, name: str, steps: int) -> list[Record]:
     return [Record(int(row[0]), *row[1:]) for row in rows.tolist()]
 
 
-def project(
-    search: Search,
-    snapshot: Path,
-    provenance: Mapping[str, Any],
-    on_step: Callable[[Search], object] = lambda search: None,
-    seconds: float | None = None,
-) -> Iterator[Projection]:
-    """Take a search to its end; yields projections as they end, within `seconds` if given.
+class SearchSnapshot(Saving):
+    """Saves a search every half minute, before results are given, and when it is interrupted.
 
-    The state is saved every half minute, when it is interrupted, and before a projection is given:
-    whoever is stopped while writing one gets it again. The file goes when all is done.
+    Whoever is stopped while writing a result gets it again. The file goes when all is done.
     """
-    start = saved = monotonic()
-    saved_step = search.state.step  # nothing is lost where no step was taken
 
-    def part() -> float:
-        return (monotonic() - start) / max(seconds, 1e-3) if seconds is not None else 0
+    def __init__(self, path: Path, search: Search, provenance: Mapping[str, Any]) -> None:
+        self._path, self._search, self._provenance = path, search, provenance
+        self._saved_at = monotonic()
+        self._saved_step = search.state.step  # nothing is lost where no step was taken
 
-    try:
-        while search.state.members:
-            found, others = search.ended(part())
-            if found:
-                save_state(snapshot, search, provenance)
-                saved_step = search.state.step  # or an interruption now would save the others alone
-                search.restore(others)
-                yield from found
-                continue
-            search.step(part())
-            on_step(search)
-            if monotonic() - saved > EVERY:
-                save_state(snapshot, search, provenance)
-                saved = monotonic()
-    except GeneratorExit:  # whoever takes the projections was stopped: see above
-        raise
-    except BaseException:
-        if search.state.step > saved_step:
-            save_state(snapshot, search, provenance)  # a step that is not done has changed nothing
-        raise
-    remove(snapshot)
+    def save(self) -> None:
+        save_state(self._path, self._search, self._provenance)
+        self._saved_at, self._saved_step = monotonic(), self._search.state.step
+
+    def save_when_due(self) -> None:
+        if monotonic() - self._saved_at > EVERY:
+            self.save()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            remove(self._path)
+        elif kind is not GeneratorExit and self._search.state.step > self._saved_step:
+            self.save()  # a step that is not done has changed nothing
 
 
 def tune(
@@ -249,7 +240,7 @@ def tune(
 ) -> None:
     """Take a tuning to its end, or as far as it gets in `seconds`; `on_step` gets its LPIPS.
 
-    The state is saved as that of `project` is; the file stays, as what was found is not written.
+    Saves the state as `SearchSnapshot` does; the file stays, as what was found is not written.
     """
     start = saved = monotonic()
     saved_step = tuning.state.step

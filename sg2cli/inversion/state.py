@@ -68,8 +68,8 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Projection:
-    """A latent that was found: ws [num_ws,w_dim], noise maps [H,W] by name."""
+class Found:
+    """What a search found for a photo: ws [num_ws,w_dim], noise maps [H,W] by name."""
 
     member: int
     ws: Tensor

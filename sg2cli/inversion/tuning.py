@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from sg2cli.errors import Sg2Error
+from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion.adam import adam
 from sg2cli.inversion.losses import LPIPS, pixel_distance
 from sg2cli.inversion.start import Spread
-from sg2cli.inversion.state import Projection
+from sg2cli.inversion.state import Found
 from sg2cli.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Tuning:
     def __init__(
         self,
         G: Generator,
-        found: Sequence[tuple[Projection, Photo]],
+        found: Sequence[tuple[Found, Photo]],
         settings: TuneSettings,
         spread: Spread,
         lpips: LPIPS,
@@ -122,11 +123,10 @@ class Tuning:
 class _Pivot:
     """A latent with its noise [1,...], and the photo that it is to give."""
 
-    def __init__(self, projection: Projection, photo: Photo, lpips: LPIPS) -> None:
-        self.ws = projection.ws[None]
-        self.noise = dict(projection.noise) or "const"
-        pixels = torch.from_numpy(photo.pixels).to(self.ws).permute(2, 0, 1)[None]
-        self.target = pixels / 127.5 - 1
+    def __init__(self, found: Found, photo: Photo, lpips: LPIPS) -> None:
+        self.ws = found.ws[None]
+        self.noise = dict(found.noise) or "const"
+        self.target = to_tensor(photo.pixels[None], self.ws)
         self.mask = None if photo.mask is None else torch.from_numpy(photo.mask).to(self.ws)
         with torch.no_grad():
             self.wanted = lpips.features(self.target)

@@ -1,4 +1,4 @@
-"""Arrays of numbers in files: .safetensors, .npz and .npy, told apart by their content.
+"""Arrays of numbers in files: .safetensors, .npz and .npy, distinguished by their content.
 
 No pickled object is loaded, and what a header claims is compared with the bytes that are there
 before any memory is taken for it.

@@ -29,9 +29,9 @@ MAX_UNPACKED, MAX_RATIO = 16 * MIB, 20  # of compressed latents, which hardly sh
 MAX_HEADER = 1 * MIB  # that of a 1024x1024 network has 30 KiB
 MAX_DIMENSIONS = 8
 
-# Pictures.
-MAX_PIXELS = 256 * MIB  # a picture of 16384 x 16384; three or four bytes each are held
-MAX_PIXELS_OF_FORMAT = {  # whose decoders hold a picture several times
+# Images.
+MAX_PIXELS = 256 * MIB  # an image of 16384 x 16384; three or four bytes each are held
+MAX_PIXELS_OF_FORMAT = {  # whose decoders hold an image several times
     **{"WEBP": 48 * MIB, "AVIF": 48 * MIB, "JPEG2000": 32 * MIB},
 }
 MAX_PHOTO = 2048 * MIB  # bytes of a file: MAX_PIXELS of eight bytes each
@@ -39,15 +39,15 @@ MAX_COEFFICIENTS = 384 * MIB  # of a JPEG of several scans, of which all are hel
 MAX_PIXELS_IN_PYTHON = 8 * MIB  # of formats that Pillow decodes in Python: QOI, PPM as text, ...
 MAX_READ_AT_ONCE = 256 * MIB  # of a compressed TIFF, a WebP or an AVIF, which are read whole
 MAX_SIDE = 65_535  # pixels, as in JPEG
-MAX_PARTS = 20_000  # chunks, segments and boxes of a picture, and one more for each 64 bytes of it
+MAX_PARTS = 20_000  # chunks, segments and boxes of an image, and one more for each 64 bytes of it
 MAX_PARTS_IN_ALL = 400_000  # whatever its size
 MAX_BLOCKS = 2 * MIB  # of up to 255 bytes, of which a GIF consists
 MAX_COMMENTS = 1000  # of a PPM as text: for each of them Pillow copies up to 1 MiB
 MAX_TEXT = 128 * MIB  # bytes of a PPM as text
 MAX_EXIF_SEGMENTS = 100  # of a JPEG: Pillow copies all that came before with each
-MAX_ICONS, MAX_ICON_SIDE = 256, 1024  # pictures of an ICO, and pixels of a side
+MAX_ICONS, MAX_ICON_SIDE = 256, 1024  # images of an ICO, and pixels of a side
 MAX_BYTES_OF_ITEMS = 128 * 1024  # of the lists of an AVIF's items, which libavif searches for each
-MAX_TILE = 16 * MIB  # pixels of a TIFF's tile, or twice those of the picture
+MAX_TILE = 16 * MIB  # pixels of a TIFF's tile, or twice those of the image
 MAX_TILES = 16_384  # of a JPEG 2000: a decoder prepares each, some 10 KiB
 MAX_SCANS = 100  # of a progressive JPEG; encoders write up to 20
 MAX_SCANNED = 16 * MAX_PIXELS  # pixels of all scans together

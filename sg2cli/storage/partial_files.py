@@ -41,7 +41,7 @@ class Version:
 
     @property
     def condition(self) -> str:
-        """What If-Range takes, which is no weak validator; '' if there is none."""
+        """What If-Range takes, which is not a weak validator; '' if there is none."""
         return self.etag if self.etag.startswith('"') else self.modified
 
 

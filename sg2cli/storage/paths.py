@@ -42,7 +42,7 @@ def kind(path: Path) -> Literal["file", "folder", "other", "nothing"]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether an output exists; Sg2Error where its name belongs to something that is no file."""
+    """Whether an output exists; Sg2Error where its name is not that of a file."""
     what = kind(path)
     if what == "folder":
         raise Sg2Error(f"{path} is a folder: give the name of a file")

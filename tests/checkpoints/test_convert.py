@@ -151,7 +151,7 @@ def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
             lambda s: s.update({"to_rgbs.0.upsample.kernel": torch.eye(4)}),
             "differ in resample_filter",
         ),
-        (lambda s: s.update({"input.input": 5}), "'input.input' is no tensor"),
+        (lambda s: s.update({"input.input": 5}), "'input.input' is not a tensor"),
         (lambda s: s.clear(), "neither g_ema nor a decoder"),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_network_that_draws_nothing_is_told_of(sg2: Any) -> None:
         write_ada(G, Path("net.pkl"))
         result = sg2("convert", "net.pkl", "net.safetensors", "--overwrite")
         assert result.code == 0
-        assert f"warning: its picture of seed 0 {message}" in result.err
+        assert f"warning: its image of seed 0 {message}" in result.err
 
 
 def test_labels_that_are_concatenated_are_refused_by_name(tmp_path: Path) -> None:

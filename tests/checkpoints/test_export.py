@@ -71,7 +71,7 @@ def test_filters_of_ada_are_those_of_its_own_files(name: str, sg2: Any) -> None:
         ({"c_dim": 3, "embed_features": 4}, "3 classes"),
         ({"architecture": "resnet"}, "the architecture resnet"),
         ({"activation": "relu"}, "the activation relu"),
-        ({"img_channels": 1}, "1 picture channels"),
+        ({"img_channels": 1}, "1 image channels"),
         ({"use_noise": False}, "without noise"),
         ({}, "mapping layers of (14, 16) for z of 12"),
     ],

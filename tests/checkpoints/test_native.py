@@ -271,7 +271,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
         (b"", "empty"),
         (struct.pack("<Q", 1 << 42) + b"{}", "damaged"),
         (struct.pack("<Q", 2**64 - 1) + b"{}", "damaged"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG picture"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG image"),
         (b"\x80\x04\x95" + bytes(50), "sg2 convert"),
         (b"PK\x03\x04" + bytes(50), "sg2 convert"),
         (b"\x93NUMPY" + bytes(50), "NumPy array"),

@@ -406,7 +406,7 @@ def test_a_legacy_file_does_not_name_its_numbers_by_nested_tuples(in_tmp: Path) 
     keys = DAG[2:] + b"]h\x00a."
     start = dumps(0x1950A86A20F9469CFC6C) + dumps(1001) + dumps({}) + dumps({})
     Path("net.pt").write_bytes(start + b"\x80\x02" + keys)
-    refused_cheaply(Path("net.pt"), "a key in it is no plain value")
+    refused_cheaply(Path("net.pt"), "a key in it is not a plain value")
 
 
 def test_a_zip_file_of_members_without_number(in_tmp: Path) -> None:

@@ -110,3 +110,8 @@ def test_an_operation_that_is_wrong_is_named(sg2: Any, monkeypatch: pytest.Monke
     result = sg2("doctor")
     assert broken(result) == ["ops"]
     assert "lopsided (1e-03)" in result.out
+
+
+def test_memory_is_described_where_there_is_no_sysconf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sysconf")
+    assert CHECKS["memory"]("cpu").startswith("size of main memory unknown")

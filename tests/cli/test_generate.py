@@ -254,7 +254,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", "1", "-n", "missing.safetensors"], 2, "no network 'missing.safetensors'"),
         (["--seeds", "1", "-n", "empty.safetensors"], 3, "empty.safetensors: empty"),
         (["--seeds", "1", "-n", "net.pkl"], 3, "sg2 convert net.pkl net.safetensors"),
-        (["--seeds", "1", "-n", "a.png"], 3, "a.png: a PNG picture"),
+        (["--seeds", "1", "-n", "a.png"], 3, "a.png: a PNG image"),
         (["--seeds", "1", "--noise-mode", "loud"], 2, "'loud' is not one of"),
         (["--seeds", "1", "--device", "tpu"], 2, "'tpu' is none of auto, cpu, cuda"),
         (["--seeds", "1", "--grid=0x3"], 2, "--grid=8x4"),

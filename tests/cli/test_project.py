@@ -183,7 +183,7 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
         ([], 2, "no photo"),
         (["none*.jpg"], 2, "no photo"),
         (["missing.jpg"], 2, "no photo"),
-        (["empty"], 2, "no picture in the folder"),
+        (["empty"], 2, "no image in the folder"),
         (["words.png"], 1, "not an image"),
         (["me.png", "--mask", "me.png", "--crop", "0,0,20,2"], 1, "20 x 2 pixels: too few"),
         (["me.png", "--mask", "small.png"], 2, "10 x 10"),
@@ -344,11 +344,13 @@ def test_tuning_gives_weights_that_draw_the_photo(sg2: Any, net: Path) -> None:
     assert (pixels("merged.png") == pixels("tuned.png")).all()
 
 
-def test_tuning_together_makes_one_network_for_all(sg2: Any, net: Path) -> None:
+@pytest.mark.parametrize("tune", [["--tune-together"], ["--tune", "together"]])
+def test_tuning_together_makes_one_network_for_all(sg2: Any, net: Path, tune: list[str]) -> None:
+    """With the older spelling, too."""
     photo("a.png", 1)
     photo("b.png", 2)
     args = ("project", "a.png", "b.png", "-n", net, "--steps", 2, "--out", "o")
-    result = sg2(*args, "--tune", "together", "--tune-steps", 3)
+    result = sg2(*args, *tune, "--tune-steps", 3)
     assert result.code == 0, result.err
     assert inside("o") == ["a", "b", "summary.csv", "tuned.safetensors"]
     for name in "ab":
@@ -356,6 +358,16 @@ def test_tuning_together_makes_one_network_for_all(sg2: Any, net: Path) -> None:
         draw = ("generate", "-n", net, "--latents", latent, "--out", f"{name}{name}.png")
         assert sg2(*draw, "--tuned", "o/tuned.safetensors").code == 0
         assert (pixels(f"{name}{name}.png") == pixels(f"o/{name}/projected.png")).all()
+
+
+@pytest.mark.parametrize("tune", ["--tune", "--tune-together"])
+def test_a_photo_called_together_is_a_photo(sg2: Any, net: Path, tune: str) -> None:
+    photo("a.png", 1)
+    photo("together.png", 2).rename("together")
+    args = ("project", "a.png", "-n", net, "--steps", 1, "--out", "o", tune, "together")
+    assert sg2(*args, "--tune-steps", 1).code == 0
+    assert Path(f"o/together/{LATENT}").exists()
+    assert Path("o/tuned.safetensors").exists() == (tune == "--tune-together")
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -366,8 +378,8 @@ def test_interrupted_tuning_resumes_to_the_same_weights(
 
     photo("a.png", 1)
     photo("b.png", 2)
-    tune = ("--tune", "together") if together else ("--tune",)
-    args = ("project", "a.png", "b.png", "-n", net, "--steps", 2, *tune, "--tune-steps", 3)
+    tune = "--tune-together" if together else "--tune"
+    args = ("project", "a.png", "b.png", "-n", net, "--steps", 2, tune, "--tune-steps", 3)
     assert sg2(*args, "--out", "whole").code == 0
     step = Tuning.step
 
@@ -643,7 +655,7 @@ def test_names_lead_nowhere_but_into_the_folder(sg2: Any, net: Path) -> None:
 def test_tuned_networks_of_others_are_spared(sg2: Any, net: Path) -> None:
     for name in "ab":
         photo(f"{name}.png", ord(name))
-    options = ("-n", net, "--steps", 1, "--tune-steps", 1, "--out", "o", "--tune", "together")
+    options = ("-n", net, "--steps", 1, "--tune-steps", 1, "--out", "o", "--tune-together")
     assert sg2("project", "a.png", *options).code == 0
     before = Path("o/tuned.safetensors").read_bytes()
     result = sg2("project", "b.png", *options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,3 +22,11 @@ def test_rounding_is_that_of_the_field() -> None:
 def test_a_picture_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(Sg2Error, match="--precision"):
         pixels.to_images(torch.full((1, 3, 2, 2), value))
+
+
+def test_pixels_survive_the_way_to_a_tensor_and_back() -> None:
+    images = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    tensor = pixels.to_tensor(images, torch.zeros((), dtype=torch.float64))
+    assert tensor.shape == (1, 3, 16, 16) and tensor.dtype == torch.float64
+    assert tensor.min() == -1 and tensor.max() == 1
+    np.testing.assert_array_equal(pixels.to_images(tensor), images)

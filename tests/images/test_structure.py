@@ -267,7 +267,7 @@ NEW_ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: avif_of_items(1, box(b"iprp", box(b"ipco", box(b"free", b"") * 100_000))),
         "parts",
     ),
-    "a film": (lambda: box(b"ftyp", b"avis" + bytes(4)) + box(b"moov", b""), "several pictures"),
+    "a film": (lambda: box(b"ftyp", b"avis" + bytes(4)) + box(b"moov", b""), "several images"),
     "a large tile": (lambda: tiled(width=26_000, height=26_000), "26,000 x 26,000 pixels"),
     "a large tile of signed numbers": (
         lambda: tiled(9, width=26_000, height=26_000),
@@ -321,7 +321,7 @@ NEW_ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "blocks of a gif": (
         lambda: gif_with(b"")[:-1] + b",\0\0\0\0\1\0\1\0\0\2" + b"\1a" * 2_200_000 + b"\0;",
-        "several pictures|more than 2,097,152 blocks",
+        "several images|more than 2,097,152 blocks",
     ),
 }
 
@@ -347,8 +347,8 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: with_chunks(*[chunk(b"tEXt", b"a\0" + bytes(1 << 20))] * 65),
         "more than 67,108,864 bytes of metadata",
     ),
-    "directories": (lambda: overlapping_directories(29_000), "several pictures"),
-    "a directory that follows itself": (lambda: tiff(following=1032), "several pictures"),
+    "directories": (lambda: overlapping_directories(29_000), "several images"),
+    "a directory that follows itself": (lambda: tiff(following=1032), "several images"),
     "tags": (
         lambda: tiff({t: (t, 7, 9_000, 8) for t in range(1000, 4000)}),
         "more than 1,000 tags",
@@ -359,7 +359,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "strips": (
         lambda: tiff({273: (273, 4, 5000, 1032)}, data=struct.pack("<I", 8) * 5000),
-        "5,000 strips or tiles, and its picture needs 1",
+        "5,000 strips or tiles, and its image needs 1",
     ),
     "strips without number": (
         lambda: tiff({273: (273, 4, 300_000, 1032)}, data=struct.pack("<I", 8) * 300_000),
@@ -550,7 +550,7 @@ def test_a_decoder_reads_blocks() -> None:
 def test_several_pictures_of_an_avif_are_refused() -> None:
     frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "green")]
     content = saved(frames[0], "avif", save_all=True, append_images=frames[1:])
-    with pytest.raises(Sg2Error, match="several pictures"):
+    with pytest.raises(Sg2Error, match="several images"):
         read_photo(content, 32, 3)
 
 

@@ -20,9 +20,9 @@ from sg2cli import checkpoints, ops
 from sg2cli.generator import Generator
 from sg2cli.images.photos import Photo, read_photo
 from sg2cli.inversion.losses import LPIPS
-from sg2cli.inversion.search import Search
+from sg2cli.inversion.search import Search, optimise
 from sg2cli.inversion.start import spread_of_w
-from sg2cli.inversion.state import WS, Projection
+from sg2cli.inversion.state import WS, Found
 from sg2cli.settings import PRESETS, ProjectSettings, Restart
 
 SHORT = ProjectSettings(steps=8)
@@ -38,17 +38,9 @@ def photos(count: int, size: int = 16, channels: int = 3) -> list[Photo]:
     return found
 
 
-def projected(run: Search) -> list[Projection]:
+def projected(run: Search) -> list[Found]:
     """All of a run, in order."""
-    found: list[Projection] = []
-    while run.state.members:
-        ended, others = run.ended()
-        if ended:
-            found += ended
-            run.restore(others)
-        else:
-            run.step()
-    return sorted(found, key=lambda projection: projection.member)
+    return sorted(optimise(run), key=lambda found: found.member)
 
 
 def few_samples(settings: ProjectSettings) -> ProjectSettings:
@@ -60,7 +52,7 @@ def few_samples(settings: ProjectSettings) -> ProjectSettings:
     return replace(settings, start_samples=settings.start_samples and 16, restarts=restarts)
 
 
-def score_of(run: Search, projection: Projection) -> float:
+def score_of(run: Search, projection: Found) -> float:
     noise = {name: x[None, None] for name, x in projection.noise.items()}
     return run.score({WS: projection.ws[None], **noise}).item()
 
@@ -92,7 +84,7 @@ def test_the_golden_run_of_nvidias_projector() -> None:
     assert torch.equal(projection.ws[3], run_w(projection))
 
 
-def run_w(projection: Projection) -> Tensor:
+def run_w(projection: Found) -> Tensor:
     """The w of a projection into W, of which all rows are."""
     assert (projection.ws == projection.ws[:1]).all()
     return projection.ws[0]

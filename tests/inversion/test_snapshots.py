@@ -18,7 +18,7 @@ from test_tuning import tuning
 
 from sg2cli.errors import Sg2Error
 from sg2cli.inversion import snapshots
-from sg2cli.inversion.search import Search
+from sg2cli.inversion.search import Search, optimise
 from sg2cli.inversion.state import WS
 from sg2cli.settings import PRESETS
 
@@ -51,17 +51,17 @@ def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(
 
 
 def test_an_interrupted_run_leaves_a_snapshot_and_a_finished_one_none(tmp_path: Path) -> None:
-    path = tmp_path / "s.safetensors"
+    path, run = tmp_path / "s.safetensors", start(SHORT)
 
     def interrupt(run: Search) -> None:
         if run.state.step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(snapshots.project(start(SHORT), path, {}, interrupt))
+        list(optimise(run, interrupt, saving=snapshots.SearchSnapshot(path, run, {})))
     run = start(SHORT)
     assert snapshots.load_state(path, run, {}) and run.state.step == 5
-    (found,) = snapshots.project(run, path, {})
+    (found,) = optimise(run, saving=snapshots.SearchSnapshot(path, run, {}))
     assert torch.equal(found.ws, projected(start(SHORT))[0].ws)
     assert not path.exists()
 

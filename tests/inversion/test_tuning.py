@@ -14,7 +14,7 @@ from sg2cli.errors import Sg2Error
 from sg2cli.inversion import snapshots
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.start import spread_of_w
-from sg2cli.inversion.state import Projection
+from sg2cli.inversion.state import Found
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.settings import TuneSettings
 
@@ -22,7 +22,7 @@ from sg2cli.settings import TuneSettings
 def tuning(count: int = 2) -> Tuning:
     G, some = random_generator(), photos(count)
     found = [
-        (Projection(i, torch.zeros(G.config.num_ws, G.config.w_dim), {}, 0, "done", []), photo)
+        (Found(i, torch.zeros(G.config.num_ws, G.config.w_dim), {}, 0, "done", []), photo)
         for i, photo in enumerate(some)
     ]
     return Tuning(G, found, TuneSettings(steps=4), spread_of_w(G), LPIPS("vgg"))

@@ -12,13 +12,14 @@ from sg2cli.checkpoints import conversion
 from sg2cli.checkpoints.conversion import Target, check_conversion
 from sg2cli.checkpoints.export import TARGETS
 from sg2cli.cli.console import Console, Terminated
+from sg2cli.cli.help import Command
 from sg2cli.cli.inputs import on_disk
 from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
 from sg2cli.errors import is_address
 from sg2cli.storage.paths import kind, user_path
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint", metavar="IN")
 @click.argument("out", metavar="OUT", type=PATH)
 @click.option(

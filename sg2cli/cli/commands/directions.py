@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     DIRECTIONS_FILE,
     STYLES,
@@ -22,7 +23,7 @@ from sg2cli.sampling import check_settings
 from sg2cli.storage.atomic import check_file
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @click.option(
     "--layers",

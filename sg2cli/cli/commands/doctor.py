@@ -15,13 +15,14 @@ import click
 
 from sg2cli import __version__, checkpoints, devices
 from sg2cli.cli.console import Console
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import json_option, network_options
 from sg2cli.errors import Sg2Error
 from sg2cli.settings import LpipsNet, Precision
 from sg2cli.storage.reading import sha256
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @json_option
 def doctor(network: str, device: str, precision: Precision, as_json: bool) -> None:
@@ -129,9 +130,10 @@ def _lpips(device: str) -> str:
 def _memory(device: str) -> str:
     import torch
 
-    memory = [
-        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 20} MiB of main memory"
-    ]
+    memory = ["size of main memory unknown"]
+    if hasattr(os, "sysconf"):  # not on Windows
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = [f"{pages >> 20} MiB of main memory"]
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         memory.append(f"cuda:{i} {free >> 20} of {total >> 20} MiB free")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     AMOUNT,
     LATENTS,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 COLUMNS, FRAMES = 7, 60  # amounts of a range in a grid, in a video
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("latents", type=LATENTS)
 @network_options
 @click.option(

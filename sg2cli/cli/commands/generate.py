@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sg2cli.cli.console import Console
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     GRID,
     LATENTS,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @sources_option("--seeds", type=SEEDS, help="Seeds: 85, 0-99 or 85,100-105.")
 @sources_option(

@@ -8,13 +8,14 @@ import click
 
 from sg2cli import checkpoints
 from sg2cli.cli.console import Console
+from sg2cli.cli.help import Command
 from sg2cli.cli.inputs import on_disk
 from sg2cli.cli.options import NetworkType, json_option
 from sg2cli.errors import printable
 from sg2cli.file_info import describe
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument(
     "file", type=NetworkType(), default=checkpoints.DEFAULT_NETWORK, envvar="SG2_NETWORK"
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     LATENTS,
     STYLES,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 STDIN = LatentFile(Path("-"))
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @sources_option(
     "--rows",

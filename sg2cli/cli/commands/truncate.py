@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     LATENTS,
     PSI_LIST,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
 
 
-@click.command()
+@click.command(cls=Command)
 @network_options
 @sources_option("--seeds", type=SEEDS, help="Seeds, a row each: 85, 0-3.")
 @sources_option(

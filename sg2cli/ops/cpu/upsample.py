@@ -1,4 +1,4 @@
-"""Upsampling of images without the zeros: an image of few channels is no work for convolutions."""
+"""Upsampling of images without the zeros: convolutions of few channels waste work."""
 
 from __future__ import annotations
 

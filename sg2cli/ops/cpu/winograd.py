@@ -3,7 +3,7 @@
 A tile x of the input becomes `BT x BT^T`, its values at some points; they are multiplied, point by
 point, by those of the weights, `G w G^T`, and summed over channels; and `AT m AT^T` makes a tile of
 the output of that (Lavin and Gray 2015, arXiv:1509.09308, section 4.1). That takes a quarter of the
-multiplications of a direct convolution, at a relative error of 2e-6. README.md has the picture.
+multiplications of a direct convolution, at a relative error of 2e-6. README.md draws the tiles.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def _filter_of(taps: ResampleFilter | None, v: Tensor) -> tuple[Tensor | None, i
 
 
 def _step(noise: Tensor | None) -> int:
-    """From one picture's map to the next one's."""
+    """From one image's map to the next one's."""
     return 0 if noise is None or len(noise) == 1 else noise.shape[2] * noise.shape[3]
 
 

@@ -10,7 +10,7 @@ import triton  # type: ignore[import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,unused-ignore]
 
 # A program's share of a layer, pixels by channels, 8 numbers a thread, and 4 in the backward pass,
-# which holds more of them in registers (benchmarks/README.md); and of a picture.
+# which holds more of them in registers (benchmarks/README.md); and of an image.
 TILE, BACK_TILE, WIDEST = 1024, 512, 64
 ELEMENTS = 512
 PIXELS = 128  # of ToRGB
@@ -144,7 +144,7 @@ def picture_kernel(  # type: ignore[no-untyped-def]
 def picture_backward_kernel(  # type: ignore[no-untyped-def]
     dy, f, dimg, h, w, channels, TAPS: tl.constexpr, PAD: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the picture before it was upsampled: dy [C,2h,2w] -> dimg [C,h,w]."""
+    """The gradient of the image before it was upsampled: dy [C,2h,2w] -> dimg [C,h,w]."""
     n = tl.program_id(1).to(tl.int64)
     e = tl.program_id(0) * E + tl.arange(0, E)
     inside = e < channels * h * w

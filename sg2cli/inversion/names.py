@@ -1,0 +1,15 @@
+"""The names of the files that a projection leaves."""
+
+from sg2cli.inversion import LATENT
+from sg2cli.storage.ownership import OWN
+
+SNAPSHOT, TUNING = "snapshot.safetensors", "tuning.safetensors"
+TUNED, SUMMARY = "tuned.safetensors", "summary.csv"
+HISTORY = "history.csv"
+RESULTS = (  # of one photo; where the first is, all are
+    *(LATENT, SNAPSHOT, TUNED, "projected_w.npz", TUNING),
+    *("target.png", "projected.png", "compare.png", HISTORY, "loss.png"),
+    *("film.mp4", "film.gif"),
+)
+SHARED = (SUMMARY, TUNED, TUNING)  # beside the folders of the photos
+RESERVED = (OWN, *SHARED)

@@ -1,0 +1,184 @@
+"""Project one photo; `batch` projects many, into a folder, with the same parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sg2cli import __version__
+from sg2cli.errors import UsageError
+from sg2cli.events import SILENT, Events
+from sg2cli.images.photos import Crop
+from sg2cli.inversion import results
+from sg2cli.inversion.losses import LPIPS
+from sg2cli.inversion.photo_input import PhotoInput, as_source, check_network, read_photo_for
+from sg2cli.inversion.projection import Projection
+from sg2cli.inversion.search import Search, optimise
+from sg2cli.inversion.snapshots import SearchSnapshot, load_state
+from sg2cli.inversion.start import spread_of_w
+from sg2cli.inversion.state import Found
+from sg2cli.latents.given import Latents, as_latents
+from sg2cli.latents.mapping import to_ws
+from sg2cli.sampling import check_settings
+from sg2cli.settings import DrawSettings, ProjectSettings, project_settings
+from sg2cli.storage.paths import user_path
+
+if TYPE_CHECKING:
+    from sg2cli.generator import Generator
+    from sg2cli.images.photos import Photo
+    from sg2cli.latents.sources import Latent
+
+
+class Projector:
+    """A network, the settings, and what is measured once for all photos."""
+
+    def __init__(
+        self,
+        G: Generator,
+        settings: ProjectSettings,
+        preset: str | None = None,
+        class_index: int | None = None,
+    ) -> None:
+        """`preset`: the name of the settings, for the metadata. UsageError for a wrong class."""
+        check_settings(G.config, DrawSettings(class_index=class_index), needs_class=True)
+        self.G, self.settings, self.class_index = G, settings, class_index
+        self.spread = spread_of_w(G, class_index)
+        self.lpips = LPIPS(settings.lpips).to(G.device)
+        self.judge = results.Judge(self.spread)
+        self.provenance: dict[str, Any] = {  # of all results
+            "checkpoint": G.checkpoint,
+            "precision": G.precision,
+            "preset": preset,
+            "version": __version__,
+            **({"tuned": G.tuned} if G.tuned else {}),
+            **asdict(settings),
+            "class": class_index,
+            "tune": None,
+        }
+
+    def provenance_of(self, name: str, photo: Photo, init: Latent | None) -> dict[str, Any]:
+        """What makes the result of a photo, figures apart."""
+        target = {"file": Path(name).name, "sha256": photo.sha256}
+        return {**self.provenance, "init": init and dict(init.provenance), "target": target}
+
+    def search(
+        self, photos: Sequence[Photo], inits: Sequence[Latent] = (), estimate: bool = True
+    ) -> Search:
+        """A search for photos at once, from latents for each if given; see `Search`."""
+        starts = [
+            (to_ws(self.G, [init], class_index=self.class_index)[0], init.noise) for init in inits
+        ]
+        return Search(self.G, photos, self.settings, self.spread, self.lpips, starts, estimate)
+
+    def projection(
+        self,
+        found: Found,
+        photo: Photo,
+        name: str,
+        provenance: Mapping[str, Any],
+        G: Generator | None = None,
+    ) -> Projection:
+        """Draw what was found, with a tuned network if given, and measure it."""
+        image = results.redraw(G or self.G, found)
+        figures = self.judge.measure(image, photo, found.ws)
+        return Projection(
+            name=name,
+            ws=found.ws.cpu().numpy(),
+            noise={key: noise_map.cpu().numpy() for key, noise_map in found.noise.items()},
+            image=image,
+            target=photo.pixels,
+            figures=figures,
+            steps=found.steps,
+            ended=found.ended,
+            history=found.history,
+            provenance={**provenance, **results.summary(found, figures)},
+        )
+
+
+def snapshot_provenance(provenances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a snapshot of these photos is a state of; the version of sg2 does not matter."""
+    return {"recipes": [{**provenance, "version": None} for provenance in provenances]}
+
+
+def project(
+    G: Generator,
+    photo: PhotoInput,
+    preset: str = "paper",
+    *,
+    settings: ProjectSettings | None = None,
+    crop: Crop = "center",
+    background: str = "white",
+    mask: PhotoInput | None = None,
+    init: Latents | None = None,
+    class_index: int | None = None,
+    seconds: float | None = None,
+    snapshot: str | Path | None = None,
+    events: Events = SILENT,
+    **changes: Any,
+) -> Projection:
+    """Find the latent that reproduces a photo: `sg2cli.project(G, "me.jpg", "fast", steps=50)`.
+
+    Args:
+        G: a network, from `sg2cli.load`.
+        photo: a file, a PIL image, or pixels [H,W], [H,W,3] or [H,W,4] uint8.
+        preset: "paper" (NVIDIA's projector), "fast" or "best".
+        settings: instead of a preset; `changes` are single fields of `ProjectSettings`, as steps,
+            seed, space ("w" or "w+"), lr, patience.
+        crop: "center" (the largest square), "none" (squeezed) or (x, y, width, height) in pixels.
+        background: the colour behind what is transparent, a name or "#rrggbb".
+        mask: an image as large as the photo: white counts, grey weighs, black is left alone.
+        init: a latent to start from, as `sg2cli.generate` takes it.
+        class_index: the class of a conditional network, from 0.
+        seconds: a time limit; the schedule is hastened to end then.
+        snapshot: a file for the state of an interrupted run, which continues from it; removed when
+            all is done. Without one nothing is written.
+        events: receives progress and messages.
+
+    Returns: ws, noise maps, image and figures; the same photo and settings give the same bits.
+    Raises UsageError for settings that do not fit, and Sg2Error for an unreadable photo.
+    """
+    chosen = choose_settings(preset, settings, changes)
+    check_network(G.config)
+    name, source = as_source(photo)
+    mask_source = None if mask is None else as_source(mask)[1]
+    pixels = read_photo_for(G.config, source, crop, background, mask_source, name)
+    inits = start_latents(init, G, 1)
+    projector = Projector(G, chosen, None if settings else preset, class_index)
+    provenance = projector.provenance_of(name, pixels, inits[0] if inits else None)
+    search = projector.search([pixels], inits)
+
+    def on_step(search: Search) -> None:
+        step, lpips = search.state.step, search.history[0][-1].lpips
+        events.step("Projecting", step, chosen.steps, lpips)
+
+    if snapshot is None:
+        (found,) = optimise(search, on_step, seconds)
+    else:
+        path, state_of = user_path(str(snapshot)), snapshot_provenance([provenance])
+        if load_state(path, search, state_of):
+            events.note(f"resuming at step {search.state.step}")
+        saving = SearchSnapshot(path, search, state_of)
+        (found,) = optimise(search, on_step, seconds, saving)
+    return projector.projection(found, pixels, Path(name).stem, provenance)
+
+
+def start_latents(init: Latents | None, G: Generator, count: int) -> list[Latent]:
+    """None, one latent, or one for each of so many photos; UsageError for others."""
+    inits = [] if init is None else list(as_latents(init, G.config))
+    if len(inits) not in (0, 1, count):
+        photos = f"{count} photos" if count > 1 else "one photo"
+        raise UsageError(f"init has {len(inits)} latents for {photos}")
+    return inits
+
+
+def choose_settings(
+    preset: str, settings: ProjectSettings | None, changes: Mapping[str, Any]
+) -> ProjectSettings:
+    """The settings of a call; UsageError for settings and changes at once."""
+    if settings is None:
+        return project_settings(preset, **changes)
+    if changes:
+        raise UsageError(f"give settings, or a preset and {', '.join(changes)}, not both")
+    return settings
