@@ -2,8 +2,8 @@
 
 The candidates take turns in one process: our kernels, our plain torch, and that compiled by
 torch. A run is timed with CUDA events after some to warm up, and the median quoted. Random weights
-in the shapes of NVIDIA's networks. Arguments choose tables (images, steps, kernels) and words of
-their rows.
+in the shapes of NVIDIA's networks. Arguments choose tables (images, compiled, steps, kernels)
+and words of their rows.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def plain_torch() -> Iterator[None]:
 
 
 def ours(G: Generator, precision: str) -> Draw:
-    return G.synthesis
+    replayed = ops.Replayed(lambda ws: (G.synthesis(ws),))  # as `sampling.rendering` does
+    return lambda ws: replayed(ws)[0]
 
 
 def plain(G: Generator, precision: str) -> Draw:
@@ -76,11 +77,14 @@ def plain(G: Generator, precision: str) -> Draw:
 
 
 def compiled(G: Generator, precision: str) -> Draw:
+    """Our plain torch as torch compiles it: our kernels are not used under its tracer."""
     torch._dynamo.reset()
-    return torch.compile(G.synthesis, mode="max-autotune", dynamic=False)
+    draw: Draw = torch.compile(G.synthesis, mode="max-autotune", dynamic=False)
+    return draw
 
 
 OURS: Candidates = {"ours": ours, "plain torch": plain}
+COMPILED: Candidates = {"ours": ours, "torch.compile": compiled}
 
 
 def timed(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -120,7 +124,7 @@ def peak_memory(run: Callable[[], object]) -> int:
     return (torch.cuda.max_memory_allocated() - before) >> 20
 
 
-def images(candidates: Candidates, words: Sequence[str]) -> None:
+def images(candidates: Candidates, words: Sequence[str], batches: Sequence[int] = BATCHES) -> None:
     names = list(candidates)
     head = [f"{name}, ms an image" for name in names] + [f"{name} / ours" for name in names[1:]]
     print("| images | batch | " + " | ".join(head) + " | images a second | MiB |")
@@ -132,7 +136,7 @@ def images(candidates: Candidates, words: Sequence[str]) -> None:
                 continue
             G = network(resolution, precision)
             draws = {name: make(G, precision) for name, make in candidates.items()}
-            for batch in BATCHES:
+            for batch in batches:
                 ws = torch.randn(batch, G.config.num_ws, G.config.w_dim, device="cuda")
                 runs = {name: _drawing(draw, ws) for name, draw in draws.items()}
                 found = timed(runs)
@@ -266,10 +270,12 @@ def main(draws: Candidates = OURS, projections: Mapping[str, Any] | None = None)
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}, "
         f"Triton {triton.__version__}\n"
     )
-    tables = [word for word in sys.argv[1:] if word in ("images", "steps", "kernels")]
+    tables = [word for word in sys.argv[1:] if word in ("images", "compiled", "steps", "kernels")]
     words = [word for word in sys.argv[1:] if word not in tables]
     if not tables or "images" in tables:
         images(draws, words)
+    if "compiled" in tables:  # takes minutes
+        images(COMPILED, words, (1, 16))
     if not tables or "steps" in tables:
         steps(projections, words)
     if not tables or "kernels" in tables:

@@ -48,7 +48,7 @@ def poisoned() -> Iterator[None]:
 
 # One layer: N, I, O, H, W. Odd sizes, 1 and 3 channels, no multiples of 16, large batches.
 SHAPES = [
-    (1, 1, 1, 1, 1),
+    (1, 2, 1, 1, 1),
     (1, 3, 1, 5, 3),
     (3, 17, 3, 9, 31),
     (64, 5, 19, 7, 4),
@@ -97,9 +97,9 @@ def test_a_layer_with_its_gradients(
     found = results(torch.float32, dtype, ops.styled_conv)
     expected = results(torch.float64, torch.float64, reference.styled_conv)
     for k, (ours, right) in enumerate(zip(found, expected, strict=True)):
-        # Half precision decides otherwise than float64 on which side of a bend some numbers are.
-        factor = 30 if k and dtype != torch.float32 else 3
-        assert relative(ours.cpu(), right.cpu()) < factor * BARS[dtype]
+        # Rounded, some numbers are on the other side of a bend of the activation or the clamp.
+        bar = 3 * BARS[dtype] if k == 0 else {torch.float32: 1e-3}.get(dtype, 30 * BARS[dtype])
+        assert relative(ours.cpu(), right.cpu()) < bar
 
 
 @pytest.mark.parametrize("name", [name for name, _ in selftest.errors("cpu")])
@@ -159,6 +159,34 @@ def test_an_image_is_the_same_in_any_batch(precision: Any, randn: Any) -> None:
         again = G.synthesis(ws)
     assert torch.equal(whole, again)
     assert relative(single.cpu(), whole.cpu()) < (1e-5 if precision == "fp32" else 1e-2)
+
+
+def test_a_recorded_function_gives_what_it_gave_before(randn: Any) -> None:
+    G = random_generator(img_resolution=32, channels=(20, 16, 16, 8)).cuda()
+    replayed = ops.Replayed(lambda ws: (G.synthesis(ws), ws * 2))
+    given = [randn(n, G.config.num_ws, G.config.w_dim).float().cuda() for n in (2, 2, 2, 3, 3)]
+    with torch.inference_mode():
+        found = [replayed(ws) for ws in given]  # the second and fourth are recorded
+        for ws, (images, doubled) in zip(given, found, strict=True):
+            torch.testing.assert_close(images, G.synthesis(ws), rtol=0, atol=0)
+            assert torch.equal(doubled, ws * 2)
+        G.synthesis.b4.const += 1
+        images, _ = replayed(given[-1])
+        torch.testing.assert_close(images, G.synthesis(given[-1]), rtol=0, atol=0)
+
+
+def test_what_cannot_be_recorded_is_called(randn: Any) -> None:
+    calls = []
+
+    def read_back(x: torch.Tensor) -> tuple[torch.Tensor]:
+        calls.append(x.sum().item())
+        return (x + 1,)
+
+    replayed = ops.Replayed(read_back)
+    x = randn(3).float().cuda()
+    for _ in range(3):
+        torch.testing.assert_close(replayed(x)[0], x + 1)
+    assert calls == pytest.approx([x.sum().item()] * 3)
 
 
 def test_projection_as_on_a_cpu() -> None:

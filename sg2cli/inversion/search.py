@@ -6,6 +6,7 @@ every loss is its own, and so are its random numbers and its end.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from sg2cli.inversion.losses import (
 from sg2cli.inversion.schedule import learning_rate, search_at
 from sg2cli.inversion.start import Init, Spread, initial_state
 from sg2cli.inversion.state import WS, Ended, Found, Params, Record, State, where
+from sg2cli.ops import Replayed
 from sg2cli.settings import ProjectSettings
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ class Search:
             self.wanted = self.lpips.features(self.targets)
         self.history: list[list[Record]] = [[] for _ in photos]
         self.inits = inits
+        self._whiten = Replayed(lambda *maps: tuple(map(whiten, maps)))
         self.restore(self._start(settings.start_samples if estimate else 0))
 
     def _start(self, samples: int) -> State:
@@ -131,6 +134,7 @@ class Search:
         self._targets = self.targets[index]
         self._masks = None if self.masks is None else self.masks[index]
         self._wanted: Features = tuple(stage[index] for stage in self.wanted)
+        self._replayed = functools.lru_cache(maxsize=1)(self._replayed_gradients)
 
     def draw(self, params: Params) -> Tensor:
         """The network's pictures [N,C,H,W]; outside of a mask, the target's own pixels."""
@@ -175,10 +179,9 @@ class Search:
         old = self.state
         lr = learning_rate(settings, t)
         scale = self.spread.std * settings.w_noise * max(0, 1 - t / settings.w_noise_ramp) ** 2
-        jitter, randomness = self._jitter(old)
-        params = {name: param.detach().requires_grad_() for name, param in old.params.items()}
-        total, distance, penalty = self.loss(params, jitter * scale, settings)
-        gradients = torch.autograd.grad(total.sum(), list(params.values()))
+        jitter, randomness = old.draw_jitter()
+        evaluate = self._replayed(settings, tuple(old.params))
+        total, distance, penalty, *gradients = evaluate(jitter * scale, *old.params.values())
 
         with torch.no_grad():
             exact = scale == 0 and settings.shown  # the loss is a score
@@ -189,17 +192,10 @@ class Search:
             else:
                 score = old.score
                 better = total.isfinite() & (not settings.keep_best)
-            new: dict[str, Params] = {"params": {}, "moment1": {}, "moment2": {}}
-            for (name, param), gradient in zip(old.params.items(), gradients, strict=True):
-                moved, new["moment1"][name], new["moment2"][name] = adam(
-                    param,
-                    gradient,
-                    old.moment1[name],
-                    old.moment2[name],
-                    lr,
-                    old.step - old.began_at + 1,
-                )
-                new["params"][name] = moved if name == WS else whiten(moved)
+            moved, moment1, moment2 = adam(
+                old.params, gradients, old.moment1, old.moment2, lr, old.step - old.began_at + 1
+            )
+            params = self._whitened(moved)
             measured = torch.stack(
                 [distance, penalty, self.spread.distance(old.params[WS])]
             ).tolist()
@@ -214,13 +210,32 @@ class Search:
             searches=old.searches,
             began_at=old.began_at,
             members=old.members,
-            **new,
+            params=params,
+            moment1=moment1,
+            moment2=moment2,
             kept=where(better, old.params, old.kept),
             score=torch.where(better, score, old.score),
             baseline=torch.where(much_better, score, old.baseline),
             improved_at=torch.where(much_better, old.step, old.improved_at),
             randomness=randomness,
         )
+
+    def _replayed_gradients(self, settings: ProjectSettings, names: tuple[str, ...]) -> Replayed:
+        """jitter, params -> total, LPIPS and noise penalty, each [N], and the total's gradients."""
+
+        def evaluate(jitter: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+            leaves = [value.detach().requires_grad_() for value in values]
+            losses = self.loss(dict(zip(names, leaves, strict=True)), jitter, settings)
+            gradients = torch.autograd.grad(losses[0].sum(), leaves)
+            return *(loss.detach() for loss in losses), *gradients
+
+        return Replayed(evaluate)
+
+    def _whitened(self, params: Params) -> Params:
+        """With white noise maps."""
+        names = [name for name in params if name != WS]
+        maps = self._whiten(*(params[name] for name in names)) if names else ()
+        return {**params, **dict(zip(names, maps, strict=True))}
 
     def _restart(self, number: int, samples: int | None) -> None:
         """Begin a search: from the best so far, or from the start by so many samples."""
@@ -258,8 +273,9 @@ class Search:
             kept = where(better, state.params, kept)
         improved_at = state.improved_at.tolist()
         ended: dict[int, Ended] = {}
-        for row in range(len(state.members)):
-            if not all(param[row].isfinite().all() for param in state.params.values()):
+        finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in state.params.values()])
+        for row, is_finite in enumerate(finite.all(dim=0).tolist()):
+            if not is_finite:
                 ended[row] = "not finite"
             elif all_over:
                 ended[row] = "done" if state.step >= settings.steps else "time"
@@ -274,14 +290,3 @@ class Search:
             found.append(Found(member, ws, noise, state.step, why, history))
         others = [row for row in range(len(state.members)) if row not in ended]
         return found, state.only(others) if ended else state
-
-    def _jitter(self, state: State) -> tuple[Tensor, Tensor]:
-        """Normal numbers in the shape of ws, a picture's from its own generator; their states."""
-        drawn, states = [], []
-        shape = (1, *state.params[WS].shape[1:])
-        for own in state.randomness:
-            generator = torch.Generator()
-            generator.set_state(own.clone())  # it reads a whole storage
-            drawn.append(torch.randn(shape, generator=generator))
-            states.append(generator.get_state())
-        return torch.cat(drawn).to(state.params[WS]), torch.stack(states)

@@ -55,6 +55,17 @@ class State:
         members = tuple(self.members[row] for row in rows)
         return replace(self.with_tensors(tensors), members=members)
 
+    def draw_jitter(self) -> tuple[Tensor, Tensor]:
+        """Normal numbers in the shape of ws, an image's from its own generator; their states."""
+        drawn, states = [], []
+        shape = (1, *self.params[WS].shape[1:])
+        for own in self.randomness:
+            generator = torch.Generator()
+            generator.set_state(own.clone())  # it reads a whole storage
+            drawn.append(torch.randn(shape, generator=generator))
+            states.append(generator.get_state())
+        return torch.cat(drawn).to(self.params[WS]), torch.stack(states)
+
 
 @dataclass(frozen=True)
 class Record:

@@ -106,12 +106,9 @@ class Tuning:
         if not loss.isfinite():
             raise Sg2Error("the loss of tuning is not finite any more: the latent is kept untuned")
         gradients = torch.autograd.grad(loss, list(self._params.values()), materialize_grads=True)
-        weights, moment1, moment2 = {}, {}, {}
-        for (name, weight), gradient in zip(old.weights.items(), gradients, strict=True):
-            weights[name], moment1[name], moment2[name] = adam(
-                weight, gradient, old.moment1[name], old.moment2[name], settings.lr, old.step + 1
-            )
-        self.state = TuneState(old.step + 1, weights, moment1, moment2, numbers.get_state())
+        step = old.step + 1
+        new = adam(old.weights, gradients, old.moment1, old.moment2, settings.lr, step)
+        self.state = TuneState(step, *new, numbers.get_state())
         return distance.item()
 
     def differences(self) -> dict[str, Tensor]:

@@ -101,10 +101,13 @@ def try_render(
 
     from sg2cli import ops
 
+    replayed = ops.Replayed(lambda ws: (G.synthesis(ws, noise_mode),))
+
     def synthesize(filled: Sequence[Point]) -> Tensor:
         with torch.inference_mode():
             ws = torch.stack([point.ws for point in filled])
-            return G.synthesis(ws, noise_of(G, filled, noise_mode))
+            noise = noise_of(G, filled, noise_mode)
+            return replayed(ws)[0] if isinstance(noise, str) else G.synthesis(ws, noise)
 
     points = iter(points)
     attempt: Callable[[Sequence[Point]], Tensor] = synthesize
