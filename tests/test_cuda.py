@@ -91,7 +91,7 @@ def test_a_layer_with_its_gradients(
             **how,
         )
         # A loss that does not jump where the clamp or the activation bends.
-        weights = torch.linspace(0, 9, y.numel(), dtype=torch.float64).sin().view(y.shape).to(y)
+        weights = torch.linspace(1, 9, y.numel(), dtype=torch.float64).sin().view(y.shape).to(y)
         return [y.detach(), *torch.autograd.grad((y * weights).sum(), leaves)]
 
     found = results(torch.float32, dtype, ops.styled_conv)

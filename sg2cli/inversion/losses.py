@@ -137,15 +137,21 @@ def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:
 
     The squared correlation of neighbours, at the map's size and at each half of it down to 8.
     """
-    total: Tensor | int = 0
-    for x in noise_maps:
-        while True:
+    maps = sorted(noise_maps, key=lambda noise_map: noise_map.shape[-1], reverse=True)
+    total = torch.zeros_like(maps[0][:, 0, 0, 0])
+    pooled: list[Tensor] = []
+    size = maps[0].shape[-1]
+    while maps or pooled:
+        # All that have one size at once: on a GPU, operations on small maps cost but their launch.
+        same = [noise_map for noise_map in maps if noise_map.shape[-1] == size]
+        maps = maps[len(same) :]
+        if x := pooled + same:
+            together = torch.cat(x, dim=1)  # [N,K,H,W]
             for dim in (3, 2):
-                total = total + _mean(x * x.roll(1, dims=dim)).square()
-            if x.shape[-1] <= 8:
-                break
-            x = F.avg_pool2d(x, 2)
-    assert isinstance(total, Tensor)
+                correlation = (together * together.roll(1, dims=dim)).mean(dim=3).mean(dim=2)
+                total = total + correlation.square().sum(dim=1)
+            pooled = [F.avg_pool2d(together, 2)] if size > 8 else []
+        size //= 2
     return total
 
 
