@@ -106,23 +106,25 @@ class _Finish(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dv = torch.empty_like(dy)
         p, c = _tile(channels, kernels.BACK_TILE)
-        blocks = triton.cdiv(out_h * out_w, p)
+        # The sums of many pixels in one program, as long as there are programs enough.
+        tiles = max(1, min(kernels.MOST_TILES, out_h * out_w // (p * kernels.LEAST_PROGRAMS)))
+        blocks, parts = triton.cdiv(out_h * out_w, p * tiles), triton.cdiv(channels, c)
         dscale = scale.new_empty(n, blocks, channels)
         dthen = None if then is None else torch.empty_like(dscale)
-        dnoise = None if noise is None else scale.new_empty(n, 1, out_h, out_w)
+        dnoise = None if noise is None else scale.new_empty(n, parts, out_h, out_w)
         f, size, pad = _filter_of(taps, v)
         launch(
-        kernels.layer_backward_kernel, (blocks, n),
+        kernels.layer_backward_kernel, (blocks, parts, n),
             v, dy, f, scale, noise, bias, then, dv, dscale, dnoise, dthen,
             v.shape[2], v.shape[3], out_h, out_w, channels, _step(noise),
             slope, gain, clamp or 0.0,
             TAPS=size, PAD=pad, NOISE=noise is not None, CLAMPS=clamp is not None,
-            THEN=then is not None, P=p, C=c,
+            THEN=then is not None, P=p, C=c, TILES=tiles,
         )  # fmt: skip
         if taps:
             dv = _transposed_filter(dv, taps, v)
         if dnoise is not None:
-            dnoise = dnoise.sum_to_size(noise.shape).to(noise.dtype)
+            dnoise = dnoise.sum(dim=1, keepdim=True).sum_to_size(noise.shape).to(noise.dtype)
         if dthen is not None:
             dthen = dthen.sum(dim=1).to(then.dtype)
         return dv, dscale.sum(dim=1), None, dnoise, dthen, None

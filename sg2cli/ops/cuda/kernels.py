@@ -14,6 +14,7 @@ import triton.language as tl  # type: ignore[import-untyped,unused-ignore]
 TILE, BACK_TILE, WIDEST = 1024, 512, 64
 ELEMENTS = 512
 PIXELS = 128  # of ToRGB
+MOST_TILES, LEAST_PROGRAMS = 32, 64  # in the backward pass, an image and its WIDEST channels
 
 
 @triton.jit
@@ -67,31 +68,36 @@ def layer_kernel(  # type: ignore[no-untyped-def]
 def layer_backward_kernel(  # type: ignore[no-untyped-def]
     x, dy, f, scale, noise, bias, then, dv, dscale, dnoise, dthen,
     h, w, out_h, out_w, channels, noise_step, slope, gain, clamp,
-    TAPS: tl.constexpr, PAD: tl.constexpr, NOISE: tl.constexpr,
-    CLAMPS: tl.constexpr, THEN: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
+    TAPS: tl.constexpr, PAD: tl.constexpr, NOISE: tl.constexpr, CLAMPS: tl.constexpr,
+    THEN: tl.constexpr, P: tl.constexpr, C: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """The gradient dv of filtered(x), and those of scale, noise and then.
 
-    dscale and dthen [N,programs,C] are sums over each program's pixels.
+    dscale and dthen [N,programs,channels] are sums over each program's pixels, TILES times P, and
+    dnoise [N,programs,pixels] over its channels, C.
     """
-    block, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    p = block * P + tl.arange(0, P)
+    block, part, n = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    c = part * C + tl.arange(0, C)
+    known = c < channels
     x += n * h * w * channels
     dy += n * out_h * out_w * channels
     dv += n * out_h * out_w * channels
-    sums = (n * tl.num_programs(0) + block) * channels
-    own = tl.zeros([P], tl.float32)
-    if NOISE:
-        own = tl.load(noise + n * noise_step + p, mask=p < out_h * out_w, other=0.0)
-        own = own.to(tl.float32)
-    over_channels = tl.zeros([P], tl.float32)
-    for first in range(0, channels, C):
-        c = first + tl.arange(0, C)
-        inside = (p < out_h * out_w)[:, None] & (c < channels)[None, :]
+    factor = tl.load(scale + n * channels + c, mask=known, other=0.0)[None, :]
+    shift = tl.load(bias + c, mask=known, other=0.0).to(tl.float32)[None, :]
+    next_styles = factor
+    if THEN:
+        next_styles = tl.load(then + n * channels + c, mask=known, other=0.0)[None, :]
+    for_scale = tl.zeros([C], tl.float32)
+    for_then = tl.zeros([C], tl.float32)
+    for tile in range(TILES):
+        p = (block * TILES + tile) * P + tl.arange(0, P)
+        there = p < out_h * out_w
+        inside = there[:, None] & known[None, :]
         v = filtered(x, f, p // out_w, p % out_w, c, h, w, channels, inside, TAPS, PAD)
-        factor = tl.load(scale + n * channels + c, mask=c < channels, other=0.0)[None, :]
-        z = v * factor + own[:, None]
-        z += tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
+        z = v * factor + shift
+        if NOISE:
+            own = tl.load(noise + n * noise_step + p, mask=there, other=0.0)
+            z += own.to(tl.float32)[:, None]
         at = p[:, None] * channels + c[None, :]
         d = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
         a = tl.where(z < 0, z * slope, z) * gain
@@ -99,16 +105,20 @@ def layer_backward_kernel(  # type: ignore[no-untyped-def]
             cut = a
             if CLAMPS:
                 cut = tl.minimum(tl.maximum(a, -clamp), clamp)
-            tl.store(dthen + sums + c, tl.sum(d * cut, axis=0), mask=c < channels)
-            d *= tl.load(then + n * channels + c, mask=c < channels, other=0.0)[None, :]
+            for_then += tl.sum(d * cut, axis=0)
+            d *= next_styles
         if CLAMPS:
             d = tl.where((a < -clamp) | (a > clamp), 0.0, d)
         d = tl.where(z < 0, d * slope, d) * gain
-        over_channels += tl.sum(d, axis=1)
-        tl.store(dscale + sums + c, tl.sum(d * v, axis=0), mask=c < channels)
+        for_scale += tl.sum(d * v, axis=0)
         tl.store(dv + at, (d * factor).to(dv.dtype.element_ty), mask=inside)
-    if NOISE:
-        tl.store(dnoise + n * out_h * out_w + p, over_channels, mask=p < out_h * out_w)
+        if NOISE:
+            sums = (n * tl.num_programs(1) + part) * (out_h * out_w)
+            tl.store(dnoise + sums + p, tl.sum(d, axis=1), mask=there)
+    sums = (n * tl.num_programs(0) + block) * channels
+    tl.store(dscale + sums + c, for_scale, mask=known)
+    if THEN:
+        tl.store(dthen + sums + c, for_then, mask=known)
 
 
 @triton.jit
