@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sg2cli import ops
-from sg2cli.ops import Layer, styled_convs
 from sg2cli.settings import Activation, GeneratorConfig, Precision
 
 # Slope of the negative half, and the gain that keeps the variance (He et al. 2015).
@@ -83,16 +82,17 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, activation (StyleGAN2 fig. 2c), of a w [N,w_dim].
+    """Modulated 3x3 convolution, noise, bias, activation (StyleGAN2 fig. 2c).
 
-    The block computes them: x [N,I,H,W] -> [N,O,H,W], or [N,O,2H,2W] where it upsamples.
+    x [N,I,H,W], w [N,w_dim] -> [N,O,H,W], or [N,O,2H,2W] where the layer upsamples.
     """
 
     noise_const: Tensor  # [H,W] of the result
 
     def __init__(
-        self, name: str, inputs: int, outputs: int, config: GeneratorConfig, resolution: int
+        self, name: str, inputs: int, outputs: int, config: GeneratorConfig, size: int, gain: float
     ) -> None:
+        """`gain` comes on top of the activation's own, and moves the clamp with it."""
         super().__init__()
         self.affine = FullyConnected(config.w_dim, inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
@@ -101,29 +101,32 @@ class SynthesisLayer(nn.Module):
         self.use_noise = config.use_noise
         if self.use_noise:
             self.noise_strength = nn.Parameter(torch.empty([]))
-            self.register_buffer("noise_const", torch.empty(resolution, resolution))
+            self.register_buffer("noise_const", torch.empty(size, size))
         self.taps = config.resample_filter if name.endswith("conv0") else None
-        self.slope, self.gain = ACTIVATION[config.activation]
-        self.clamp = config.conv_clamp
+        self.slope, own_gain = ACTIVATION[config.activation]
+        self.gain = own_gain * gain
+        self.clamp = None if config.conv_clamp is None else config.conv_clamp * gain
 
-    def layer(self, w: Tensor, noise: Noise, gain: float = 1) -> Layer:
-        """What `styled_conv` needs beside x. `gain` comes on top of the activation's own, and moves
-        the clamp with it."""
-        clamp = None if self.clamp is None else self.clamp * gain
-        how = self.taps, self.slope, self.gain * gain, clamp
-        return Layer(self.weight, self.affine(w), self.bias, self._noise(noise), *how)
+    def forward(self, x: Tensor, w: Tensor, noise: Noise = "const") -> Tensor:
+        f = ops.filter_kernel(self.taps, x.dtype, x.device) if self.taps else None
+        x = ops.modulated_conv2d(x, self.weight, self.affine(w), f)  # with f, it upsamples
+        if (noise_map := self.noise_map(noise)) is not None:
+            x = x + noise_map.to(x.dtype)
+        return ops.bias_act(x, self.bias, self.slope, self.gain, self.clamp)
 
-    def _noise(self, noise: Noise) -> Tensor | None:
-        """[H,W] or [N,1,H,W], or [1,1,H,W], times its strength."""
+    def operands(self, w: Tensor, noise: Noise) -> ops.Layer:
+        """What `forward` computes with, for operations that compute several layers at once."""
+        how = self.taps, self.slope, self.gain, self.clamp
+        return ops.Layer(self.weight, self.affine(w), self.bias, self.noise_map(noise), *how)
+
+    def noise_map(self, noise: Noise) -> Tensor | None:
+        """[H,W], or [N|1,1,H,W], times its strength."""
         if not self.use_noise or noise == "none":
             return None
-        noise_map = self.noise_const if noise == "const" else self._own_map(noise)
-        return noise_map * self.noise_strength
-
-    def _own_map(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """This layer's map, [N,1,H,W] or [1,1,H,W]; the checkpoint's if it is left out."""
-        noise_map = maps.get(self.noise_name, self.noise_const)
-        return noise_map.reshape(-1, 1, *noise_map.shape[-2:])
+        if noise == "const":
+            return self.noise_const * self.noise_strength
+        own = noise.get(self.noise_name, self.noise_const)  # the checkpoint's if it is left out
+        return own.reshape(-1, 1, *own.shape[-2:]) * self.noise_strength
 
 
 class ToRGB(nn.Module):
@@ -138,7 +141,7 @@ class ToRGB(nn.Module):
         self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Without bias and clamp: they come with the sum of pictures."""
+        """Without bias and clamp: they come with the sum of images."""
         return ops.to_rgb(x, self.weight, self.styles(w))
 
     def styles(self, w: Tensor) -> Tensor:
@@ -151,12 +154,12 @@ class Skip(nn.Module):
     def __init__(self, inputs: int, outputs: int, config: GeneratorConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 1, 1))
-        self.weight_gain = 1 / math.sqrt(inputs)
+        self.weight_gain = 1 / math.sqrt(inputs) * SQRT_HALF
         self.taps = config.resample_filter
 
-    def forward(self, x: Tensor, gain: float) -> Tensor:
-        weight = self.weight * (self.weight_gain * gain)
-        return ops.upsample2d(F.conv2d(x, weight.to(x.dtype)), self.taps)
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        return ops.upsample2d(F.conv2d(x, weight), self.taps)
 
 
 class SynthesisBlock(nn.Module):
@@ -166,22 +169,26 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         resolution, outputs = config.resolutions[index], config.channels[index]
         name = f"synthesis.b{resolution}"
-        self.is_first = index == 0
+        self.is_first, self.is_last = index == 0, resolution == config.img_resolution
         self.is_resnet = config.architecture == "resnet" and not self.is_first
-        self.has_torgb = config.architecture == "skip" or resolution == config.img_resolution
+        self.has_torgb = config.architecture == "skip" or self.is_last
         if self.is_first:
             self.const = nn.Parameter(torch.empty(outputs, 4, 4))
         else:
             inputs = config.channels[index - 1]
-            self.conv0 = SynthesisLayer(f"{name}.conv0", inputs, outputs, config, resolution)
-        self.conv1 = SynthesisLayer(f"{name}.conv1", outputs, outputs, config, resolution)
+            self.conv0 = SynthesisLayer(f"{name}.conv0", inputs, outputs, config, resolution, 1)
+        gain = SQRT_HALF if self.is_resnet else 1  # so the sum of two paths keeps the variance
+        self.conv1 = SynthesisLayer(f"{name}.conv1", outputs, outputs, config, resolution, gain)
         if self.is_resnet:
             self.skip = Skip(inputs, outputs, config)
         if self.has_torgb:
             self.torgb = ToRGB(outputs, config)
-        self.is_last = resolution == config.img_resolution
         self.taps = config.resample_filter
         self.dtype: torch.dtype | None = None  # of the activations; None: that of the weights
+
+    @property
+    def convs(self) -> list[SynthesisLayer]:
+        return [self.conv1] if self.is_first else [self.conv0, self.conv1]
 
     def forward(
         self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise: Noise
@@ -191,25 +198,36 @@ class SynthesisBlock(nn.Module):
         ToRGB reads the w of the next block's first convolution. After the last block x may be None.
         """
         *ws_conv, w_torgb = ws.unbind(dim=1)
-        convs = [self.conv1] if self.is_first else [self.conv0, self.conv1]
         x = self.const.expand(ws.shape[0], -1, -1, -1) if x is None else x
         x = x.to(self.dtype or self.conv1.weight.dtype)
-        rgb: Tensor | None
-        gain = SQRT_HALF if self.is_resnet else 1  # two paths' sum keeps the variance
-        layers = [
-            conv.layer(w, noise, gain if conv is self.conv1 else 1)
-            for conv, w in zip(convs, ws_conv, strict=True)
-        ]
-        if self.is_last and not self.is_resnet:  # where the image is all that is needed
-            styles = self.torgb.styles(w_torgb)
-            rgb, x = ops.styled_conv_rgb(x, layers, self.torgb.weight, styles), None
+        if not ops.only_reference():
+            x, rgb = self.fused(x, ws_conv, w_torgb, noise)
         else:
-            y = styled_convs(x, layers)
-            x = self.skip(x, SQRT_HALF) + y if self.is_resnet else y
+            y = x
+            for conv, w in zip(self.convs, ws_conv, strict=True):
+                y = conv(y, w, noise)
+            x = self.skip(x) + y if self.is_resnet else y
             rgb = self.torgb(x, w_torgb) if self.has_torgb else None
         if rgb is not None:
             img = ops.add_rgb(rgb, self.torgb.bias, self.torgb.clamp, img, self.taps)
         return x, img
+
+    def fused(
+        self, x: Tensor, ws: Sequence[Tensor], w_torgb: Tensor, noise: Noise
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What the layers compute one by one, with fewer passes over memory: -> x, rgb.
+
+        Writing and reading feature maps, which no cache holds, takes longer than the arithmetic on
+        them. So on CUDA, what ends conv0 multiplies by the styles of conv1, one pass less; and on a
+        CPU, the last block goes from x to rgb in bands of rows: its maps are never in memory.
+        """
+        layers = [conv.operands(w, noise) for conv, w in zip(self.convs, ws, strict=True)]
+        if self.is_last and not self.is_resnet:  # the image is all that is needed
+            rgb = self.torgb.weight, self.torgb.styles(w_torgb)
+            return None, ops.styled_conv_rgb(x, layers, *rgb)
+        y = ops.styled_convs(x, layers)
+        x = self.skip(x) + y if self.is_resnet else y
+        return x, self.torgb(x, w_torgb) if self.has_torgb else None
 
 
 class SynthesisNetwork(nn.Module):
@@ -234,11 +252,10 @@ class SynthesisNetwork(nn.Module):
         x = img = None
         row = 0
         for block in self.blocks:
-            convs = 1 if block.is_first else 2
+            convs = len(block.convs)
             x, img = block(x, img, ws[:, row : row + convs + 1], noise)
             row += convs
-        assert img is not None
-        return img
+        return cast(Tensor, img)  # the last block has a ToRGB
 
 
 class Generator(nn.Module):
@@ -276,21 +293,6 @@ class Generator(nn.Module):
         if half and count:
             self.precision = f"fp16x{count}" if precision == "auto" else precision
         return self.precision
-
-    def random_noise(self, seeds: Sequence[int]) -> dict[str, Tensor]:
-        """A map [N,1,H,W] a layer, a picture's drawn from its own seed on the CPU.
-
-        So a picture is the same in any batch and on any device.
-        """
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        single: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-        maps = {}
-        for layer in self.synthesis.layers:
-            if layer.use_noise:
-                shape = (1, *layer.noise_const.shape)
-                drawn = [torch.randn(shape, generator=g, **single) for g in generators]
-                maps[layer.noise_name] = torch.stack(drawn).to(layer.noise_const)
-        return maps
 
     def forward(self, z: Tensor, c: Tensor | None = None, noise: Noise = "const") -> Tensor:
         """z [N,z_dim], c [N,c_dim] one-hot -> img [N,C,H,W]. For truncation see `latents`."""

@@ -10,6 +10,7 @@ from networks import GOLDEN_NAMES, golden, random_generator, relative
 from reference import Reference
 
 from sg2cli import ops
+from sg2cli.generator import SynthesisBlock
 from sg2cli.latents.mapping import seed_to_z, truncate
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -102,6 +103,23 @@ def test_gradients_in_ws_and_noise_agree_with_the_reference(network: Any, randn:
     assert max(relative(found, expected) for found, expected in pairs) < 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_fused_layers_agree_with_the_layers_one_by_one(
+    network: Any, randn: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    G, tolerance = network.to(dtype), 1e-12 if dtype == torch.float64 else 1e-5
+    shape = (2, G.config.num_ws, G.config.w_dim)
+    ws = randn(*shape).to(dtype)
+    maps = {name: noise_map.to(dtype) for name, noise_map in maps_of(G, randn, 2).items()}
+    fused = [G.synthesis(ws, noise) for noise in ("const", "none", maps)]
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "only_reference", lambda: True)
+        patch.setattr(SynthesisBlock, "fused", None)
+        one_by_one = [G.synthesis(ws, noise) for noise in ("const", "none", maps)]
+    for found, expected in zip(fused, one_by_one, strict=True):
+        assert relative(found, expected) < tolerance
+
+
 @pytest.mark.skipif(not ops.has_compiled_cpu(), reason="no compiled code here")
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("compiled")])
 def test_networks_of_whole_vectors_are_compiled(
@@ -159,16 +177,6 @@ def test_a_map_left_out_is_the_checkpoints_own(randn: Any) -> None:
     torch.testing.assert_close(G.synthesis(ws, own), G.synthesis(ws, "const"))
     other = {name: own[name] + 1}
     assert relative(G.synthesis(ws, other), G.synthesis(ws, "const")) > 1e-3
-
-
-def test_random_noise_depends_on_the_seed_alone() -> None:
-    G = random_generator()
-    first, both, again = G.random_noise([3]), G.random_noise([4, 3]), G.random_noise([3])
-    for name in first:
-        torch.testing.assert_close(first[name][0], both[name][1], rtol=0, atol=0)
-        torch.testing.assert_close(first[name], again[name], rtol=0, atol=0)
-        assert not torch.equal(both[name][0], both[name][1])
-        assert first[name].shape == (1, 1, *G.get_buffer(name).shape)
 
 
 def test_weights_take_no_gradient(randn: Any) -> None:

@@ -16,6 +16,7 @@ from sg2cli.latents.notation import SeedRange
 from sg2cli.latents.sources import Latent, LatentList
 from sg2cli.sampling import check_settings, locate, noise_of, render
 from sg2cli.sampling.generate import generate
+from sg2cli.sampling.rendering import random_noise
 from sg2cli.settings import DrawSettings
 
 AVATARS = checkpoints.load(device="cpu")
@@ -51,6 +52,16 @@ def test_noise_modes_differ_and_random_noise_is_the_seeds() -> None:
     assert not np.array_equal(drawn["const"]["seed0001"], drawn["random"]["seed0001"])
     again = pictures("1,2", G, noise_mode="random", batch=2)
     assert abs(again["seed0001"].astype(int) - drawn["random"]["seed0001"]).max() <= 1
+
+
+def test_random_noise_depends_on_the_seed_alone() -> None:
+    G = random_generator()
+    first, both, again = (random_noise(G, seeds) for seeds in ([3], [4, 3], [3]))
+    for name in first:
+        torch.testing.assert_close(first[name][0], both[name][1], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], again[name], rtol=0, atol=0)
+        assert not torch.equal(both[name][0], both[name][1])
+        assert first[name].shape == (1, 1, *G.get_buffer(name).shape)
 
 
 def test_the_picture_is_that_of_the_library_call() -> None:

@@ -18,23 +18,15 @@ from torch import Tensor
 from sg2cli.ops import backend, reference, shapes
 from sg2cli.ops.backend import KernelUnavailable, only_reference
 from sg2cli.ops.cpu import runtime
-from sg2cli.ops.reference import HALF, Layer, bias_act, filter_kernel
+from sg2cli.ops.reference import HALF, Layer, bias_act, filter_kernel, modulated_conv2d
 from sg2cli.ops.replay import Replayed
 from sg2cli.ops.tensors import any_requires_grad, is_intercepted, is_plain
 from sg2cli.settings import ResampleFilter
 
-__all__ = [
-    "Layer",
-    "Replayed",
-    "add_rgb",
-    "bias_act",
-    "conv3x3",
-    "describe_backend",
-    "filter_kernel",
-]
-__all__ += ["has_compiled_cpu", "has_triton", "linear", "only_reference", "release_memory"]
-__all__ += ["styled_conv", "styled_conv_rgb", "styled_convs", "to_rgb", "unit_distance"]
-__all__ += ["upsample2d"]
+__all__ = ["Layer", "Replayed", "add_rgb", "bias_act", "conv3x3", "describe_backend"]
+__all__ += ["filter_kernel", "has_compiled_cpu", "has_triton", "linear", "modulated_conv2d"]
+__all__ += ["only_reference", "release_memory", "styled_conv", "styled_conv_rgb", "styled_convs"]
+__all__ += ["to_rgb", "unit_distance", "upsample2d"]
 
 if hasattr(os, "register_at_fork"):
     # The threads of OpenMP stay behind: a child that counts on them waits forever, in torch's own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sg2cli import devices
 from sg2cli.errors import Sg2Error, UsageError, is_out_of_memory
@@ -198,7 +198,7 @@ def noise_of(G: Generator, points: Sequence[Point], mode: NoiseMode) -> Noise:
     import torch
 
     if mode == "random":
-        return G.random_noise([point.seed for point in points])
+        return random_noise(G, [point.seed for point in points])
     if mode == "none" or not any(point.noise for point in points):
         return mode
     maps: dict[str, Tensor] = {}
@@ -208,4 +208,22 @@ def noise_of(G: Generator, points: Sequence[Point], mode: NoiseMode) -> Noise:
             own = [point.noise.get(name) for point in points]
             drawn = [layer.noise_const if n is None else torch.from_numpy(np.array(n)) for n in own]
             maps[name] = torch.stack([noise_map.to(layer.noise_const) for noise_map in drawn])
+    return maps
+
+
+def random_noise(G: Generator, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """A map [N,1,H,W] for each layer; those of an image are drawn from its own seed on the CPU.
+
+    So an image is the same in any batch and on any device.
+    """
+    import torch
+
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    single: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    maps = {}
+    for layer in G.synthesis.layers:
+        if layer.use_noise:
+            shape = (1, *layer.noise_const.shape)
+            drawn = [torch.randn(shape, generator=g, **single) for g in generators]
+            maps[layer.noise_name] = torch.stack(drawn).to(layer.noise_const)
     return maps

@@ -413,7 +413,7 @@ def test_batches_are_halved_without_memory(
 ) -> None:
     args = ["-n", net, "--seeds", "0-19", "--batch", "16"]
     assert sg2("generate", *args, "--out", "whole").code == 0
-    monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=5))
+    monkeypatch.setattr("sg2cli.ops.styled_convs", out_of_memory(above=5))
     result = sg2("generate", *args)
     assert result.code == 0
     message = [line.partition(": ")[2] for line in result.err.splitlines()]
@@ -421,7 +421,7 @@ def test_batches_are_halved_without_memory(
     for path in result.lines:
         ours, theirs = (np.asarray(PIL.Image.open(f)) for f in (path, path.replace("out", "whole")))
         assert np.abs(ours.astype(int) - theirs).max() <= 1
-    monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=0))
+    monkeypatch.setattr("sg2cli.ops.styled_convs", out_of_memory(above=0))
     result = sg2("generate", *args, "--overwrite", "-q")
     assert result.code == 1
     assert "out of memory: a smaller --batch" in one_line(result.err)
@@ -441,7 +441,7 @@ def test_onednn_that_failed_once_fails_in_its_thread_for_good(
             raise RuntimeError("could not create a primitive")
         return whole(x, *args, **options)
 
-    monkeypatch.setattr("sg2cli.generator.styled_convs", limited)
+    monkeypatch.setattr("sg2cli.ops.styled_convs", limited)
     result = sg2("generate", "-n", net, "--seeds", "0-9", "--batch", "16")
     assert result.code == 0, result.err
     assert len(result.lines) == 10
@@ -455,7 +455,7 @@ def test_photos_are_halved_without_memory(
         photo(f"{seed}.png", seed)
     args = ["project", "-n", net, "--steps", "3", *(f"{i}.png" for i in range(4))]
     assert sg2(*args, "--out", "whole", "--batch", "2").code == 0
-    monkeypatch.setattr("sg2cli.generator.styled_convs", out_of_memory(above=2))
+    monkeypatch.setattr("sg2cli.ops.styled_convs", out_of_memory(above=2))
     result = sg2(*args, "--batch", "4")
     assert result.code == 0, result.err
     assert "out of memory: continuing with --batch 2" in result.err

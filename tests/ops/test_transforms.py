@@ -344,6 +344,7 @@ print(leaf.grad.isfinite().all().item())
 def test_defaults_of_torch_at_the_first_image_are_not_kept(default: str) -> None:
     """Neither does another default change the image, nor what is drawn after it."""
     script = f"""
+from sg2cli.sampling.rendering import random_noise
 from sg2cli.ops import conv3x3, unit_distance
 a, kernel = torch.linspace(-1, 1, 16 * 64).view(1, 16, 8, 8), torch.ones(16, 16, 3, 3)
 weight = torch.ones(1, 16, 1, 1)
@@ -352,7 +353,7 @@ def all_of_it():
     image = G.synthesis(leaf)
     features = conv3x3(a, kernel)
     (gradient,) = torch.autograd.grad(image.sum(), leaf)
-    noise = G.synthesis(leaf.detach(), G.random_noise([3, 4]))
+    noise = G.synthesis(leaf.detach(), random_noise(G, [3, 4]))
     return image, gradient, features, unit_distance(features, a, weight), noise
 {default}
 first = all_of_it()
