@@ -40,7 +40,6 @@ MAX_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
 # Numbers of a layer's output, of which a dozen are in memory at once, where an image is drawn: so
 # many, or so many for each parameter, of which a network of 1024x1024 has about as many.
 MAX_DRAWN, MAX_DRAWN_PER_PARAMETER = 1 << 23, 2
-MEAN_BATCH = 500
 PICKLES = {**tensorflow.GLOBALS, **ada.GLOBALS}
 
 
@@ -158,6 +157,7 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
     import torch
 
     from sg2cli.generator import Generator
+    from sg2cli.w_samples import mean_w
 
     config = read_config(checkpoint.fields, checkpoint.shapes)
     with torch.device("meta"):
@@ -171,25 +171,8 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
     G.load_state_dict(tensors, assign=True)
     G.requires_grad_(False)
     if W_AVG in checkpoint.made_up:
-        G.mapping.w_avg.copy_(_mean_w(G))
+        G.mapping.w_avg.copy_(mean_w(G))
     return G
-
-
-def _mean_w(G: Generator) -> Tensor:
-    """The mean over 10,000 z of RandomState(123), and over all classes alike."""
-    import numpy as np
-    import torch
-
-    config, random = G.config, np.random.RandomState(123)
-    total = torch.zeros(config.w_dim, dtype=torch.float64)
-    for start in range(0, 10_000, MEAN_BATCH):
-        z = torch.from_numpy(random.randn(MEAN_BATCH, config.z_dim)).float()
-        c = None
-        if config.c_dim:
-            classes = torch.arange(start, start + MEAN_BATCH) % config.c_dim
-            c = torch.nn.functional.one_hot(classes, config.c_dim).float()
-        total += G.mapping(z, c).double().sum(dim=0)
-    return total / 10_000
 
 
 def convert(

@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sg2cli.inversion.state import WS, Params, State
-from sg2cli.latents.mapping import class_vectors
 from sg2cli.sampling import default_batch
 from sg2cli.settings import ProjectSettings
+from sg2cli.w_samples import PROJECTOR_SAMPLES, PROJECTOR_SEED, sample_w
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.storage.array_files import Array
 
-W_SAMPLES = 10_000
 START_PSI = 0.7  # of the samples for a start: most photos are nearer to the mean than samples are
 FEW = 4  # of them are drawn at once: their feature maps stay in the processor's cache
 LEAST_RIDGE = 1e-100
@@ -44,15 +43,11 @@ class Spread:
 
 def spread_of_w(G: Generator, class_index: int | None = None) -> Spread:
     """What NVIDIA's projector takes for mean and standard deviation; of one class, if there are."""
-    z = np.random.RandomState(123).randn(W_SAMPLES, G.config.z_dim)
-    with torch.inference_mode():
-        mapped = [
-            G.mapping(part, class_vectors(G, len(part), class_index or 0))
-            for part in torch.split(torch.from_numpy(z).float().to(G.mapping.w_avg), 1000)
-        ]
-    samples = torch.cat(mapped).cpu().numpy()
+    count, seed = PROJECTOR_SAMPLES, PROJECTOR_SEED
+    mapped = sample_w(G, count, seed, batch=1000, class_index=class_index or 0)
+    samples = torch.cat([*mapped]).cpu().numpy()
     mean = samples.mean(axis=0)
-    std = float(np.sqrt(((samples - mean) ** 2).sum() / W_SAMPLES))
+    std = float(np.sqrt(((samples - mean) ** 2).sum() / count))
     on_device = [torch.from_numpy(array).to(G.device) for array in (samples, mean)]
     return Spread(on_device[0], on_device[1], std)
 

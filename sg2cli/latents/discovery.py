@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli import __version__
 from sg2cli.errors import UsageError
-from sg2cli.latents.mapping import class_vectors
 from sg2cli.latents.mixing import parse_styles, style_rows
 from sg2cli.storage.atomic import make_folder, new_file
 from sg2cli.storage.paths import user_path
+from sg2cli.w_samples import sample_w
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,22 +47,17 @@ def moments(
     advance: Callable[[int], object] = lambda count: None,
 ) -> Moments:
     """Map so many z of RandomState(seed), a few thousand at a time."""
-    import numpy as np
     import torch
 
-    config, random = G.config, np.random.RandomState(seed)
-    total = torch.zeros(config.w_dim, dtype=torch.float64)
-    squares = torch.zeros(config.w_dim, config.w_dim, dtype=torch.float64)
+    w_dim = G.config.w_dim
+    total = torch.zeros(w_dim, dtype=torch.float64)
+    squares = torch.zeros(w_dim, w_dim, dtype=torch.float64)
     w_avg = G.mapping.w_avg.double().cpu()
-    with torch.inference_mode():
-        for start in range(0, samples, CHUNK):
-            count = min(CHUNK, samples - start)
-            z = torch.from_numpy(random.randn(count, config.z_dim).astype(np.float32))
-            c = class_vectors(G, count, class_index or 0)
-            w = G.mapping(z.to(G.device), c).double().cpu() - w_avg  # near 0, so nothing cancels
-            total += w.sum(dim=0)
-            squares += w.T @ w
-            advance(count)
+    for batch in sample_w(G, samples, seed, CHUNK, class_index or 0):
+        w = batch.double().cpu() - w_avg  # near 0, so nothing cancels
+        total += w.sum(dim=0)
+        squares += w.T @ w
+        advance(len(w))
     mean = total / samples
     return Moments(mean + w_avg, squares / samples - torch.outer(mean, mean), samples)
 
