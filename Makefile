@@ -21,12 +21,12 @@ test: .venv/installed-dev  ## all tests
 # The readers and writers of every format, latents, videos, downloads and every command once.
 test-oldest: .venv-oldest/installed  ## what depends on other packages, with the oldest of each
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W ignore $(PARALLEL) \
-		tests/checkpoints/test_native.py tests/images tests/latents tests/ops/test_conv2d.py \
+		tests/checkpoints/test_native.py tests/images tests/latents tests/ops/cpu/test_convolution.py \
 		tests/storage/test_downloads.py tests/storage/test_hostile_servers.py \
-		tests/cli/test_doctor.py tests/cli/test_edit.py tests/cli/test_hostile.py \
-		tests/cli/test_info.py tests/cli/test_interpolate.py tests/cli/test_main.py \
-		tests/cli/test_truncate.py tests/cli/test_reliability.py::test_no_command_connects \
-		tests/cli/test_project.py::test_a_result_is_whole_and_drawn_again_pixel_for_pixel
+		tests/cli/commands/test_doctor.py tests/cli/commands/test_edit.py tests/cli/test_hostile.py \
+		tests/cli/commands/test_info.py tests/cli/commands/test_interpolate.py tests/cli/test_main.py \
+		tests/cli/commands/test_truncate.py tests/cli/test_reliability.py::test_no_command_connects \
+		tests/cli/commands/test_project.py::test_a_result_is_whole_and_drawn_again_pixel_for_pixel
 
 check: lint test  ## what has to pass before a change lands
 

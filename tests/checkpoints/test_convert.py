@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_line
 from foreign_files import rosinality_state, write_ada, write_tensorflow
 from networks import GOLDEN, random_generator, same
 from safetensors import safe_open
-from test_pickle_reader import HOSTILE, refused_cheaply
 
 from sg2cli.checkpoints import Network, save_generator
 from sg2cli.checkpoints import convert as conversion
 from sg2cli.checkpoints.convert import convert, read_checkpoint, to_generator
 from sg2cli.errors import CheckpointError, Sg2Error
 from sg2cli.latents.mapping import seed_to_z, truncate
+from tests.conftest import one_line
+
+from .test_pickle_reader import HOSTILE, refused_cheaply
 
 FORMATS = GOLDEN / "formats"
 SAMPLES = sorted(p for p in FORMATS.glob("*.p*") if "unsupported" not in p.name)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from networks import GOLDEN, random_generator, same
 from safetensors.torch import load_file
-from test_convert import FORMATS
 
 from sg2cli.checkpoints import Network, ada, rosinality, save_generator
 from sg2cli.checkpoints.convert import PICKLES, read_checkpoint, to_generator
 from sg2cli.checkpoints.pickle_reader import budget_for, load
 from sg2cli.checkpoints.torch_tensors import read_torch
+
+from .test_convert import FORMATS
 
 
 def tensors_of(contents: Any) -> dict[str, torch.Tensor]:

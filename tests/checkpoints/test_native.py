@@ -12,7 +12,6 @@ import pytest
 import torch
 from networks import GOLDEN, GOLDEN_NAMES, random_generator
 from safetensors.torch import load_file, save_file
-from test_generator import NETWORKS
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints import Network, find_network, load, save_generator
@@ -21,6 +20,7 @@ from sg2cli.errors import CheckpointError, Sg2Error, UsageError
 from sg2cli.storage.budget import MAX_SMALL_FILE
 from sg2cli.storage.reading import sha256
 from sg2cli.storage.safetensors import SafetensorsFile
+from tests.test_generator import NETWORKS
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import one_line
 from networks import GOLDEN
 from safetensors.numpy import load_file, save
+
+from tests.conftest import one_line
 
 NETWORK = GOLDEN / "gray-16.weights.safetensors"
 MEMORY = 150 << 20  # beside what Python and NumPy take

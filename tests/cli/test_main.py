@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 import pytest
-from conftest import SG2, one_line
 
 from sg2cli.cli.main import COMMANDS, cli
+from tests.conftest import SG2, one_line
 
 HEAVY = ("torch", "lpips", "torchvision")
 WATCHED = f"""

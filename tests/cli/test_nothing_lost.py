@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import SG2, one_line
 from networks import random_generator
 
 from sg2cli import checkpoints
+from tests.conftest import SG2, one_line
 
 STEPS = ["--steps", "2"]
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_line
 from networks import random_generator
 from safetensors.torch import save
 
 from sg2cli.checkpoints import find_network, save_generator
 from sg2cli.checkpoints.weight_deltas import encode_weight_deltas
 from sg2cli.latents.directions import find_direction
+from tests.conftest import one_line
 
 W_DIM = 16
 

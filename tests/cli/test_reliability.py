@@ -22,12 +22,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import SG2, one_line
 from networks import GOLDEN, random_generator
 
 from sg2cli import checkpoints, ops
 from sg2cli.storage import atomic
 from sg2cli.storage.atomic import NameTaken, make_folder, new_file
+from tests.conftest import SG2, one_line
 
 
 @pytest.fixture

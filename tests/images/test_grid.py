@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_codecs import PROVENANCE, noise, without_hash
 
 from sg2cli.errors import UsageError
 from sg2cli.images import codecs, grid
 from sg2cli.provenance import is_unchanged
+
+from .test_codecs import PROVENANCE, noise, without_hash
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])

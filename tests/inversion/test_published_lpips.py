@@ -10,11 +10,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from test_losses import authors_lpips, picture
 
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.published_lpips import PublishedLPIPS
 from sg2cli.settings import LpipsNet
+
+from .test_losses import authors_lpips, picture
 
 NETS = get_args(LpipsNet)
 CPU = torch.device("cpu")

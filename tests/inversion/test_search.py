@@ -13,7 +13,6 @@ import torch
 from networks import GOLDEN, golden, random_generator
 from reference import Reference
 from safetensors.torch import load_file
-from test_losses import TARGETS, authors_lpips
 from torch import Tensor
 
 from sg2cli import checkpoints, ops
@@ -24,6 +23,8 @@ from sg2cli.inversion.search import Search, optimise
 from sg2cli.inversion.start import spread_of_w
 from sg2cli.inversion.state import WS, Found
 from sg2cli.settings import PRESETS, ProjectSettings, Restart
+
+from .test_losses import TARGETS, authors_lpips
 
 SHORT = ProjectSettings(steps=8)
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from test_search import SHORT, few_samples, projected, start
-from test_tuning import tuning
 
 from sg2cli.errors import Sg2Error
 from sg2cli.inversion import snapshots
 from sg2cli.inversion.search import Search, optimise
 from sg2cli.inversion.state import WS
 from sg2cli.settings import PRESETS
+
+from .test_search import SHORT, few_samples, projected, start
+from .test_tuning import tuning
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])

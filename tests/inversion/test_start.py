@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from networks import golden, random_generator
-from test_search import SHORT, photos, start
 
 from sg2cli.images.photos import Photo
 from sg2cli.images.pixels import to_images
@@ -17,6 +16,8 @@ from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.search import Search
 from sg2cli.inversion.start import START_PSI, spread_of_w
 from sg2cli.inversion.state import WS
+
+from .test_search import SHORT, photos, start
 
 
 def test_the_start_is_estimated_from_pictures() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from networks import random_generator
-from test_search import photos
 
 from sg2cli.errors import Sg2Error
 from sg2cli.inversion import snapshots
@@ -17,6 +16,8 @@ from sg2cli.inversion.start import spread_of_w
 from sg2cli.inversion.state import Found
 from sg2cli.inversion.tuning import Tuning
 from sg2cli.settings import TuneSettings
+
+from .test_search import photos
 
 
 def tuning(count: int = 2) -> Tuning:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-from test_sources import WS, G, opened, save_as
 
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.latents.files import Stream, inspect_latents, is_latents, save_latents
 from sg2cli.latents.mapping import to_ws
+
+from .test_sources import WS, G, opened, save_as
 
 
 class Evil:

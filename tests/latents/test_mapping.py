@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from networks import random_generator
-from test_sources import WS, G, opened
 
 from sg2cli.latents.mapping import to_ws, truncate
 from sg2cli.latents.notation import parse_seeds
 from sg2cli.latents.sources import open_latents
+
+from .test_sources import WS, G, opened
 
 
 def test_psi_of_latents_that_come_as_w_is_theirs_unless_given(in_tmp: Path) -> None:

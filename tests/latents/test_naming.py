@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_sources import WS, G, names
 
 from sg2cli.latents.naming import Names
 from sg2cli.latents.notation import MeanLatent, parse_latents, parse_seeds
 from sg2cli.latents.sources import open_latents
+
+from .test_sources import WS, G, names
 
 
 def test_every_latent_has_a_name_of_its_own(in_tmp: Path) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import SG2
 from foreign_files import write_ada
 from networks import random_generator
 
@@ -27,6 +26,7 @@ from sg2cli.errors import Sg2Error
 from sg2cli.storage import downloads, http, partial_files
 from sg2cli.storage.downloads import download
 from sg2cli.storage.partial_files import PartialFile, Version
+from tests.conftest import SG2
 
 CONTENT = np.random.RandomState(0).bytes(400_000)
 HALF = 200_000

@@ -18,7 +18,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import one_line
 from networks import GOLDEN, random_generator
 from safetensors.torch import save, save_file
 
@@ -27,6 +26,7 @@ from sg2cli.checkpoints import save_generator
 from sg2cli.storage.budget import MAX_SMALL_FILE, Budget, LimitExceeded
 from sg2cli.storage.reading import CountedFile, Source, open_file, read_bytes, read_stream
 from sg2cli.storage.safetensors import SafetensorsFile
+from tests.conftest import one_line
 
 NETWORK = GOLDEN / "gray-16.weights.safetensors"
 

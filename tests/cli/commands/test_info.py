@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import SG2, one_line
 from networks import GOLDEN, random_generator
 
 from sg2cli import checkpoints
+from tests.conftest import SG2, one_line
 
 
 def facts(sg2: Any, *args: object) -> dict[str, Any]:

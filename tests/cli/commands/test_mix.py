@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SG2, one_line
 from networks import GOLDEN, golden, random_generator
 from safetensors.numpy import save_file
-from test_generate import pixels
 
 from sg2cli import checkpoints
 from sg2cli.images.pixels import to_images
+from tests.conftest import SG2, one_line
+
+from .test_generate import pixels
 
 
 def test_a_golden_mix_comes_out(sg2: Any) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import SG2, one_line
 from networks import GOLDEN, golden, random_generator
 from safetensors.numpy import load_file
 
@@ -25,6 +24,7 @@ from sg2cli.images import codecs
 from sg2cli.images.pixels import to_images
 from sg2cli.provenance import HASH_KEY
 from sg2cli.sampling import cells
+from tests.conftest import SG2, one_line
 
 HASH = checkpoints.find_network().sha256
 

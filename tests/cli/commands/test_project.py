@@ -16,7 +16,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import SG2, one_line
 from networks import random_generator
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -26,6 +25,7 @@ from sg2cli.errors import Sg2Error
 from sg2cli.inversion import results, snapshots
 from sg2cli.inversion.search import Search
 from sg2cli.storage import atomic
+from tests.conftest import SG2, one_line
 
 FILES = ["history.csv", "loss.png", "target.png", "projected.png", "compare.png"]
 LATENT = "projected.safetensors"

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import SG2, one_line
 from networks import random_generator
 from safetensors.torch import load_file
-from test_generate import pixels
 
 from sg2cli import checkpoints
 from sg2cli.latents.files import inspect_latents
+from tests.conftest import SG2, one_line
+
+from .test_generate import pixels
 
 
 def test_pictures_and_sheet(sg2: Any) -> None:

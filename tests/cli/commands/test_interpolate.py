@@ -10,11 +10,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import one_line
 from safetensors.numpy import save_file
-from test_generate import pixels
 
 from sg2cli import checkpoints
+from tests.conftest import one_line
+
+from .test_generate import pixels
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp", "cubic"])

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import one_line
 from networks import GOLDEN, golden
-from test_generate import pixels
 
 from sg2cli.images.pixels import to_images
+from tests.conftest import one_line
+
+from .test_generate import pixels
 
 
 def test_pictures_and_sheet(sg2: Any) -> None:
