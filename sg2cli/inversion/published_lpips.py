@@ -6,7 +6,12 @@ The optimisers use `losses.LPIPS`, which computes the same distance faster.
 from __future__ import annotations
 
 import re
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,12 +20,14 @@ from torch import Tensor, nn
 from sg2cli.inversion.losses import fit, read_weights
 from sg2cli.settings import LpipsNet
 
+DYNAMO_UTILS = "torch._dynamo.utils"
+
 
 class PublishedLPIPS:
     """`lpips.LPIPS` 0.1 with the weights that come with sg2; nothing is downloaded.
 
     Images are brought to the size at which `losses.LPIPS` compares them. The first use imports
-    lpips and torchvision, which takes a second: so it is made only where something is measured.
+    lpips and torchvision, so it is made only where something is measured.
     """
 
     def __init__(self, net: LpipsNet, device: torch.device) -> None:
@@ -44,13 +51,46 @@ def _build(net: LpipsNet) -> nn.Module:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchvision, about the arguments that lpips passes
-        import lpips
+        with _deferred_dynamo():
+            import lpips
 
         with torch.device("meta"):  # but for the constants of its scaling layer
             network: nn.Module = lpips.LPIPS(
                 net=net, pretrained=False, pnet_rand=True, verbose=False
             )
     return network
+
+
+@contextmanager
+def _deferred_dynamo() -> Iterator[None]:
+    """Import torchvision without torch's compiler, which takes nine tenths of the import.
+
+    torchvision wants one function of it, for operators that LPIPS does not use. Until it is called,
+    or something else of the module is asked for, a placeholder stands in.
+    """
+    if DYNAMO_UTILS in sys.modules:
+        yield
+        return
+    placeholder = ModuleType(DYNAMO_UTILS)
+
+    def load(name: str) -> Any:
+        if name.startswith("__"):  # as `inspect` asks every module
+            raise AttributeError(name)
+        _remove(placeholder)
+        return getattr(import_module(DYNAMO_UTILS), name)
+
+    vars(placeholder)["__getattr__"] = load  # for any other name (PEP 562)
+    vars(placeholder)["is_compile_supported"] = lambda *args: load("is_compile_supported")(*args)
+    sys.modules[DYNAMO_UTILS] = placeholder
+    try:
+        yield
+    finally:
+        _remove(placeholder)
+
+
+def _remove(module: ModuleType) -> None:
+    if sys.modules.get(DYNAMO_UTILS) is module:
+        del sys.modules[DYNAMO_UTILS]
 
 
 def _rename(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -69,3 +69,19 @@ def test_neither_a_classifier_nor_a_download(tmp_path: Path) -> None:
     assert parameters < 15e6  # of VGG16's features and the heads; the classifier has 124e6
     assert mebibytes < 300  # the classifier takes 470
     assert not list(tmp_path.iterdir())
+
+
+def test_torchs_compiler_is_not_imported_but_works_afterwards() -> None:
+    """It takes nine tenths of the import of torchvision, whose operators LPIPS does not use."""
+    script = """
+import sys, torch
+from sg2cli.inversion.published_lpips import PublishedLPIPS
+PublishedLPIPS("alex", torch.device("cpu"))
+assert "torch._dynamo" not in sys.modules
+assert "torch._dynamo.utils" not in sys.modules
+from torchvision.ops import roi_align
+assert roi_align.__globals__["is_compile_supported"]("cpu") in (True, False)
+compiled = torch.compile(lambda x: x + 1, backend="eager")
+assert compiled(torch.ones(1)).item() == 2
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
