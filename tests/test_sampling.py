@@ -55,7 +55,7 @@ def test_noise_modes_differ_and_random_noise_is_the_seeds() -> None:
 
 def test_the_picture_is_that_of_the_library_call() -> None:
     z = torch.from_numpy(np.random.RandomState(4).randn(1, 128).astype("f4"))
-    expected = pixels.to_images(AVATARS(z))[0]
+    expected = pixels.to_pixels(AVATARS(z))[0]
     np.testing.assert_array_equal(pictures("4")["seed0004"], expected)
 
 

@@ -24,14 +24,14 @@ from sg2cli.storage.paths import kind, refuse_special
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 FORMATS_WRITTEN = ("PNG", "JPEG", "WEBP")
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
 
 
-def encode(image: Image, format: str, provenance: Mapping[str, Any]) -> bytes:
+def encode(image: Pixels, format: str, provenance: Mapping[str, Any]) -> bytes:
     """The bytes of an image file, format png, jpg or webp, with its provenance inside."""
     import PIL.Image
 
@@ -91,7 +91,7 @@ def _opened(path: Path) -> Iterator[Any]:
         yield picture
 
 
-def read_image(path: Path, shape: tuple[int, ...]) -> Image:
+def read_image(path: Path, shape: tuple[int, ...]) -> Pixels:
     """The pixels of an image that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
     import numpy as np
 

@@ -22,7 +22,7 @@ from sg2cli.storage.reading import Source
 if TYPE_CHECKING:
     import numpy as np
 
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 Box = tuple[int, int, int, int]  # x, y, width, height
 Crop = Literal["center", "none"] | Box
@@ -44,7 +44,7 @@ MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
 class Photo:
     """An image as a network of its size is held to it."""
 
-    pixels: Image  # [H,W,C] uint8
+    pixels: Pixels  # [H,W,C] uint8
     mask: np.ndarray[Any, np.dtype[np.float32]] | None = None  # [H,W]: 0 does not count, 1 does
 
     @property

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sg2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 
@@ -36,20 +36,20 @@ def check_video(path: Path, width: int, height: int, fps: float = 30) -> None:
 
 
 def write_video(
-    file: IO[bytes], suffix: str, frames: Iterator[Image], count: int, fps: float
+    file: IO[bytes], suffix: str, frames: Iterator[Pixels], count: int, fps: float
 ) -> None:
     """Encode `count` frames [H,W,C] of one size as they come; `check_video` has passed."""
     writers = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}
     writers[suffix.lower()](file, frames, count, fps)
 
 
-def _picture(frame: Image) -> Any:
+def _picture(frame: Pixels) -> Any:
     import PIL.Image
 
     return PIL.Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
 
 
-def _opaque(frame: Image) -> Any:
+def _opaque(frame: Pixels) -> Any:
     """As RGB, over white where it has alpha."""
     import PIL.Image
 
@@ -60,7 +60,7 @@ def _opaque(frame: Image) -> Any:
     return PIL.Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
-def _write_mp4(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+def _write_mp4(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
     import av
     import numpy as np
 
@@ -76,7 +76,7 @@ def _write_mp4(file: IO[bytes], frames: Iterator[Image], count: int, fps: float)
         container.mux(stream.encode())
 
 
-def _write_gif(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+def _write_gif(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
     """A frame at a time, with a palette of its own; Pillow's writer would collect all of them."""
     from PIL.GifImagePlugin import getdata, getheader
 
@@ -92,7 +92,7 @@ def _write_gif(file: IO[bytes], frames: Iterator[Image], count: int, fps: float)
     file.write(b";")
 
 
-def _write_webp(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+def _write_webp(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
     """Through Pillow, which asks an image of many frames for one after another.
 
     The encoder makes one longer frame of those that are alike, and holds what is compressed until

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator
     from sg2cli.images.photos import Photo
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.projection import Projection
 
 COMPARED = 256  # pixels a side, at least, of the pictures that are compared
@@ -73,7 +73,7 @@ class Judge:
         self.spread = spread
         self._nets: dict[LpipsNet, PublishedLPIPS] = {}
 
-    def measure(self, image: Image, photo: Photo, ws: Tensor) -> Figures:
+    def measure(self, image: Pixels, photo: Photo, ws: Tensor) -> Figures:
         """An image [H,W,C] against its photo; ws [num_ws,w_dim].
 
         The first call loads the networks. Sg2Error when their weights are missing.
@@ -96,7 +96,7 @@ class Judge:
         return self._nets[net]
 
 
-def redraw(G: Generator, found: Found) -> Image:
+def redraw(G: Generator, found: Found) -> Pixels:
     """The picture [H,W,C], exactly as `sg2 generate` draws it from the files."""
     noise = {name: noise_map.cpu().numpy() for name, noise_map in found.noise.items()}
     (image,) = render(G, [Point(found.ws, noise=noise)], "const", 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sg2cli import devices
 from sg2cli.errors import Sg2Error, UsageError, is_out_of_memory
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from sg2cli.latents.files import Stream
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.sources import Latent, LatentList
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator, Noise
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.storage.array_files import Array
 
 
@@ -73,7 +73,7 @@ def render(
     noise_mode: NoiseMode,
     size: int,
     say: Callable[[str], object] = lambda text: None,
-) -> Iterator[Image]:
+) -> Iterator[Pixels]:
     """Draw points, `size` at a time: a picture [H,W,C] uint8 for each.
 
     Where there is no memory for so many at once, half of them are, from there on. A batch is filled
@@ -82,7 +82,7 @@ def render(
     return _all_drawn(try_render(G, points, noise_mode, size, say))
 
 
-def _all_drawn(images: Iterable[Image | Sg2Error]) -> Iterator[Image]:
+def _all_drawn(images: Iterable[Pixels | Sg2Error]) -> Iterator[Pixels]:
     for image in images:
         if isinstance(image, Sg2Error):
             raise image
@@ -95,7 +95,7 @@ def try_render(
     noise_mode: NoiseMode,
     size: int,
     say: Callable[[str], object] = lambda text: None,
-) -> Iterator[Image | Sg2Error]:
+) -> Iterator[Pixels | Sg2Error]:
     """As `render`, but an error takes the place of a picture that is not finite."""
     import torch
 
@@ -113,7 +113,7 @@ def try_render(
     attempt: Callable[[Sequence[Point]], Tensor] = synthesize
     while batch := list(islice(points, size)):
         filled = batch + batch[-1:] * (size - len(batch))
-        images: list[Image | Sg2Error] = []
+        images: list[Pixels | Sg2Error] = []
         try:
             images = _to_each_image(attempt(filled)[: len(batch)])
         except (MemoryError, RuntimeError) as error:
@@ -130,10 +130,10 @@ def try_render(
             yield from images
 
 
-def _to_each_image(pictures: Tensor) -> list[Image | Sg2Error]:
+def _to_each_image(pictures: Tensor) -> list[Pixels | Sg2Error]:
     """One picture that is not finite is no fault of the others."""
     try:
-        return list(to_images(pictures))
+        return list(to_pixels(pictures))
     except Sg2Error as error:
         if len(pictures) == 1:
             return [error]

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
 from sg2cli.images import codecs
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from sg2cli.provenance import HASH_KEY
 from sg2cli.sampling import cells
 
@@ -57,7 +57,7 @@ def test_a_golden_picture_comes_out(sg2: Any) -> None:
     for i, (seed, index) in enumerate(zip(config["seeds"], config["classes"], strict=True)):
         args = ["--seeds", seed, "--class", index, "--trunc", 0.7, "--trunc-cutoff", 4]
         assert sg2("generate", "-n", network, *args, "--noise-mode", "none").code == 0
-        picture = to_images(expected["image_psi0.7_cutoff4_none"][[i]])[0]
+        picture = to_pixels(expected["image_psi0.7_cutoff4_none"][[i]])[0]
         assert abs(pixels(f"out/seed{seed:04d}.png").astype(int) - picture).max() <= 1
 
 

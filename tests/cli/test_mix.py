@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from test_generate import pixels
 
 from sg2cli import checkpoints
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 
 
 def test_a_golden_mix_comes_out(sg2: Any) -> None:
@@ -25,7 +25,7 @@ def test_a_golden_mix_comes_out(sg2: Any) -> None:
         network = GOLDEN / f"{name}.weights.safetensors"
         args = ["--rows", 0, "--cols", 85, "--styles", "0-3", "--trunc", 0.8, "--out", name]
         assert sg2("mix", "-n", network, *args).code == 0
-        picture = to_images(expected["mix_row0_col1_styles0-3_psi0.8"])[0]
+        picture = to_pixels(expected["mix_row0_col1_styles0-3_psi0.8"])[0]
         found = pixels(f"{name}/seed0000-seed0085.png").reshape(picture.shape)
         assert abs(found.astype(int) - picture).max() <= 1
 

@@ -11,7 +11,7 @@ from conftest import one_line
 from networks import GOLDEN, golden
 from test_generate import pixels
 
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 
 
 def test_pictures_and_sheet(sg2: Any) -> None:
@@ -44,7 +44,7 @@ def test_golden_truncation(sg2: Any) -> None:
     args = ["--seeds", "85", "--psi", "0.5,0.7", "--cutoff", "4"]
     assert sg2("truncate", "-n", network, *args).code == 0
     for psi in (0.5, 0.7):
-        picture = to_images(expected[f"image_psi{psi}_cutoff4_const"][[1]])[0]
+        picture = to_pixels(expected[f"image_psi{psi}_cutoff4_const"][[1]])[0]
         assert abs(pixels(f"out/seed0085-psi{psi}.png").astype(int) - picture).max() <= 1
 
 
