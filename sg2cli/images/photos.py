@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.images.colours import embedded_profile, flatten
 from sg2cli.images.pillow import BAD_PICTURES, opened, without_words_of_libtiff
-from sg2cli.storage.budget import MAX_PIXELS
 from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source
 
@@ -169,10 +168,6 @@ def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[
                 yield _Upright(picture)
     except PIL.UnidentifiedImageError as error:
         raise Sg2Error(f"{name} is {error}: give a PNG, JPEG or WebP") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise Sg2Error(
-            f"{name} unpacks to more than {MAX_PIXELS >> 20} million pixels: reduce it first"
-        ) from error
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
     except BAD_PICTURES as error:

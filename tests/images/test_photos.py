@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,10 @@ import pytest
 from PIL import ImageCms
 
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.images.photos import read_photo
+from sg2cli.images.limits import budget_of
+from sg2cli.images.photos import FORMATS, read_photo
+from sg2cli.images.pillow import _guarded, opened
+from sg2cli.storage.reading import Source
 
 SIZE = 32
 RAMP = np.stack(
@@ -404,3 +408,44 @@ def test_a_truncated_photo_is_refused_at_every_tenth(tmp_path: Path, format: str
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Sg2Error, match="cannot read .*gone.png: no such file"):
         read_photo(tmp_path / "gone.png", 32, 3)
+
+
+def png_of_zeros(side: int) -> bytes:
+    """A black square of one bit a pixel."""
+    file = io.BytesIO()
+    PIL.Image.new("1", (side, side)).save(file, "png")
+    return file.getvalue()
+
+
+def test_the_limit_of_pillow_is_neither_changed_nor_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(png_of_zeros(200))
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with Source(path) as source, opened(source, FORMATS):
+        assert PIL.Image.MAX_IMAGE_PIXELS == 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no DecompressionBombWarning
+        assert not read_photo(path, 32, 3).pixels.any()
+    with pytest.raises(PIL.Image.DecompressionBombError):
+        PIL.Image.open(path)
+
+
+def test_a_photo_beyond_the_limit_of_pillow_is_read() -> None:
+    assert read_photo(png_of_zeros(14_000), 32, 1).pixels.shape == (32, 32, 1)  # 196 million
+
+
+def test_tags_that_another_thread_reads_are_not_counted(tmp_path: Path) -> None:
+    theirs = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(theirs, "tiff")
+    ours = tmp_path / "photo.tiff"
+    ours.write_bytes(theirs.getvalue())
+    budget = budget_of(1)
+    with _guarded(budget):
+        thread = threading.Thread(target=lambda: PIL.Image.open(theirs).load())
+        thread.start()
+        thread.join()
+        assert budget.used["tags_read"] == 0
+        PIL.Image.open(ours)
+        assert budget.used["tags_read"] > 0
