@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sg2cli.images.limits import budget_of, check_pixels
-from sg2cli.images.structure import count_pictures
+from sg2cli.images.structure import count_images
 from sg2cli.images.tiff import TIFF_SIZES
 from sg2cli.storage.budget import (
     MAX_PHOTO,
@@ -29,14 +29,14 @@ from sg2cli.storage.reading import CountedFile, Source
 
 UNREADABLE = "damaged, or not an image that sg2 can read"
 SEVERAL = "it holds several images: save one of them alone"
-BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
+BAD_IMAGES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
 
 
 @contextmanager
 def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterator[Any]:
     """An image in one of Pillow's formats, of which no pixel is read yet, and not several.
 
-    LimitExceeded for one that asks for too much; OSError and BAD_PICTURES are what Pillow raises,
+    LimitExceeded for one that asks for too much; OSError and BAD_IMAGES are what Pillow raises,
     in the block as well. What is not `sized` may have any number of pixels: do not read them.
     """
     import PIL.Image
@@ -44,7 +44,7 @@ def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterat
     if sized and source.size > MAX_PHOTO:
         raise LimitExceeded(f"it has more than {MAX_PHOTO:,} bytes, the most that are read")
     budget = budget_of(source.size)
-    if count_pictures(source, budget, sized) > 1:
+    if count_images(source, budget, sized) > 1:
         raise LimitExceeded(SEVERAL)
     PIL.Image.init()
     with _guarded(budget), _open(CountedFile(source, budget), formats) as image:
@@ -86,32 +86,32 @@ def _beyond_pillow() -> LimitExceeded:
     return LimitExceeded("it has more pixels than PIL.Image.MAX_IMAGE_PIXELS allows: reduce it")
 
 
-def _check_size(picture: Any, budget: Budget) -> None:
+def _check_size(image: Any, budget: Budget) -> None:
     import PIL.Image
 
-    width, height = picture.size
-    check_pixels(picture.format, width, height)
+    width, height = image.size
+    check_pixels(image.format, width, height)
     if max(width, height) > MAX_SIDE:
         raise LimitExceeded(f"it has {width} x {height} pixels: a side may have up to {MAX_SIDE:,}")
-    in_python = any(tile[0] in PIL.Image.DECODERS for tile in picture.tile)
+    in_python = any(tile[0] in PIL.Image.DECODERS for tile in image.tile)
     if not in_python:
         return
     if width * height > MAX_PIXELS_IN_PYTHON:
         raise LimitExceeded(
             f"it has more than {MAX_PIXELS_IN_PYTHON >> 20} million pixels, too many for this kind "
-            f"of {picture.format}: save it as a PNG"
+            f"of {image.format}: save it as a PNG"
         )
     budget.limits["reads"] += 2 * width * height  # such decoders read each pixel, or its parts
 
 
 @contextmanager
-def without_words_of_libtiff(picture: Any) -> Iterator[None]:
+def without_words_of_libtiff(image: Any) -> Iterator[None]:
     """While a TIFF is decoded, what is printed past Python goes nowhere; an exception says it, too.
 
     For the whole process: there is no other way to libtiff, which Pillow holds.
     """
     try:
-        kept = os.dup(2) if picture.format == "TIFF" else None
+        kept = os.dup(2) if image.format == "TIFF" else None
     except OSError:  # it is closed
         kept = None
     if kept is None:

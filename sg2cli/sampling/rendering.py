@@ -74,10 +74,10 @@ def render(
     size: int,
     say: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Pixels]:
-    """Draw points, `size` at a time: a picture [H,W,C] uint8 for each.
+    """Draw points, `size` at a time: an image [H,W,C] uint8 for each.
 
     Where there is no memory for so many at once, half of them are, from there on. A batch is filled
-    up with copies of its last, as in `_batches`. Sg2Error for a picture that is not finite.
+    up with copies of its last, as in `_batches`. Sg2Error for an image that is not finite.
     """
     return _all_drawn(try_render(G, points, noise_mode, size, say))
 
@@ -96,7 +96,7 @@ def try_render(
     size: int,
     say: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Pixels | Sg2Error]:
-    """As `render`, but an error takes the place of a picture that is not finite."""
+    """As `render`, but an error takes the place of an image that is not finite."""
     import torch
 
     from sg2cli import ops
@@ -124,26 +124,26 @@ def try_render(
             ops.release_memory()
             devices.release_memory()
             attempt = devices.in_new_thread(synthesize)
-            say(f"out of memory: {size} pictures at once from here on")
+            say(f"out of memory: {size} images at once from here on")
             points = chain(batch, points)
         else:
             yield from images
 
 
-def _to_each_image(pictures: Tensor) -> list[Pixels | Sg2Error]:
-    """One picture that is not finite is no fault of the others."""
+def _to_each_image(images: Tensor) -> list[Pixels | Sg2Error]:
+    """[N,C,H,W] -> pixels [H,W,C] of each, or an error for one that is not finite."""
     try:
-        return list(to_pixels(pictures))
+        return list(to_pixels(images))
     except Sg2Error as error:
-        if len(pictures) == 1:
+        if len(images) == 1:
             return [error]
-    return [image for picture in pictures for image in _to_each_image(picture[None])]
+    return [result for image in images for result in _to_each_image(image[None])]
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]:
     """Lists of up to `size` items, and the same filled up with copies of the last.
 
-    So every picture comes out of a batch of the same size and, to the last bit, does not depend on
+    So every image comes out of a batch of the same size and, to the last bit, does not depend on
     what else is drawn.
     """
     items = iter(items)
@@ -152,7 +152,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]
 
 
 def batch_size(G: Generator, settings: DrawSettings, count: int) -> int:
-    """For `render`, of so many pictures."""
+    """For `render`, of so many images."""
     return settings.batch or max(1, min(count, default_batch(G)))
 
 
@@ -187,7 +187,7 @@ def ws_streams(
 
 
 def default_batch(G: Generator) -> int:
-    """As many pictures as pay: by resolution on a CPU, whose caches are small; more on a GPU."""
+    """As many images as pay: by resolution on a CPU, whose caches are small; more on a GPU."""
     fits = (1024 // G.config.img_resolution) ** 2
     return max(1, min(32, 8 * fits if G.device.type != "cpu" else fits // 8))
 

@@ -1,4 +1,4 @@
-"""Users' pictures of every kind: right, or refused in one line."""
+"""Users' images of every kind: right, or refused in one line."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ RAMP = np.stack(
 ).astype(np.uint8)
 
 
-def saved(tmp_path: Path, picture: Any, name: str = "photo.png", **options: Any) -> Path:
+def saved(tmp_path: Path, image: Any, name: str = "photo.png", **options: Any) -> Path:
     path = tmp_path / name
-    picture.save(path, **options)
+    image.save(path, **options)
     return path
 
 
@@ -61,7 +61,7 @@ OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 
 
 @pytest.mark.parametrize("kind", MODES)
-def test_pictures_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> None:
+def test_images_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> None:
     make, suffix, within = MODES[kind]
     options = {"compression": "tiff_lzw"} if suffix == "lzw.tiff" else {}
     path = saved(tmp_path, make(), f"photo.{suffix}", **options)
@@ -147,9 +147,9 @@ def test_floats_that_are_no_brightness_are_refused(tmp_path: Path, value: float)
 def test_what_is_transparent_shows_the_background(
     tmp_path: Path, mode: str, background: str, colour: Any
 ) -> None:
-    picture = PIL.Image.new("RGBA", (SIZE, SIZE), (90, 90, 90, 255))
-    picture.paste((200, 0, 0, 0), (0, 0, SIZE // 2, SIZE))
-    path = saved(tmp_path, picture.convert(mode))
+    image = PIL.Image.new("RGBA", (SIZE, SIZE), (90, 90, 90, 255))
+    image.paste((200, 0, 0, 0), (0, 0, SIZE // 2, SIZE))
+    path = saved(tmp_path, image.convert(mode))
     pixels = read_photo(path, SIZE, 3, background=background).pixels
     assert near(pixels[:, : SIZE // 2 - 2], np.array(colour))
     assert near(pixels[:, SIZE // 2 + 2 :], 90)
@@ -223,8 +223,8 @@ def test_a_profile_of_grey_counts_with_alpha(tmp_path: Path) -> None:
     profile[curve : curve + 14] = b"curv" + bytes(4) + b"\0\0\0\1" + b"\1\0"  # gamma 1
     grey = PIL.Image.fromarray(RAMP[:, :, 0])
     shown = [
-        read_photo(saved(tmp_path, picture, icc_profile=bytes(profile)), SIZE, 1).pixels
-        for picture in (grey, grey.convert("LA"))
+        read_photo(saved(tmp_path, image, icc_profile=bytes(profile)), SIZE, 1).pixels
+        for image in (grey, grey.convert("LA"))
     ]
     assert near(shown[0], shown[1])
     assert 180 < shown[0][SIZE // 2, 0, 0] < 195  # half of the light

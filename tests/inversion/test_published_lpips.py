@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from test_losses import authors_lpips, picture
+from test_losses import authors_lpips, image
 
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.published_lpips import PublishedLPIPS
@@ -39,7 +39,7 @@ def test_it_agrees_with_the_distance_that_is_optimised(
     net: LpipsNet, channels: int, size: int
 ) -> None:
     a, b = (
-        torch.nn.functional.interpolate(picture(i), size=(size, size), mode="bilinear")
+        torch.nn.functional.interpolate(image(i), size=(size, size), mode="bilinear")
         for i in (0, 1)
     )
     a, b = a[:, :channels], b[:, :channels]
