@@ -7,10 +7,10 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-oldest check lint docs bench bench-gpu bench-inversion soak kernels clean
 
-demo: .venv/installed  ## 32 pictures and a sheet of them in out/
+demo: .venv/installed  ## 32 images and a grid of them in out/
 	$(BIN)/sg2 generate --seeds 0-31 --grid --skip-existing --out out
 
-# A process for each core, of one thread each: torch's own threads gain little on small pictures.
+# A process for each core, of one thread each: torch's own threads gain little on small images.
 # Each takes a GiB of memory, so there are four at most.
 WORKERS = $(shell $(BIN)/python -c 'from sg2cli import devices; print(min(4, devices.available_cores()))')
 PARALLEL = --numprocesses $(WORKERS) --dist worksteal
@@ -50,7 +50,7 @@ bench-gpu: .venv/installed-dev  ## images a second, projection steps and kernels
 bench-inversion: .venv/installed-dev  ## how near inversions come: the table in docs/inversion.md
 	$(BIN)/python benchmarks/inversion.py
 
-soak: .venv/installed-dev  ## two hundred kills, 10,000 pictures, an hour of work: docs/reliability.md
+soak: .venv/installed-dev  ## two hundred kills, 10,000 images, an hour of work: docs/reliability.md
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py
 
 kernels: .venv/installed-dev  ## registers, spills and traffic of the Triton kernels, without a GPU

@@ -36,7 +36,7 @@ from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import seed_to_z
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 OUT = Path("out/inversion")
 DOC = Path("docs/inversion.md")
@@ -194,7 +194,7 @@ def noise_maps(G: Generator) -> dict[str, Tensor]:
     }
 
 
-def draw(G: Generator, ws: Tensor, noise: Mapping[str, Tensor]) -> Image:
+def draw(G: Generator, ws: Tensor, noise: Mapping[str, Tensor]) -> Pixels:
     return redraw(G, Found(0, ws, dict(noise), 0, "done", []))
 
 

@@ -27,7 +27,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 class GeneratorConfig:
     """Everything about a generator that is not a weight.
 
-    `channels` are the feature maps of the blocks b4, b8, ... up to the picture's resolution;
+    `channels` are the feature maps of the blocks b4, b8, ... up to the image's resolution;
     `mapping_features` the outputs of fc0, fc1, ..., of which the last is w_dim.
     """
 
@@ -88,7 +88,7 @@ class Restart:
 
 @dataclass(frozen=True)
 class ProjectSettings:
-    """How a picture's latent is found. The defaults are those of NVIDIA's projector."""
+    """How an image's latent is found. The defaults are those of NVIDIA's projector."""
 
     steps: int = 1000
     seed: int = 303
@@ -104,7 +104,7 @@ class ProjectSettings:
     pixel_weight: float = 0.0
     lpips: LpipsNet = "vgg"
     shown: bool = False  # the loss sees what a viewer does: values beyond -1..1 are clamped
-    start_samples: int = 0  # pictures that a start is estimated from; 0: the mean of w
+    start_samples: int = 0  # images that a start is estimated from; 0: the mean of w
     keep_best: bool = False  # else the last
     patience: int | None = None
     restarts: tuple[Restart, ...] = ()

@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "mix": (("mix", "--rows", "0-49", "--cols", "50-99"), ("--skip-existing",)),
     "frames": (("interpolate", "--latents", "0-9", "--frames", "1000"), ("--skip-existing",)),
-    "film": (
+    "video": (
         ("interpolate", "--latents", "0-9", "--frames", "1000", "--out", "OUT/a.gif"),
         ("--overwrite",),
     ),
@@ -127,7 +127,7 @@ def differences(
     found = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     wanted = {path.relative_to(expected) for path in expected.rglob("*") if path.is_file()}
     for path in sorted(found & wanted):
-        history = path.name == "summary.csv" or ".sg2" in path.parts  # tell of the interruptions
+        history = path.name == "summary.csv" or ".sg2" in path.parts  # record the interruptions
         if not history and not alike(out / path, expected / path):
             yield f"{out / path} is not what an unbroken run writes"
     found -= {path.relative_to(out) for path in owned if path.is_relative_to(out)}
@@ -136,31 +136,31 @@ def differences(
 
 
 def alike(found: Path, expected: Path) -> bool:
-    """The same bytes, or pictures that remember the same, whose pixels differ by 1 at most.
+    """The same bytes, or images that remember the same, whose pixels differ by 1 at most.
 
-    What goes on has other pictures beside one in its batch, which some processors round by.
+    What goes on has other images beside one in its batch, which some processors round by.
     """
     if found.read_bytes() == expected.read_bytes():
         return True
-    # A small picture that is cut behind its pixels, Pillow reads without a word.
+    # A small image that is cut behind its pixels, Pillow reads without a word.
     if found.suffix != ".png" or not found.read_bytes().endswith(b"IEND\xaeB`\x82"):
         return False
     try:
         with PIL.Image.open(found) as ours, PIL.Image.open(expected) as theirs:
-            pixels = [np.asarray(picture).astype(int) for picture in (ours, theirs)]
+            pixels = [np.asarray(image).astype(int) for image in (ours, theirs)]
             same = provenance(ours) == provenance(theirs)
             return same and bool(abs(pixels[0] - pixels[1]).max() <= 1)
     except OSError:
         return False
 
 
-def provenance(picture: PIL.Image.Image) -> dict[str, object]:
+def provenance(image: PIL.Image.Image) -> dict[str, object]:
     """But for the hash of the data, which a pixel that differs by 1 changes."""
-    return {**json.loads(picture.info.get("sg2", "{}")), HASH_KEY: None}
+    return {**json.loads(image.info.get("sg2", "{}")), HASH_KEY: None}
 
 
 def resident_sizes(folder: Path, counts: Sequence[int]) -> list[int]:
-    """Bytes that `generate` has in memory when it has written so many pictures of 64x64."""
+    """Bytes that `generate` has in memory when it has written so many images of 64x64."""
     command = [*SG2, "generate", "--seeds", "0-9999999", "--out", "sizes"]
     sizes, written = [], 0
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE) as process:

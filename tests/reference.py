@@ -1,7 +1,7 @@
 """A slow, obviously right StyleGAN2 in float64, straight from the equations of the paper.
 
 It shares nothing with the package but the names of the tensors and the configuration: weights are
-modulated and demodulated one picture at a time, zeros are inserted one by one, and every
+modulated and demodulated one image at a time, zeros are inserted one by one, and every
 convolution is the sum over the kernel that defines it.
 """
 
@@ -49,9 +49,9 @@ class Reference:
     # The synthesis network (StyleGAN2 section 2.2, 4, figures 2 and 7)
 
     def synthesis(self, ws: Tensor, noise: str | dict[str, Tensor] = "const") -> Tensor:
-        return torch.stack([self.picture(w, noise) for w in ws.double()])
+        return torch.stack([self.image(w, noise) for w in ws.double()])
 
-    def picture(self, ws: Tensor, noise: str | dict[str, Tensor]) -> Tensor:
+    def image(self, ws: Tensor, noise: str | dict[str, Tensor]) -> Tensor:
         """ws [num_ws,w_dim] -> [C,H,W]"""
         rows = list(ws)
         x = self.t["synthesis.b4.const"]

@@ -131,7 +131,7 @@ def test_there_is_a_type_to_try() -> None:
 G = random_generator()
 
 
-def picture(format: str, mode: str = "RGB", **how: Any) -> bytes:
+def image(format: str, mode: str = "RGB", **how: Any) -> bytes:
     pixels = np.random.RandomState(0).randint(0, 256, (24, 20, 3), np.uint8)
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).convert(mode).save(file, format, **how)
@@ -229,7 +229,7 @@ READERS: dict[str, tuple[Content, Callable[[Path], object]]] = {
         lambda path: results.read_result(path.parent, [{"a": 1}], G),
     ),
     **{
-        f"a.{suffix}": (picture(format, mode, **how), read)
+        f"a.{suffix}": (image(format, mode, **how), read)
         for suffix, format, mode, how, read in [
             ("png", "PNG", "RGB", {}, lambda path: read_photo(path, 16, 3)),
             ("p.png", "PNG", "P", {}, lambda path: read_photo(path, 16, 3)),

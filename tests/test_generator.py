@@ -94,7 +94,7 @@ def test_gradients_in_ws_and_noise_agree_with_the_reference(network: Any, randn:
         noise = dict(zip(maps, leaves[1:], strict=True))
         if dtype == torch.float64:
             each = [{key: value[i, 0] for key, value in noise.items()} for i in range(2)]
-            img = torch.stack([reference.picture(leaves[0][i], each[i]) for i in range(2)])
+            img = torch.stack([reference.image(leaves[0][i], each[i]) for i in range(2)])
         else:
             img = network.synthesis(leaves[0], noise)
         return list(torch.autograd.grad((img * weight.to(dtype)).sum(), leaves))

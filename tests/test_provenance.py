@@ -76,10 +76,10 @@ def test_a_changed_file_is_not_kept(tmp_path: Path, format: str, damage: str) ->
     elif damage == "longer":
         path.write_bytes(content + b"more")
     else:
-        with PIL.Image.open(path) as picture:
-            text = picture.info.get("sg2") or picture.getexif()[0x010E]
-            exif = picture.getexif()
-            changed = picture.resize((9, 9)) if damage == "resized" else picture.copy()
+        with PIL.Image.open(path) as image:
+            text = image.info.get("sg2") or image.getexif()[0x010E]
+            exif = image.getexif()
+            changed = image.resize((9, 9)) if damage == "resized" else image.copy()
         if damage == "painted":
             changed.paste("red", (0, 0, 16, 8))
         from PIL.PngImagePlugin import PngInfo
@@ -100,8 +100,9 @@ def test_files_of_older_versions_are_decoded(tmp_path: Path, format: str) -> Non
     info, exif = PngInfo(), PIL.Image.Exif()
     info.add_text("sg2", json.dumps(PROVENANCE))
     exif[0x010E] = json.dumps(PROVENANCE)
-    picture = PIL.Image.fromarray(image())
-    picture.save(path, **({"pnginfo": info} if format == "png" else {"exif": exif}))
+    PIL.Image.fromarray(image()).save(
+        path, **({"pnginfo": info} if format == "png" else {"exif": exif})
+    )
     assert codecs.is_kept(path, PROVENANCE, SIZE)
     with pytest.raises(Sg2Error, match="is 16x8 pixels instead of 8x8"):
         codecs.is_kept(path, PROVENANCE, (8, 8))

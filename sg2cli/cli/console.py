@@ -50,7 +50,7 @@ class Console:
         self.result(json.dumps({"path": str(path), **provenance}) if self.as_json else str(path))
 
     def summary(self, done: int, skipped: int, failed: Mapping[str, str]) -> None:
-        """What became of a run's pictures or photos, at its end; `failed` says why, by name."""
+        """What became of a run's images or photos, at its end; `failed` says why, by name."""
         if self.as_json:
             account = {"done": done, "skipped": skipped, "failed": failed}
             self.result(json.dumps({"summary": account}))
@@ -186,7 +186,7 @@ def counts(done: int, skipped: int, failed: Collection[str]) -> str:
 
 
 def some_failed(names: Sequence[str], count: int, what: str) -> Sg2Error:
-    """The last word on a run of so many pictures or photos, of which these failed."""
+    """The last word on a run of so many images or photos, of which these failed."""
     more = " and others" if len(names) > 10 else ""
     return Sg2Error(
         f"{len(names)} of {count} {what} failed: {', '.join(names[:10])}{more}: see above"

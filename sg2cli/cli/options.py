@@ -237,14 +237,14 @@ class_and_noise_options = together(
         type=click.Choice(NOISE_MODES),
         default="const",
         show_default=True,
-        help="The checkpoint's noise, noise of the picture's own seed, or none.",
+        help="The checkpoint's noise, noise of the image's own seed, or none.",
     ),
 )
 batch_option = click.option(
     "--batch",
     type=click.IntRange(1, 4096),
     metavar="N",
-    help="Pictures computed at once. [default: by resolution]",
+    help="Images computed at once. [default: by resolution]",
 )
 tuned_option = click.option(
     "--tuned",
@@ -270,7 +270,7 @@ output_options = together(
     click.option(
         "--skip-existing",
         is_flag=True,
-        help="Keep existing pictures that the same settings made: continues a run.",
+        help="Keep existing images that the same settings made: continues a run.",
     ),
     json_option,
     quiet_option,

@@ -86,7 +86,7 @@ search_options = together(
         "--start-samples",
         type=click.IntRange(0, 10_000),
         metavar="N",
-        help="Pictures that a start is estimated from; 0: the mean of w.",
+        help="Images that a start is estimated from; 0: the mean of w.",
     ),
     click.option(
         "--patience",
@@ -98,7 +98,7 @@ photo_options = together(
     click.option(
         "--mask",
         type=PATH,
-        metavar="PICTURE",
+        metavar="IMAGE",
         help="As large as the photo: white counts, grey weighs, black is left alone.",
     ),
     click.option(

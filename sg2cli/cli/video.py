@@ -18,7 +18,7 @@ from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.sampling.drawing import Drawing
 
 fps_option = click.option(
@@ -98,7 +98,7 @@ class VideoOutput:
         console = self.console
         make_folder(self.path.parent)
 
-        def images() -> Iterator[Image]:
+        def images() -> Iterator[Pixels]:
             sources = (cell.source for cell in drawing.cells(G) if cell)
             with console.progress("Generating", drawing.count, "frame") as bar:
                 for image in drawing.render(G, sources, console.note):

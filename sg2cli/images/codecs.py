@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.errors import Sg2Error, UsageError, reason
-from sg2cli.images.pillow import BAD_PICTURES, opened
+from sg2cli.images.pillow import BAD_IMAGES, opened
 from sg2cli.provenance import (
     DESCRIPTION,
     PLACEHOLDER,
@@ -24,31 +24,31 @@ from sg2cli.storage.paths import kind, refuse_special
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 FORMATS_WRITTEN = ("PNG", "JPEG", "WEBP")
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
 
 
-def encode(image: Image, format: str, provenance: Mapping[str, Any]) -> bytes:
+def encode(pixels: Pixels, format: str, provenance: Mapping[str, Any]) -> bytes:
     """The bytes of an image file, format png, jpg or webp, with its provenance inside."""
     import PIL.Image
 
-    picture = PIL.Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    image = PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     file = io.BytesIO()
     if format == "png":
-        picture.save(file, "png", compress_level=1)
+        image.save(file, "png", compress_level=1)
         return insert_into_png(file.getvalue(), provenance)
     exif = PIL.Image.Exif()
     exif[DESCRIPTION] = describe(provenance, PLACEHOLDER)
     if format == "jpg":
         try:
-            picture.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
+            image.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
         except ValueError as error:  # 64 KiB of EXIF are the limit
             raise Sg2Error("the names of its latents are too long for a jpg: use png") from error
     else:
-        picture.save(file, "webp", quality=95, exif=exif)
+        image.save(file, "webp", quality=95, exif=exif)
     return fill_in_hash(file.getvalue())
 
 
@@ -68,14 +68,14 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | No
     import PIL
 
     try:
-        with _opened(path) as picture:
-            text = picture.info.get("sg2") or picture.getexif().get(DESCRIPTION)
-            size, mode = picture.size, picture.mode
+        with _opened(path) as image:
+            text = image.info.get("sg2") or image.getexif().get(DESCRIPTION)
+            size, mode = image.size, image.mode
     except PIL.UnidentifiedImageError as error:
         raise Sg2Error(f"{path} is {error}") from error
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"{path} is not an image that can be read ({reason(error)})") from error
-    except BAD_PICTURES as error:
+    except BAD_IMAGES as error:
         raise Sg2Error(f"{path} is a damaged image ({error}): remove it") from error
     try:
         fields = json.loads(text) if isinstance(text, str) else None
@@ -87,24 +87,24 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | No
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """An image of a kind that sg2 writes; a grid may be large, and only its header be read."""
-    with Source(path) as source, opened(source, FORMATS_WRITTEN, sized=False) as picture:
-        yield picture
+    with Source(path) as source, opened(source, FORMATS_WRITTEN, sized=False) as image:
+        yield image
 
 
-def read_image(path: Path, shape: tuple[int, ...]) -> Image:
+def read_image(path: Path, shape: tuple[int, ...]) -> Pixels:
     """The pixels of an image that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
     import numpy as np
 
     try:
-        with _opened(path) as picture:
-            if picture.size == (shape[1], shape[0]):
+        with _opened(path) as image:
+            if image.size == (shape[1], shape[0]):
                 mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]]
-                return np.asarray(picture.convert(mode)).reshape(shape)
+                return np.asarray(image.convert(mode)).reshape(shape)
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
-    except BAD_PICTURES as error:
+    except BAD_IMAGES as error:
         raise Sg2Error(f"{path} is a damaged image ({error}): remove it") from error
-    raise Sg2Error(f"{path} is {picture.size[0]}x{picture.size[1]} pixels: remove it")
+    raise Sg2Error(f"{path} is {image.size[0]}x{image.size[1]} pixels: remove it")
 
 
 def is_kept(path: Path, provenance: Mapping[str, Any], size: tuple[int, int]) -> bool:
@@ -143,9 +143,9 @@ def _check_unchanged(
     try:
         unchanged = is_unchanged(path, provenance)
         if unchanged is None:  # written by an older version
-            with _opened(path) as picture:
-                picture.load()
-    except (OSError, MemoryError, *BAD_PICTURES) as error:
+            with _opened(path) as image:
+                image.load()
+    except (OSError, MemoryError, *BAD_IMAGES) as error:
         raise Sg2Error(f"{path} is damaged ({error}): {remedy}") from error
     if unchanged is False:
         raise Sg2Error(f"{path} was changed or cut short after sg2 wrote it: {remedy}")

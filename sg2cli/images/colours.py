@@ -21,19 +21,19 @@ def flatten(strip: Any, whole: Any, mode: str, background: str, to_srgb: dict[st
     return shown if shown.mode == mode else shown.convert("RGB").convert(mode)
 
 
-def _without_alpha(picture: Any) -> tuple[Any, Any]:
+def _without_alpha(image: Any) -> tuple[Any, Any]:
     """In a mode that an ICC profile may be of, grey, RGB or CMYK; and how opaque it is.
 
     A palette's numbers, or those of a colour that is said to be transparent, are meant before any
     profile is applied.
     """
-    grey = picture.mode in ("1", "L", "LA")
-    if picture.has_transparency_data:
-        picture = picture.convert("LA" if grey else "RGBA")
-        return picture.convert("L" if grey else "RGB"), picture.getchannel("A")
-    if picture.mode == "CMYK":
-        return picture, None
-    return picture.convert("L" if grey else "RGB"), None
+    grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        image = image.convert("LA" if grey else "RGBA")
+        return image.convert("L" if grey else "RGB"), image.getchannel("A")
+    if image.mode == "CMYK":
+        return image, None
+    return image.convert("L" if grey else "RGB"), None
 
 
 def _in_8_bits(strip: Any, whole: Any) -> Any:
@@ -63,11 +63,11 @@ def _in_8_bits(strip: Any, whole: Any) -> Any:
     return grey
 
 
-def embedded_profile(picture: Any) -> dict[str, Any]:
+def embedded_profile(image: Any) -> dict[str, Any]:
     """For `flatten`: the embedded profile, and by mode the transforms that are made of it."""
     from PIL import ImageCms
 
-    profile = picture.info.get("icc_profile")
+    profile = image.info.get("icc_profile")
     if not profile:
         return {}
     try:

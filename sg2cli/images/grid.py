@@ -14,7 +14,7 @@ from sg2cli.images.codecs import check_format, encode
 from sg2cli.provenance import PNG_SIGNATURE, PNG_TEXT_AT, png_text
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 MAX_GRID = 1 << 30  # bytes of pixels of a grid that is held in memory
 
@@ -34,7 +34,7 @@ class ImageGrid:
         rows: int,
         shape: tuple[int, ...],
         provenance: Mapping[str, Any],
-        header: Image | None = None,
+        header: Pixels | None = None,
     ) -> None:
         """`shape` [H,W,C] is an image's; a header [h,columns*W,C] stands above all."""
         import numpy as np
@@ -43,9 +43,9 @@ class ImageGrid:
         self.columns, self.rows, self.shape = columns, rows, shape
         self.size = (columns * width, rows * height + (0 if header is None else len(header)))
         check_format(format, channels, *self.size)
-        self._row: Image = _white_row((height, columns * width, channels))
+        self._row: Pixels = _white_row((height, columns * width, channels))
         self._count = 0
-        self._take: Callable[[Image], None]
+        self._take: Callable[[Pixels], None]
         self._finish: Callable[[], None]
         if format == "png":
             stream = PngStream(file, self.size, channels, provenance)
@@ -53,7 +53,7 @@ class ImageGrid:
         else:
             if self.size[0] * self.size[1] * channels > MAX_GRID:
                 raise UsageError(f"{self.size[0]}x{self.size[1]} pixels are too many: use png")
-            taken: list[Image] = []
+            taken: list[Pixels] = []
             self._take = taken.append
             self._finish = lambda: _write_all(
                 file, encode(np.concatenate(taken), format, provenance)
@@ -61,7 +61,7 @@ class ImageGrid:
         if header is not None:
             self._take(header)
 
-    def append(self, image: Image | None) -> None:
+    def append(self, image: Pixels | None) -> None:
         """Fill the next cell, or leave it white."""
         column = self._count % self.columns
         width = self.shape[1]
@@ -77,7 +77,7 @@ class ImageGrid:
         self._finish()
 
 
-def _white_row(shape: tuple[int, int, int]) -> Image:
+def _white_row(shape: tuple[int, int, int]) -> Pixels:
     """A row of cells; UsageError when it is too large."""
     import numpy as np
 
@@ -96,7 +96,7 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
 
-def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Image:
+def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Pixels:
     """A strip [h,columns*W,C] with a label above each column of images [H,W,C]."""
     import numpy as np
     import PIL.Image
@@ -135,7 +135,7 @@ class PngStream:
         self._chunk(b"IHDR", struct.pack(">2I5B", *size, 8, colour_type, 0, 0, 0))
         file.write(png_text(provenance))
 
-    def write(self, rows: Image) -> None:
+    def write(self, rows: Pixels) -> None:
         """Rows of pixels [h,W,C], each with the filter Sub: the difference to the pixel before."""
         import numpy as np
 

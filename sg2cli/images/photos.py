@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.images.colours import embedded_profile, flatten
-from sg2cli.images.pillow import BAD_PICTURES, opened, without_words_of_libtiff
-from sg2cli.storage.budget import MAX_PIXELS
+from sg2cli.images.pillow import BAD_IMAGES, opened, without_words_of_libtiff
 from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 Box = tuple[int, int, int, int]  # x, y, width, height
 Crop = Literal["center", "none"] | Box
@@ -44,7 +43,7 @@ MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
 class Photo:
     """An image as a network of its size is held to it."""
 
-    pixels: Image  # [H,W,C] uint8
+    pixels: Pixels  # [H,W,C] uint8
     mask: np.ndarray[Any, np.dtype[np.float32]] | None = None  # [H,W]: 0 does not count, 1 does
 
     @property
@@ -75,22 +74,22 @@ def read_photo(
     import numpy as np
 
     name = name or (str(source) if isinstance(source, Path) else "stdin")
-    with _reading(source, name) as picture:
-        upright = picture.size
+    with _reading(source, name) as image:
+        upright = image.size
         box = _box(upright, crop, name, min(MIN_SIDE, size))
         mode = "L" if channels == 1 else "RGB"
-        pixels = _reduced(picture, box, size, mode, background, smooth=True)
+        pixels = _reduced(image, box, size, mode, background, smooth=True)
     pixels = pixels.reshape(size, size, channels)
     if mask is None:
         return Photo(pixels)
     mask_name = str(mask) if isinstance(mask, Path) else "of the photo"
-    with _reading(mask, mask_name) as picture:
-        if picture.size != upright:
+    with _reading(mask, mask_name) as image:
+        if image.size != upright:
             raise UsageError(
-                f"the mask {mask_name} is {_by(picture.size)} pixels, {name} is {_by(upright)}: "
+                f"the mask {mask_name} is {_by(image.size)} pixels, {name} is {_by(upright)}: "
                 "they must have the same size"
             )
-        shades = _reduced(picture, box, size, "L", "black", smooth=False)
+        shades = _reduced(image, box, size, "L", "black", smooth=False)
     weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
         raise UsageError(f"the mask {mask_name} is black where {name} is cropped: nothing counts")
@@ -116,10 +115,10 @@ class _Upright:
     Parts are turned as they are cut out, so that the whole is in memory but once.
     """
 
-    def __init__(self, picture: Any) -> None:
+    def __init__(self, image: Any) -> None:
         from PIL.Image import Transpose
 
-        self.picture = picture
+        self.image = image
         turns = {
             2: Transpose.FLIP_LEFT_RIGHT,
             3: Transpose.ROTATE_180,
@@ -129,10 +128,10 @@ class _Upright:
             7: Transpose.TRANSVERSE,
             8: Transpose.ROTATE_90,
         }
-        orientation = picture.getexif().get(ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
         self._orientation = orientation if orientation in turns else 1
         self._turn = turns.get(self._orientation)
-        width, height = picture.size
+        width, height = image.size
         self.size = (height, width) if self._orientation >= 5 else (width, height)
 
     def crop(self, box: Box) -> Any:
@@ -145,7 +144,7 @@ class _Upright:
             top, bottom = height - bottom, height - top
         if self._orientation >= 5:
             left, top, right, bottom = top, left, bottom, right
-        part = self.picture.crop((left, top, right, bottom))
+        part = self.image.crop((left, top, right, bottom))
         return part if self._turn is None else part.transpose(self._turn)
 
 
@@ -158,24 +157,20 @@ def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[
         with Source(source) as file:
             if not file.size:
                 raise Sg2Error(f"{name} is empty")
-            with opened(file, FORMATS) as picture:
-                if picture.mode == "I" and picture.format == "TIFF":
+            with opened(file, FORMATS) as image:
+                if image.mode == "I" and image.format == "TIFF":
                     raise Sg2Error(
                         f"{name} has 32 bits a pixel, which may mean anything: save it with 8 or 16"
                     )
                 if decoded:
-                    with without_words_of_libtiff(picture):
-                        picture.load()
-                yield _Upright(picture)
+                    with without_words_of_libtiff(image):
+                        image.load()
+                yield _Upright(image)
     except PIL.UnidentifiedImageError as error:
         raise Sg2Error(f"{name} is {error}: give a PNG, JPEG or WebP") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise Sg2Error(
-            f"{name} unpacks to more than {MAX_PIXELS >> 20} million pixels: reduce it first"
-        ) from error
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {name}: {reason(error)}") from error
-    except BAD_PICTURES as error:
+    except BAD_IMAGES as error:
         is_text = error.args and isinstance(error.args[0], str)  # Pillow may quote bytes
         why = error if is_text else "it is damaged"
         raise Sg2Error(f"{name} cannot be used: {why}") from error
@@ -195,11 +190,11 @@ def _reduced(
     left, top, right, bottom = box
     method = PIL.Image.Resampling.LANCZOS if smooth else PIL.Image.Resampling.BOX
     narrow = PIL.Image.new(mode, (size, bottom - top))
-    to_srgb = embedded_profile(upright.picture)
+    to_srgb = embedded_profile(upright.image)
     height = max(1, STRIP // (right - left))
     for y in range(top, bottom, height):
         strip = upright.crop((left, y, right, min(y + height, bottom)))
-        shown = flatten(strip, upright.picture, mode, background, to_srgb)
+        shown = flatten(strip, upright.image, mode, background, to_srgb)
         narrow.paste(shown.resize((size, shown.height), method), (0, y - top))
     return np.array(narrow.resize((size, size), method))
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from sg2cli.images.limits import budget_of, check_pixels
-from sg2cli.images.structure import count_pictures
+from sg2cli.images.structure import count_images
 from sg2cli.images.tiff import TIFF_SIZES
 from sg2cli.storage.budget import (
     MAX_PHOTO,
-    MAX_PIXELS,
     MAX_PIXELS_IN_PYTHON,
     MAX_SIDE,
     Budget,
@@ -30,14 +29,14 @@ from sg2cli.storage.reading import CountedFile, Source
 
 UNREADABLE = "damaged, or not an image that sg2 can read"
 SEVERAL = "it holds several images: save one of them alone"
-BAD_PICTURES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
+BAD_IMAGES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, struct.error)
 
 
 @contextmanager
 def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterator[Any]:
     """An image in one of Pillow's formats, of which no pixel is read yet, and not several.
 
-    LimitExceeded for one that asks for too much; OSError and BAD_PICTURES are what Pillow raises,
+    LimitExceeded for one that asks for too much; OSError and BAD_IMAGES are what Pillow raises,
     in the block as well. What is not `sized` may have any number of pixels: do not read them.
     """
     import PIL.Image
@@ -45,50 +44,74 @@ def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterat
     if sized and source.size > MAX_PHOTO:
         raise LimitExceeded(f"it has more than {MAX_PHOTO:,} bytes, the most that are read")
     budget = budget_of(source.size)
-    if count_pictures(source, budget, sized) > 1:
+    if count_images(source, budget, sized) > 1:
         raise LimitExceeded(SEVERAL)
     PIL.Image.init()
-    with _limits(budget, MAX_PIXELS // 2 if sized else None):
-        file = CountedFile(source, budget)
-        known = [format for format in formats if format in PIL.Image.OPEN]
+    with _guarded(budget), _open(CountedFile(source, budget), formats) as image:
+        if image.format == "AVIF" and image.n_frames > 1:
+            raise LimitExceeded(SEVERAL)
+        if sized:
+            _check_size(image, budget)
         try:
-            picture = PIL.Image.open(file, formats=known)  # type: ignore[arg-type]
-        except PIL.UnidentifiedImageError as error:  # whose words show our objects
-            raise PIL.UnidentifiedImageError(UNREADABLE) from error
-        with picture:
-            if picture.format == "AVIF" and picture.n_frames > 1:  # type: ignore[attr-defined]
-                raise LimitExceeded(SEVERAL)
-            if sized:
-                _check_size(picture, budget)
-            yield picture
+            yield image
+        except PIL.Image.DecompressionBombError as error:
+            raise _beyond_pillow() from error
 
 
-def _check_size(picture: Any, budget: Budget) -> None:
+def _open(file: CountedFile, formats: Sequence[str]) -> Any:
+    """As `PIL.Image.open`, without its check of the size, which `_check_size` makes instead.
+
+    Pillow's limit is a global of the whole process. It belongs to the program that uses sg2 as a
+    library, so it is neither changed nor needed here.
+    """
     import PIL.Image
 
-    width, height = picture.size
+    start = file.read(16)
+    for format in formats:
+        factory, accept = PIL.Image.OPEN.get(format, (None, None))
+        accepted = accept is None or accept(start)
+        if factory is None or not accepted or isinstance(accepted, str):  # a reason why not
+            continue
+        file.seek(0)
+        try:
+            return factory(file, "")  # type: ignore[arg-type]
+        except PIL.Image.DecompressionBombError as error:  # some formats check parts of an image
+            raise _beyond_pillow() from error
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # not this format after all
+    raise PIL.UnidentifiedImageError(UNREADABLE)
+
+
+def _beyond_pillow() -> LimitExceeded:
+    return LimitExceeded("it has more pixels than PIL.Image.MAX_IMAGE_PIXELS allows: reduce it")
+
+
+def _check_size(image: Any, budget: Budget) -> None:
+    import PIL.Image
+
+    width, height = image.size
+    check_pixels(image.format, width, height)
     if max(width, height) > MAX_SIDE:
-        raise LimitExceeded(f"it has {width} x {height} pixels, and a side may have {MAX_SIDE}")
-    check_pixels(picture.format, width, height)
-    in_python = any(tile[0] in PIL.Image.DECODERS for tile in picture.tile)
+        raise LimitExceeded(f"it has {width} x {height} pixels: a side may have up to {MAX_SIDE:,}")
+    in_python = any(tile[0] in PIL.Image.DECODERS for tile in image.tile)
     if not in_python:
         return
     if width * height > MAX_PIXELS_IN_PYTHON:
         raise LimitExceeded(
             f"it has more than {MAX_PIXELS_IN_PYTHON >> 20} million pixels, too many for this kind "
-            f"of {picture.format}: save it as a PNG"
+            f"of {image.format}: save it as a PNG"
         )
     budget.limits["reads"] += 2 * width * height  # such decoders read each pixel, or its parts
 
 
 @contextmanager
-def without_words_of_libtiff(picture: Any) -> Iterator[None]:
+def without_words_of_libtiff(image: Any) -> Iterator[None]:
     """While a TIFF is decoded, what is printed past Python goes nowhere; an exception says it, too.
 
     For the whole process: there is no other way to libtiff, which Pillow holds.
     """
     try:
-        kept = os.dup(2) if picture.format == "TIFF" else None
+        kept = os.dup(2) if image.format == "TIFF" else None
     except OSError:  # it is closed
         kept = None
     if kept is None:
@@ -103,32 +126,32 @@ def without_words_of_libtiff(picture: Any) -> Iterator[None]:
         os.close(kept)
 
 
-_PILLOW = threading.RLock()  # its limits are global: threads take turns
+_PILLOW = threading.RLock()  # the method and the warning filters below are global
 
 
 @contextmanager
-def _limits(budget: Budget, pixels: int | None) -> Iterator[None]:
-    """Pillow with our limit on pixels, without its warnings, and with a limit on tags.
+def _guarded(budget: Budget) -> Iterator[None]:
+    """Pillow without warnings, and with a limit on tags, for this thread.
 
     Before version 13 it reads the data of each tag of a TIFF or of EXIF, wherever they lie, so that
     a directory of thousands of tags is read as thousands of times the file.
     """
-    import PIL.Image
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+    thread = threading.get_ident()
+
     def counted(directory: Any, file: Any) -> Any:
-        _charge_tags(directory, file, budget)
+        if threading.get_ident() == thread:  # other threads may read files of their own
+            _charge_tags(directory, file, budget)
         return load(directory, file)
 
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        limit, load = PIL.Image.MAX_IMAGE_PIXELS, ImageFileDirectory_v2.load
-        PIL.Image.MAX_IMAGE_PIXELS = pixels  # so many are warned of, twice is refused
+        load = ImageFileDirectory_v2.load
         ImageFileDirectory_v2.load = counted  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            PIL.Image.MAX_IMAGE_PIXELS = limit
             ImageFileDirectory_v2.load = load  # type: ignore[method-assign]
 
 

@@ -14,7 +14,7 @@ PNG_PIXELS = (b"IDAT", b"fdAT")  # Pillow keeps all other chunks, also those tha
 
 def count_png(cursor: Cursor, budget: Budget, max_side: int = 1 << 31) -> int:
     """PNG specification, section 5: chunks of a length, a kind, content and a checksum."""
-    pictures, pixels, data = 1, 0, 0
+    images, pixels, data = 1, 0, 0
     cursor.take(8)
     while cursor.at < cursor.size:
         length, kind = cursor.unpack(">I4s")
@@ -31,11 +31,11 @@ def count_png(cursor: Cursor, budget: Budget, max_side: int = 1 << 31) -> int:
         else:
             budget.charge("bytes_of_metadata", length)
         if kind == b"acTL" and cursor.unpack(">I")[0] > 1:
-            pictures = 2
+            images = 2
         cursor.at = begin + length + 4
         if kind == b"IEND":
             break
-    return pictures
+    return images
 
 
 def count_ico(cursor: Cursor, budget: Budget) -> int:

@@ -29,7 +29,7 @@ NOT_READ = {
 }
 
 
-def count_pictures(source: Source, budget: Budget, sized: bool = True) -> int:
+def count_images(source: Source, budget: Budget, sized: bool = True) -> int:
     """How many images are in the file, as far as its structure says so: 1, or 2 for several.
 
     LimitExceeded for a file that asks for more than its budget, or, if it is to be `sized`, that
@@ -64,14 +64,14 @@ def _gif(cursor: Cursor, budget: Budget) -> int:
     """GIF89a: extensions and images, each in blocks of up to 255 bytes."""
     _, flags, _ = cursor.unpack("<10sB2s")
     cursor.at += 3 << (flags & 7) + 1 if flags & 0x80 else 0
-    pictures = 0
-    while pictures < 2:
+    images = 0
+    while images < 2:
         kind = cursor.take(1)
         budget.charge("parts")
         if kind == b"!":
             cursor.take(1)
         elif kind == b",":
-            pictures += 1
+            images += 1
             flags = cursor.take(9)[8]
             cursor.at += 3 << (flags & 7) + 1 if flags & 0x80 else 0
             cursor.take(1)
@@ -85,8 +85,8 @@ def _gif(cursor: Cursor, budget: Budget) -> int:
                 budget.charge("bytes_of_metadata", size)
             cursor.at += size
             if cursor.at > cursor.size:
-                return max(pictures, 1)
-    return max(pictures, 1)
+                return max(images, 1)
+    return max(images, 1)
 
 
 def _webp(cursor: Cursor, budget: Budget) -> int:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sg2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 
@@ -36,31 +36,31 @@ def check_video(path: Path, width: int, height: int, fps: float = 30) -> None:
 
 
 def write_video(
-    file: IO[bytes], suffix: str, frames: Iterator[Image], count: int, fps: float
+    file: IO[bytes], suffix: str, frames: Iterator[Pixels], count: int, fps: float
 ) -> None:
     """Encode `count` frames [H,W,C] of one size as they come; `check_video` has passed."""
     writers = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}
     writers[suffix.lower()](file, frames, count, fps)
 
 
-def _picture(frame: Image) -> Any:
+def _to_pil(frame: Pixels) -> Any:
     import PIL.Image
 
     return PIL.Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
 
 
-def _opaque(frame: Image) -> Any:
+def _opaque(frame: Pixels) -> Any:
     """As RGB, over white where it has alpha."""
     import PIL.Image
 
-    picture = _picture(frame)
-    if picture.mode not in ("LA", "RGBA"):
-        return picture.convert("RGB")
-    white = PIL.Image.new("RGBA", picture.size, "white")
-    return PIL.Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    image = _to_pil(frame)
+    if image.mode not in ("LA", "RGBA"):
+        return image.convert("RGB")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    return PIL.Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def _write_mp4(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+def _write_mp4(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
     import av
     import numpy as np
 
@@ -76,23 +76,23 @@ def _write_mp4(file: IO[bytes], frames: Iterator[Image], count: int, fps: float)
         container.mux(stream.encode())
 
 
-def _write_gif(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+def _write_gif(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
     """A frame at a time, with a palette of its own; Pillow's writer would collect all of them."""
     from PIL.GifImagePlugin import getdata, getheader
 
     shown = 0  # in hundredths of a second, the unit of GIF; rounded so that the sum is right
     for number, frame in enumerate(frames, start=1):
-        picture = _opaque(frame).quantize(256)
+        image = _opaque(frame).quantize(256)
         until = round(number * 100 / fps)
         if number == 1:
-            file.write(b"".join(getheader(picture, info={"loop": 0})[0]))
+            file.write(b"".join(getheader(image, info={"loop": 0})[0]))
         duration = 10 * (until - shown)
-        file.write(b"".join(getdata(picture, duration=duration, include_color_table=True)))
+        file.write(b"".join(getdata(image, duration=duration, include_color_table=True)))
         shown = until
     file.write(b";")
 
 
-def _write_webp(file: IO[bytes], frames: Iterator[Image], count: int, fps: float) -> None:
+def _write_webp(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
     """Through Pillow, which asks an image of many frames for one after another.
 
     The encoder makes one longer frame of those that are alike, and holds what is compressed until
@@ -113,9 +113,9 @@ def _write_webp(file: IO[bytes], frames: Iterator[Image], count: int, fps: float
 
         def seek(self, frame: int) -> None:
             if frame == self._at + 1:  # Pillow goes back to the first when it is done
-                picture = _picture(next(frames))
-                picture = picture.convert("RGBA" if picture.mode in ("LA", "RGBA") else "RGB")
-                self.im, self._size, self._mode = picture.im, picture.size, picture.mode
+                image = _to_pil(next(frames))
+                image = image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB")
+                self.im, self._size, self._mode = image.im, image.size, image.mode
                 self._at = frame
 
     Frames().save(file, "webp", save_all=True, duration=1000 / fps, loop=0, quality=90, method=2)

@@ -14,10 +14,10 @@ from sg2cli.images.codecs import FORMATS, encode, is_kept
 from sg2cli.storage.atomic import NameTaken, new_file
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 IN_FLIGHT = 64 << 20  # bytes of pixels that wait for an encoder
-Task = tuple[int, Path, "Image", Mapping[str, Any]]
+Task = tuple[int, Path, "Pixels", Mapping[str, Any]]
 
 
 class ImageWriter:
@@ -59,7 +59,7 @@ class ImageWriter:
                 break
             self._threads.append(thread)
 
-    def put(self, path: Path, image: Image, provenance: Mapping[str, Any]) -> None:
+    def put(self, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> None:
         """Take an image; waits while too many are under way."""
         limit = max(4, min(64, IN_FLIGHT // image.nbytes))
         with self._changed:
@@ -107,7 +107,7 @@ class ImageWriter:
         while task := self._tasks.get():
             self._work(*task)
 
-    def _work(self, index: int, path: Path, image: Image, provenance: Mapping[str, Any]) -> None:
+    def _work(self, index: int, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> None:
         with self._changed:
             if self._dropping:
                 return
@@ -128,7 +128,7 @@ class ImageWriter:
                 self._report(self._reported)
                 self._reported += 1
 
-    def _write(self, path: Path, image: Image, provenance: Mapping[str, Any]) -> bool:
+    def _write(self, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> bool:
         """Whether the file is new."""
         content = encode(image, FORMATS[path.suffix.lower()], provenance)
         try:

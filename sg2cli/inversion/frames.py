@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from sg2cli.images.codecs import encode, read_image
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from sg2cli.images.video import write_video
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.ownership import OwnedFolder
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.search import Search
 
 MAX_FRAMES = 120  # of a video, beside the result
@@ -38,7 +38,7 @@ def take_frames(search: Search, folders: Sequence[OwnedFolder]) -> None:
         if image.isfinite().all():  # else the photo is about to end
             folder = folders[member].work_folder(FOLDER)
             with new_file(folder / f"{search.state.step:07d}.png", overwrite=True) as file:
-                file.write(encode(to_images(image[None])[0], "png", {}))
+                file.write(encode(to_pixels(image[None])[0], "png", {}))
 
 
 def drop_frames(folder: OwnedFolder, step: int) -> None:
@@ -51,7 +51,7 @@ def drop_frames(folder: OwnedFolder, step: int) -> None:
     folder.remove_work(FOLDER, is_beyond)
 
 
-def write_frames(folder: OwnedFolder, target: Image, result: Image, suffix: str) -> Path:
+def write_frames(folder: OwnedFolder, target: Pixels, result: Pixels, suffix: str) -> Path:
     """Write film.mp4 or film.gif: the target beside each frame, and beside the result."""
     frames = sorted(folder.work_folder(FOLDER).iterdir())
     frames = [frame for frame in frames if FRAME.fullmatch(frame.name)]

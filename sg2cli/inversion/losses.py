@@ -1,6 +1,6 @@
 """What an inversion minimises: the perceptual distance LPIPS, and the structure in noise maps.
 
-All are sums over what belongs to one picture of the batch, never over the batch.
+All are sums over what belongs to one image of the batch, never over the batch.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ STAGES: dict[LpipsNet, tuple[Stage, ...]] = {
         Stage(0, (10,)),
     ),
 }
-SMALLEST: dict[LpipsNet, int] = {"vgg": 16, "alex": 64}  # pictures that all stages can see
-LARGEST = 256  # to which larger pictures are reduced, as NVIDIA's projector does
-# ImageNet's mean and standard deviation, for pictures in -1..1.
+SMALLEST: dict[LpipsNet, int] = {"vgg": 16, "alex": 64}  # images that all stages can see
+LARGEST = 256  # to which larger images are reduced, as NVIDIA's projector does
+# ImageNet's mean and standard deviation, for images in -1..1.
 MEAN = (-0.030, -0.088, -0.188)
 STD = (0.458, 0.448, 0.450)
 
 
 class LPIPS(nn.Module):
-    """The learned distance of pictures [N,1|3,H,W] of -1..1 (Zhang et al. 2018, eq. 1).
+    """The learned distance of images [N,1|3,H,W] of -1..1 (Zhang et al. 2018, eq. 1).
 
-    0 is the same picture, 0.1 a good copy, 0.7 an unrelated one. The weights take no gradient.
+    0 is the same image, 0.1 a good copy, 0.7 an unrelated one. The weights take no gradient.
     """
 
     mean: Tensor
@@ -71,9 +71,9 @@ class LPIPS(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
-    def features(self, pictures: Tensor) -> Features:
-        """What is compared of pictures [N,1|3,H,W]; one channel counts as grey."""
-        x = (fit(pictures, self.net) - self.mean) / self.std
+    def features(self, images: Tensor) -> Features:
+        """What is compared of images [N,1|3,H,W]; one channel counts as grey."""
+        x = (fit(images, self.net) - self.mean) / self.std
         found = []
         for stage in STAGES[self.net]:
             if stage.pool:
@@ -93,14 +93,14 @@ class LPIPS(nn.Module):
         return F.conv2d(x, weight, bias, stride, padding=2).relu_()
 
     def distance(self, found: Features, target: Features) -> Tensor:
-        """Of two pictures' features, [N] each, or [1] for all: -> [N]."""
+        """Of two images' features, [N] each, or [1] for all: -> [N]."""
         total = torch.zeros((), dtype=found[0].dtype, device=found[0].device)
         for k, (a, b) in enumerate(zip(found, target, strict=True)):
             total = total + unit_distance(a, b, self.get_buffer(f"lin_{k}_weight"))
         return total
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Pictures [N,1|3,H,W] -> [N]."""
+        """Images [N,1|3,H,W] -> [N]."""
         return self.distance(self.features(a), self.features(b))
 
 
@@ -117,14 +117,14 @@ def read_weights(net: LpipsNet) -> dict[str, Tensor]:
         raise Sg2Error(f"cannot read {path} ({error}): install sg2 again") from error
 
 
-def fit(pictures: Tensor, net: LpipsNet) -> Tensor:
+def fit(images: Tensor, net: LpipsNet) -> Tensor:
     """Three channels, and a size that the network sees well: [N,1|3,H,W] -> [N,3,h,w]."""
-    size = pictures.shape[-1]
+    size = images.shape[-1]
     if size > LARGEST:
-        pictures = F.interpolate(pictures, size=(LARGEST, LARGEST), mode="area")
+        images = F.interpolate(images, size=(LARGEST, LARGEST), mode="area")
     elif size < SMALLEST[net]:
-        pictures = F.interpolate(pictures, size=(SMALLEST[net],) * 2, mode="nearest")
-    return pictures.expand(-1, 3, -1, -1)
+        images = F.interpolate(images, size=(SMALLEST[net],) * 2, mode="nearest")
+    return images.expand(-1, 3, -1, -1)
 
 
 def _mean(maps: Tensor) -> Tensor:
@@ -167,5 +167,5 @@ def row_spread(ws: Tensor, w_std: float) -> Tensor:
 
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
-    """The mean square difference of pictures [N,C,H,W] of -1..1: -> [N]."""
+    """The mean square difference of images [N,C,H,W] of -1..1: -> [N]."""
     return _mean((a - b).square())

@@ -14,9 +14,9 @@ from sg2cli.storage.paths import user_path
 if TYPE_CHECKING:
     import PIL.Image
 
-    from sg2cli.images import pixels
+    from sg2cli.images.pixels import Pixels
 
-PhotoInput = Union[str, Path, "PIL.Image.Image", "pixels.Image"]
+PhotoInput = Union[str, Path, "PIL.Image.Image", "Pixels"]
 SAVED_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # that a PNG holds as they are
 
 

@@ -14,7 +14,7 @@ from sg2cli.storage.ownership import OwnedFolder
 from sg2cli.storage.paths import is_there, user_path
 
 if TYPE_CHECKING:
-    from sg2cli.images import pixels
+    from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.state import Ended, Record
     from sg2cli.storage.array_files import Array
 
@@ -29,8 +29,8 @@ class Projection:
     name: str  # of its photo, without the extension
     ws: Array  # [num_ws,w_dim] float32
     noise: Mapping[str, Array]  # optimised noise maps [H,W] by the name of their buffer
-    image: pixels.Image  # [H,W,C] uint8: what the network draws of ws and noise
-    target: pixels.Image  # [H,W,C] uint8: the photo as it was fitted
+    image: Pixels  # [H,W,C] uint8: what the network draws of ws and noise
+    target: Pixels  # [H,W,C] uint8: the photo as it was fitted
     figures: results.Figures  # how near the image is to the target
     steps: int  # taken, of this photo
     ended: Ended  # "done", or why it ended before: "plateau", "time", "not finite"

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator
     from sg2cli.images.photos import Photo
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.projection import Projection
 
-COMPARED = 256  # pixels a side, at least, of the pictures that are compared
+COMPARED = 256  # pixels a side, at least, of the images that are compared
 # Beyond these a photo is called unlike what the network draws. Its own samples, found again, stay
 # below 0.05 and 1.6; photos of the kind that it was trained on, in W, around 0.15 and 1.3.
 FAR_LPIPS, FAR_W = 0.35, 3.0
@@ -49,7 +49,7 @@ FAR_LPIPS, FAR_W = 0.35, 3.0
 
 @dataclass(frozen=True)
 class Figures:
-    """How near a picture is to its target, as 8-bit pictures; inside a mask."""
+    """How near an image is to its target, as 8-bit images; inside a mask."""
 
     lpips_vgg: float
     lpips_alex: float
@@ -73,7 +73,7 @@ class Judge:
         self.spread = spread
         self._nets: dict[LpipsNet, PublishedLPIPS] = {}
 
-    def measure(self, image: Image, photo: Photo, ws: Tensor) -> Figures:
+    def measure(self, image: Pixels, photo: Photo, ws: Tensor) -> Figures:
         """An image [H,W,C] against its photo; ws [num_ws,w_dim].
 
         The first call loads the networks. Sg2Error when their weights are missing.
@@ -96,8 +96,8 @@ class Judge:
         return self._nets[net]
 
 
-def redraw(G: Generator, found: Found) -> Image:
-    """The picture [H,W,C], exactly as `sg2 generate` draws it from the files."""
+def redraw(G: Generator, found: Found) -> Pixels:
+    """The image [H,W,C], exactly as `sg2 generate` draws it from the files."""
     noise = {name: noise_map.cpu().numpy() for name, noise_map in found.noise.items()}
     (image,) = render(G, [Point(found.ws, noise=noise)], "const", 1)
     return image

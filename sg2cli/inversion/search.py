@@ -1,6 +1,6 @@
-"""Projection into W and W+ by gradient descent (StyleGAN2 appendix D), many pictures at once.
+"""Projection into W and W+ by gradient descent (StyleGAN2 appendix D), many images at once.
 
-Nothing of one picture reaches another: all that a step reads and makes anew has a row for each,
+Nothing of one image reaches another: all that a step reads and makes anew has a row for each,
 every loss is its own, and so are its random numbers and its end.
 """
 
@@ -137,11 +137,11 @@ class Search:
         self._replayed = functools.lru_cache(maxsize=1)(self._replayed_gradients)
 
     def draw(self, params: Params) -> Tensor:
-        """The network's pictures [N,C,H,W]; outside of a mask, the target's own pixels."""
+        """The network's images [N,C,H,W]; outside of a mask, the target's own pixels."""
         ws = params[WS].expand(-1, self.G.config.num_ws, -1)
         maps = {name: param for name, param in params.items() if name != WS}
-        picture = self.G.synthesis(ws, maps or "const")
-        return picture if self._masks is None else self._targets.lerp(picture, self._masks)
+        image = self.G.synthesis(ws, maps or "const")
+        return image if self._masks is None else self._targets.lerp(image, self._masks)
 
     def loss(
         self,
@@ -151,15 +151,15 @@ class Search:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What is minimised, LPIPS and the noise penalty, each [N]; `jitter` is added to ws."""
         settings, ws = settings or self.settings, params[WS]
-        picture = self.draw({**params, WS: ws + jitter})
+        image = self.draw({**params, WS: ws + jitter})
         if settings.shown:
-            picture = picture.clamp(-1, 1)
-        distance = self.lpips.distance(self.lpips.features(picture), self._wanted)
+            image = image.clamp(-1, 1)
+        distance = self.lpips.distance(self.lpips.features(image), self._wanted)
         maps = [param for name, param in params.items() if name != WS]
         penalty = noise_penalty(maps) if maps else torch.zeros_like(distance)
         total = distance + settings.noise_weight * penalty
         if settings.pixel_weight:
-            total = total + settings.pixel_weight * pixel_distance(picture, self._targets)
+            total = total + settings.pixel_weight * pixel_distance(image, self._targets)
         if settings.wplus_weight:
             total = total + settings.wplus_weight * row_spread(ws, self.spread.std)
         return total, distance, penalty
@@ -167,8 +167,8 @@ class Search:
     def score(self, params: Params) -> Tensor:
         """LPIPS [N] as the result would have it."""
         with torch.inference_mode():
-            picture = self.draw(params).clamp(-1, 1)
-            return self.lpips.distance(self.lpips.features(picture), self._wanted)
+            image = self.draw(params).clamp(-1, 1)
+            return self.lpips.distance(self.lpips.features(image), self._wanted)
 
     def step(self, part: float = 0) -> None:
         """One step for all; `part` of the time allowed is over, which hastens the schedule."""

@@ -12,19 +12,19 @@ from torch import Tensor
 WS = "ws"
 # "ws" [N,1,w_dim] in W, [N,num_ws,w_dim] in W+, and noise maps [N,1,H,W] by their names.
 Params = dict[str, Tensor]
-SINGLE = ("score", "baseline", "improved_at", "randomness")  # tensors of a State, a row a picture
+SINGLE = ("score", "baseline", "improved_at", "randomness")  # tensors of a State, a row an image
 Ended = Literal["done", "plateau", "time", "not finite"]
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a step reads and makes anew, a row for each picture that is under way."""
+    """All that a step reads and makes anew, a row for each image that is under way."""
 
     step: int
     scored_at: int  # the last step at which scores were taken
     searches: int  # restarts so far
     began_at: int  # the step at which this search began: 0, or that of the last restart
-    members: tuple[int, ...]  # which of the run's pictures they are
+    members: tuple[int, ...]  # which of the run's images they are
     params: Params
     moment1: Params
     moment2: Params
@@ -49,7 +49,7 @@ class State:
         return replace(self, **fields)
 
     def only(self, rows: Sequence[int]) -> State:
-        """Without the pictures that have ended."""
+        """Without the images that have ended."""
         index = torch.tensor(rows, dtype=torch.long)
         tensors = {name: t[index.to(t.device)] for name, t in self.tensors().items()}
         members = tuple(self.members[row] for row in rows)
@@ -69,7 +69,7 @@ class State:
 
 @dataclass(frozen=True)
 class Record:
-    """A line of a picture's history."""
+    """A line of an image's history."""
 
     step: int
     lr: float

@@ -93,9 +93,9 @@ class Tuning:
         numbers = torch.Generator()
         numbers.set_state(old.randomness.clone())  # it reads a whole storage
         pivot = self._pivots[old.step % len(self._pivots)]
-        picture = pivot.draw(self.tuned)
-        distance = lpips.distance(lpips.features(picture), pivot.wanted).sum()
-        loss = distance + settings.pixel_weight * pixel_distance(picture, pivot.target).sum()
+        image = pivot.draw(self.tuned)
+        distance = lpips.distance(lpips.features(image), pivot.wanted).sum()
+        loss = distance + settings.pixel_weight * pixel_distance(image, pivot.target).sum()
         if settings.locality_weight:
             near = _near(pivot.ws, self.spread, settings.locality_radius, numbers)
             with torch.no_grad():
@@ -129,8 +129,8 @@ class _Pivot:
             self.wanted = lpips.features(self.target)
 
     def draw(self, G: Generator) -> Tensor:
-        picture = G.synthesis(self.ws, self.noise)
-        return picture if self.mask is None else self.target.lerp(picture, self.mask)
+        image = G.synthesis(self.ws, self.noise)
+        return image if self.mask is None else self.target.lerp(image, self.mask)
 
 
 def _near(ws: Tensor, spread: Spread, radius: float, numbers: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from sg2cli.latents.notation import SeedRange
 class Names:
     """Gives each latent of a list a name of its own.
 
-    A seed's second picture is seed0085-2. A list may have thousands of ranges, and a range billions
+    A seed's second image is seed0085-2. A list may have thousands of ranges, and a range billions
     of seeds: they are cut where ranges begin and end, and what is between two cuts is counted as a
     whole.
     """

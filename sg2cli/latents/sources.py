@@ -169,7 +169,7 @@ class LatentList:
             yield latent
 
     def unchecked(self) -> Iterator[Latent]:
-        """With those that cannot be drawn, for commands that go on without their pictures."""
+        """With those that cannot be drawn, for commands that go on without their images."""
         names = Names(self.parts, self.reserved)
         for part in self.parts:
             if isinstance(part, SeedRange):

@@ -14,7 +14,7 @@ from sg2cli.sampling.output import ImageOutput
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.sampling.drawing import Cell, Drawing
 
 
@@ -110,7 +110,7 @@ class _Cells:
             name, _, _ = self.waiting.popleft()
             self._place(self._read_kept(name) if name and self.grid else None)
 
-    def _read_kept(self, name: str) -> Image | None:
+    def _read_kept(self, name: str) -> Pixels | None:
         try:
             return read_image(self.output.path(name), self.shape)
         except Sg2Error as error:
@@ -119,7 +119,7 @@ class _Cells:
             self.complete = False
             return None
 
-    def _place(self, image: Image | None) -> None:
+    def _place(self, image: Pixels | None) -> None:
         if self.grid:
             self.grid.append(image)
         self.on_image()

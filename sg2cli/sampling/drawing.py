@@ -22,7 +22,7 @@ from sg2cli.settings import DrawSettings, GeneratorConfig
 if TYPE_CHECKING:
     from sg2cli.errors import Sg2Error
     from sg2cli.generator import Generator
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.latents.sources import Latent, LatentList
 
 
@@ -84,7 +84,7 @@ class Drawing(ABC):
         """Of the grid or video of all images."""
         return self.provenance(G, self.details(), self.is_mapped)
 
-    def header(self) -> Image | None:
+    def header(self) -> Pixels | None:
         """The labels of the columns [h,columns*W,C]."""
         return column_header(self.labels, self.shape) if self.labels else None
 
@@ -102,7 +102,7 @@ class Drawing(ABC):
         sources: Iterable[Latent | Point],
         on_note: Callable[[str], object] = lambda text: None,
         on_point: Callable[[Point], object] = lambda point: None,
-    ) -> Iterator[Image | Sg2Error]:
+    ) -> Iterator[Pixels | Sg2Error]:
         """Draw the sources of cells, in batches: pixels [H,W,C], or why there are none.
 
         `on_point` gets each of the points, in order, before it is drawn.

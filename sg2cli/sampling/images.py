@@ -21,7 +21,7 @@ from sg2cli.storage.paths import user_path
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.images import pixels
+    from sg2cli.images.pixels import Pixels
     from sg2cli.sampling.drawing import Cell, Drawing
     from sg2cli.sampling.rendering import Point
 
@@ -34,7 +34,7 @@ class Image:
     """
 
     name: str  # of its file, without the extension: seed0085
-    pixels: pixels.Image  # [H,W,C] uint8, C 1 to 4: grey, grey and alpha, RGB, RGBA
+    pixels: Pixels  # [H,W,C] uint8, C 1 to 4: grey, grey and alpha, RGB, RGBA
     latent: Latent  # ws [num_ws,w_dim] as it was drawn, and noise maps [H,W]
     provenance: Mapping[str, Any]  # what made it: checkpoint, seed, psi, ...; `save` writes it
 

@@ -18,7 +18,7 @@ from sg2cli.storage.atomic import NameTaken, check_folder, make_folder, new_file
 from sg2cli.storage.paths import kind, refuse_special
 
 if TYPE_CHECKING:
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
 
 MAX_FAILED = 1000  # more are no bad images but wrong settings
 MAX_FAILURES_SHOWN = 10  # as they come; the summary has all of them
@@ -109,7 +109,7 @@ class ImageOutput:
         else:
             self.kept += 1
 
-    def put(self, name: str, image: Image, provenance: Mapping[str, Any]) -> None:
+    def put(self, name: str, image: Pixels, provenance: Mapping[str, Any]) -> None:
         """Take an image to be encoded and written beside the network; see ImageWriter."""
         if self.stream:
             self.stream(encode(image, self.format, provenance))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sg2cli import devices
 from sg2cli.errors import Sg2Error, UsageError, is_out_of_memory
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from sg2cli.latents.files import Stream
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.sources import Latent, LatentList
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator, Noise
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.storage.array_files import Array
 
 
@@ -73,16 +73,16 @@ def render(
     noise_mode: NoiseMode,
     size: int,
     say: Callable[[str], object] = lambda text: None,
-) -> Iterator[Image]:
-    """Draw points, `size` at a time: a picture [H,W,C] uint8 for each.
+) -> Iterator[Pixels]:
+    """Draw points, `size` at a time: an image [H,W,C] uint8 for each.
 
     Where there is no memory for so many at once, half of them are, from there on. A batch is filled
-    up with copies of its last, as in `_batches`. Sg2Error for a picture that is not finite.
+    up with copies of its last, as in `_batches`. Sg2Error for an image that is not finite.
     """
     return _all_drawn(try_render(G, points, noise_mode, size, say))
 
 
-def _all_drawn(images: Iterable[Image | Sg2Error]) -> Iterator[Image]:
+def _all_drawn(images: Iterable[Pixels | Sg2Error]) -> Iterator[Pixels]:
     for image in images:
         if isinstance(image, Sg2Error):
             raise image
@@ -95,8 +95,8 @@ def try_render(
     noise_mode: NoiseMode,
     size: int,
     say: Callable[[str], object] = lambda text: None,
-) -> Iterator[Image | Sg2Error]:
-    """As `render`, but an error takes the place of a picture that is not finite."""
+) -> Iterator[Pixels | Sg2Error]:
+    """As `render`, but an error takes the place of an image that is not finite."""
     import torch
 
     from sg2cli import ops
@@ -113,7 +113,7 @@ def try_render(
     attempt: Callable[[Sequence[Point]], Tensor] = synthesize
     while batch := list(islice(points, size)):
         filled = batch + batch[-1:] * (size - len(batch))
-        images: list[Image | Sg2Error] = []
+        images: list[Pixels | Sg2Error] = []
         try:
             images = _to_each_image(attempt(filled)[: len(batch)])
         except (MemoryError, RuntimeError) as error:
@@ -124,26 +124,26 @@ def try_render(
             ops.release_memory()
             devices.release_memory()
             attempt = devices.in_new_thread(synthesize)
-            say(f"out of memory: {size} pictures at once from here on")
+            say(f"out of memory: {size} images at once from here on")
             points = chain(batch, points)
         else:
             yield from images
 
 
-def _to_each_image(pictures: Tensor) -> list[Image | Sg2Error]:
-    """One picture that is not finite is no fault of the others."""
+def _to_each_image(images: Tensor) -> list[Pixels | Sg2Error]:
+    """[N,C,H,W] -> pixels [H,W,C] of each, or an error for one that is not finite."""
     try:
-        return list(to_images(pictures))
+        return list(to_pixels(images))
     except Sg2Error as error:
-        if len(pictures) == 1:
+        if len(images) == 1:
             return [error]
-    return [image for picture in pictures for image in _to_each_image(picture[None])]
+    return [result for image in images for result in _to_each_image(image[None])]
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]:
     """Lists of up to `size` items, and the same filled up with copies of the last.
 
-    So every picture comes out of a batch of the same size and, to the last bit, does not depend on
+    So every image comes out of a batch of the same size and, to the last bit, does not depend on
     what else is drawn.
     """
     items = iter(items)
@@ -152,7 +152,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]
 
 
 def batch_size(G: Generator, settings: DrawSettings, count: int) -> int:
-    """For `render`, of so many pictures."""
+    """For `render`, of so many images."""
     return settings.batch or max(1, min(count, default_batch(G)))
 
 
@@ -187,7 +187,7 @@ def ws_streams(
 
 
 def default_batch(G: Generator) -> int:
-    """As many pictures as pay: by resolution on a CPU, whose caches are small; more on a GPU."""
+    """As many images as pay: by resolution on a CPU, whose caches are small; more on a GPU."""
     fits = (1024 // G.config.img_resolution) ** 2
     return max(1, min(32, 8 * fits if G.device.type != "cpu" else fits // 8))
 

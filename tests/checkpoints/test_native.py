@@ -70,7 +70,7 @@ def test_expected_shapes_are_those_of_the_modules(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if "clamp" not in name])
 def test_without_metadata_the_tensors_settle_the_configuration(name: str, tmp_path: Path) -> None:
-    """Filters come from the stored buffers; the conv_clamp, which no tensor tells, is none."""
+    """Filters come from the stored buffers; the conv_clamp, which no tensor determines, is none."""
     original = GOLDEN / f"{name}.weights.safetensors"
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(original), bare)
@@ -107,7 +107,7 @@ def test_weights_outlive_their_file(tmp_path: Path) -> None:
         network.load()
 
 
-def test_a_file_cut_short_while_it_is_read_is_told_of(tmp_path: Path) -> None:
+def test_a_file_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.safetensors"
     save_generator(random_generator(img_resolution=256, channels=(128,) * 7), path, {})
     with SafetensorsFile(path) as file:
@@ -278,7 +278,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
         (b"just text, quite long enough", "damaged, or no safetensors"),
     ],
 )
-def test_other_files_are_told_apart(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_formats_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "file.pkl"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):

@@ -26,7 +26,7 @@ MEMORY = 150 << 20  # beside what Python and NumPy take
 
 
 def taken(*args: object) -> tuple[subprocess.CompletedProcess[bytes], float, int]:
-    """Run sg2: what it told, its seconds of computing, the most memory that it had."""
+    """Run sg2: its output, its seconds of computing, the most memory that it had."""
     code = (
         "import resource, sys; from pathlib import Path; from sg2cli.cli.main import run;"
         "code = run(sys.argv[1:]); u = resource.getrusage(resource.RUSAGE_SELF);"
@@ -42,7 +42,7 @@ def taken(*args: object) -> tuple[subprocess.CompletedProcess[bytes], float, int
 
 
 def with_header(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """A checkpoint whose header tells something else."""
+    """A checkpoint whose header says something else."""
     content = NETWORK.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])

@@ -93,8 +93,8 @@ def test_resume_replaces_nothing_that_sg2_did_not_write(sg2: Any, net: Path, nam
     options = ["--save-video", "--save-npz", "--tune", "--tune-steps", "1", "--out", "o"]
     result = sg2("project", "me.png", "-n", net, *STEPS, *options, "--resume")
     intact()
-    other_film = name.startswith("film") and result.code == 0  # the one that is not written
-    assert other_film or name in one_line(result.err)
+    other_video = name.startswith("film") and result.code == 0  # the one that is not written
+    assert other_video or name in one_line(result.err)
 
 
 def test_a_summary_of_the_users_own_stays(sg2: Any, net: Path) -> None:
@@ -308,10 +308,10 @@ def test_changed_images_are_not_kept_and_not_replaced(
     args = [*DRAWING[command], "-n", net, "--out", "o"]
     assert sg2(*args).code == 0
     path = sorted(Path("o").glob("*.png"))[0]
-    with PIL.Image.open(path) as picture:
+    with PIL.Image.open(path) as image:
         info = PIL.PngImagePlugin.PngInfo()
-        info.add_text("sg2", picture.info["sg2"])
-        changed = picture.convert("RGB")
+        info.add_text("sg2", image.info["sg2"])
+        changed = image.convert("RGB")
     if damage == "cut":
         content = path.read_bytes()
         path.write_bytes(content[: len(content) - 30])
@@ -335,9 +335,9 @@ def test_changed_images_of_other_formats(sg2: Any, net: Path, format: str) -> No
     assert sg2(*args, "--skip-existing").code == 0
     for name in ("seed0001", "grid"):
         path = Path(f"o/{name}.{format}")
-        with PIL.Image.open(path) as picture:
-            exif = picture.getexif()
-            changed = picture.convert("RGB")
+        with PIL.Image.open(path) as image:
+            exif = image.getexif()
+            changed = image.convert("RGB")
         changed.paste("red", (0, 0, *changed.size))
         changed.save(path, exif=exif)
         before = path.read_bytes()

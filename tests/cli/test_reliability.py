@@ -56,7 +56,7 @@ NAMES = ("expected", "near", "far", "cut")
 
 
 def test_what_the_kills_find(in_tmp: Path) -> None:
-    """The check itself: a file cut short, one too many and one too few are told of."""
+    """The check itself: a file cut short, one too many and one too few are reported."""
     for folder, names in {"a-whole": "123", "a": "124"}.items():
         Path(folder).mkdir()
         for file in names:
@@ -78,10 +78,10 @@ def test_what_the_kills_find(in_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("name", ["mix", "frames", "film", "project"])
+@pytest.mark.parametrize("name", ["mix", "frames", "video", "project"])
 def test_signals_end_with_a_word(in_tmp: Path, name: str, kind: int, code: int) -> None:
     killing.prepare(in_tmp)
-    more = ["--frames", "100000"] if name in ("frames", "film") else []
+    more = ["--frames", "100000"] if name in ("frames", "video") else []
     more = ["--cols", "50-9999"] if name == "mix" else more
     more = ["--steps", "2000"] if name == "project" else more
     with killing.start(in_tmp, name, "out", more) as process:
@@ -256,8 +256,8 @@ def test_a_folder_removed_on_the_way(in_tmp: Path) -> None:
     assert "cannot write out/" in one_line(message.decode())
     assert not Path("out").exists()
     for path in Path("gone").glob("seed*.png"):
-        with PIL.Image.open(path) as picture:
-            picture.load()
+        with PIL.Image.open(path) as image:
+            image.load()
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_hundred_thousand_files_in_a_folder(sg2: Any, net: Path) -> None:
     start = time.process_time()
     assert sg2("generate", "-n", net, "--seeds", "0-9").code == 0
     assert sg2("generate", "-n", net, "--seeds", "0-9", "--skip-existing").code == 0
-    assert time.process_time() - start < 20  # looking at each of them for each picture takes more
+    assert time.process_time() - start < 20  # looking at each of them for each image takes more
 
 
 # Two at once.
@@ -371,7 +371,7 @@ def test_shards_are_a_whole(sg2: Any, net: Path) -> None:
         assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
-def test_more_shards_than_pictures(sg2: Any, net: Path) -> None:
+def test_more_shards_than_images(sg2: Any, net: Path) -> None:
     result = sg2("generate", "-n", net, "--seeds", "0-1", "--shard", "3/3")
     assert (result.code, result.out, result.err) == (0, "", "")
 
@@ -397,7 +397,7 @@ def test_no_shards(sg2: Any, net: Path, args: list[str], message: str) -> None:
 
 
 def out_of_memory(above: int) -> Callable[..., torch.Tensor]:
-    """The styled convolution on a device that has room for so many pictures."""
+    """The styled convolution on a device that has room for so many images."""
     whole = ops.styled_convs
 
     def limited(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
@@ -417,7 +417,7 @@ def test_batches_are_halved_without_memory(
     result = sg2("generate", *args)
     assert result.code == 0
     message = [line.partition(": ")[2] for line in result.err.splitlines()]
-    assert message == [f"out of memory: {n} pictures at once from here on" for n in (8, 4)]
+    assert message == [f"out of memory: {n} images at once from here on" for n in (8, 4)]
     for path in result.lines:
         ours, theirs = (np.asarray(PIL.Image.open(f)) for f in (path, path.replace("out", "whole")))
         assert np.abs(ours.astype(int) - theirs).max() <= 1
@@ -466,7 +466,7 @@ def test_photos_are_halved_without_memory(
 
 
 def test_little_address_space(shell: Any) -> None:
-    """Room for a few pictures of 64x64 at once, not for 4096."""
+    """Room for a few images of 64x64 at once, not for 4096."""
     peak = "import resource as r; from sg2cli.cli.main import run; run(['generate', '--seeds', '0',"
     peak += (
         "'--out', 'one']); print(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])"
@@ -536,6 +536,6 @@ def test_a_run_over_good_and_bad_photos_sums_up(sg2: Any, net: Path) -> None:
 
 
 def test_resident_size_is_flat(in_tmp: Path) -> None:
-    """Between the 1,000th and the 3,000th picture of 10,000,000; `make soak` has 10,000."""
+    """Between the 1,000th and the 3,000th image of 10,000,000; `make soak` has 10,000."""
     first, last = killing.resident_sizes(in_tmp, (1000, 3000))
-    assert last < first * 1.03  # an arena more is no leak; 2,000 pictures that stay are 24 MB
+    assert last < first * 1.03  # an arena more is no leak; 2,000 images that stay are 24 MB

@@ -39,15 +39,15 @@ def test_a_png_gives_pixels_and_account_back(tmp_path: Path, channels: int) -> N
 
 
 @pytest.mark.parametrize(("format", "pillow"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
-def test_every_format_is_what_it_says_and_tells_its_account(
+def test_every_format_is_what_it_says_and_holds_its_provenance(
     tmp_path: Path, format: str, pillow: str
 ) -> None:
     path = tmp_path / "misnamed"
     smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
     path.write_bytes(codecs.encode(smooth, format, PROVENANCE))
-    with PIL.Image.open(path) as picture:
-        assert picture.format == pillow
-        found = np.asarray(picture.convert("RGB")).astype(int)
+    with PIL.Image.open(path) as image:
+        assert image.format == pillow
+        found = np.asarray(image.convert("RGB")).astype(int)
     assert abs(found - smooth).mean() < 3
     provenance = codecs.inspect_image(path)[2]
     assert provenance and without_hash(provenance) == PROVENANCE
@@ -59,7 +59,7 @@ def test_webp_takes_all_channels(channels: int) -> None:
     assert PIL.Image.open(io.BytesIO(content)).size == (8, 8)
 
 
-def test_formats_that_cannot_hold_a_picture_are_refused() -> None:
+def test_formats_that_cannot_hold_an_image_are_refused() -> None:
     with pytest.raises(UsageError, match="alpha"):
         codecs.check_format("jpg", 4, 64, 64)
     with pytest.raises(UsageError, match="beyond"):
@@ -70,7 +70,7 @@ def test_formats_that_cannot_hold_a_picture_are_refused() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"\x89PNG\r\n\x1a\n", codecs.encode(noise(3), "png", {})[:40]]
 )
-def test_what_is_no_picture_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_image_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
     for call in (codecs.inspect_image, lambda p: codecs.read_image(p, (8, 8, 3))):

@@ -18,21 +18,19 @@ from .test_codecs import PROVENANCE, noise, without_hash
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_a_sheet_has_its_pictures_in_reading_order(
-    tmp_path: Path, format: str, channels: int
-) -> None:
+def test_a_grid_has_its_images_in_reading_order(tmp_path: Path, format: str, channels: int) -> None:
     if format == "jpg" and channels in (2, 4):
         pytest.skip("jpg has no alpha")
-    path = tmp_path / "sheet"
+    path = tmp_path / "grid"
     cells = [np.full((16, 16, channels), 40 * i + 30, np.uint8) for i in range(5)]
     if format == "png":
         cells = [noise(channels, 16) for _ in range(5)]
     header = np.full((3, 48, channels), 200, np.uint8)
     with path.open("w+b") as file:
-        sheet = grid.ImageGrid(file, format, 3, 2, (16, 16, channels), PROVENANCE, header)
+        image_grid = grid.ImageGrid(file, format, 3, 2, (16, 16, channels), PROVENANCE, header)
         for cell in [*cells[:4], None, cells[4]]:
-            sheet.append(cell)
-        sheet.finish()
+            image_grid.append(cell)
+        image_grid.finish()
     size, _, provenance = codecs.inspect_image(path)
     assert size == (48, 35)
     assert provenance and without_hash(provenance) == PROVENANCE
@@ -46,21 +44,21 @@ def test_a_sheet_has_its_pictures_in_reading_order(
     assert abs(found[19:, 32:] - cells[4]).max() <= bar
 
 
-def test_an_unfinished_sheet_is_white(tmp_path: Path) -> None:
-    path = tmp_path / "sheet"
+def test_an_unfinished_grid_is_white(tmp_path: Path) -> None:
+    path = tmp_path / "grid"
     with path.open("w+b") as file:
         grid.ImageGrid(file, "png", 2, 2, (4, 4, 3), {}).finish()
     assert (codecs.read_image(path, (8, 8, 3)) == 255).all()
 
 
-def test_a_sheet_too_large_for_its_format_is_refused() -> None:
+def test_a_grid_too_large_for_its_format_is_refused() -> None:
     with pytest.raises(UsageError, match="beyond what jpg holds"):
         grid.ImageGrid(io.BytesIO(), "jpg", 2000, 1, (64, 64, 3), {})
     with pytest.raises(UsageError, match="too many"):
         grid.ImageGrid(io.BytesIO(), "jpg", 1000, 1000, (64, 64, 3), {})
 
 
-def test_a_large_png_sheet_takes_a_row_of_memory() -> None:
+def test_a_large_png_grid_takes_a_row_of_memory() -> None:
     """300 MB of pixels, of which no more than a few rows are held."""
     import tracemalloc
 
@@ -76,10 +74,10 @@ def test_a_large_png_sheet_takes_a_row_of_memory() -> None:
 
     cell = noise(3, 64)
     tracemalloc.start()
-    sheet = grid.ImageGrid(Nowhere(), "png", 100, 250, (64, 64, 3), {})  # type: ignore[arg-type]
+    image_grid = grid.ImageGrid(Nowhere(), "png", 100, 250, (64, 64, 3), {})  # type: ignore[arg-type]
     for _ in range(100 * 250):
-        sheet.append(cell)
-    sheet.finish()
+        image_grid.append(cell)
+    image_grid.finish()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20 << 20

@@ -1,4 +1,4 @@
-"""Users' pictures of every kind: right, or refused in one line."""
+"""Users' images of every kind: right, or refused in one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,10 @@ import pytest
 from PIL import ImageCms
 
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.images.photos import read_photo
+from sg2cli.images.limits import budget_of
+from sg2cli.images.photos import FORMATS, read_photo
+from sg2cli.images.pillow import _guarded, opened
+from sg2cli.storage.reading import Source
 
 SIZE = 32
 RAMP = np.stack(
@@ -26,9 +30,9 @@ RAMP = np.stack(
 ).astype(np.uint8)
 
 
-def saved(tmp_path: Path, picture: Any, name: str = "photo.png", **options: Any) -> Path:
+def saved(tmp_path: Path, image: Any, name: str = "photo.png", **options: Any) -> Path:
     path = tmp_path / name
-    picture.save(path, **options)
+    image.save(path, **options)
     return path
 
 
@@ -57,7 +61,7 @@ OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 
 
 @pytest.mark.parametrize("kind", MODES)
-def test_pictures_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> None:
+def test_images_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> None:
     make, suffix, within = MODES[kind]
     options = {"compression": "tiff_lzw"} if suffix == "lzw.tiff" else {}
     path = saved(tmp_path, make(), f"photo.{suffix}", **options)
@@ -143,9 +147,9 @@ def test_floats_that_are_no_brightness_are_refused(tmp_path: Path, value: float)
 def test_what_is_transparent_shows_the_background(
     tmp_path: Path, mode: str, background: str, colour: Any
 ) -> None:
-    picture = PIL.Image.new("RGBA", (SIZE, SIZE), (90, 90, 90, 255))
-    picture.paste((200, 0, 0, 0), (0, 0, SIZE // 2, SIZE))
-    path = saved(tmp_path, picture.convert(mode))
+    image = PIL.Image.new("RGBA", (SIZE, SIZE), (90, 90, 90, 255))
+    image.paste((200, 0, 0, 0), (0, 0, SIZE // 2, SIZE))
+    path = saved(tmp_path, image.convert(mode))
     pixels = read_photo(path, SIZE, 3, background=background).pixels
     assert near(pixels[:, : SIZE // 2 - 2], np.array(colour))
     assert near(pixels[:, SIZE // 2 + 2 :], 90)
@@ -219,8 +223,8 @@ def test_a_profile_of_grey_counts_with_alpha(tmp_path: Path) -> None:
     profile[curve : curve + 14] = b"curv" + bytes(4) + b"\0\0\0\1" + b"\1\0"  # gamma 1
     grey = PIL.Image.fromarray(RAMP[:, :, 0])
     shown = [
-        read_photo(saved(tmp_path, picture, icc_profile=bytes(profile)), SIZE, 1).pixels
-        for picture in (grey, grey.convert("LA"))
+        read_photo(saved(tmp_path, image, icc_profile=bytes(profile)), SIZE, 1).pixels
+        for image in (grey, grey.convert("LA"))
     ]
     assert near(shown[0], shown[1])
     assert 180 < shown[0][SIZE // 2, 0, 0] < 195  # half of the light
@@ -404,3 +408,44 @@ def test_a_truncated_photo_is_refused_at_every_tenth(tmp_path: Path, format: str
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Sg2Error, match="cannot read .*gone.png: no such file"):
         read_photo(tmp_path / "gone.png", 32, 3)
+
+
+def png_of_zeros(side: int) -> bytes:
+    """A black square of one bit a pixel."""
+    file = io.BytesIO()
+    PIL.Image.new("1", (side, side)).save(file, "png")
+    return file.getvalue()
+
+
+def test_the_limit_of_pillow_is_neither_changed_nor_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(png_of_zeros(200))
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with Source(path) as source, opened(source, FORMATS):
+        assert PIL.Image.MAX_IMAGE_PIXELS == 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no DecompressionBombWarning
+        assert not read_photo(path, 32, 3).pixels.any()
+    with pytest.raises(PIL.Image.DecompressionBombError):
+        PIL.Image.open(path)
+
+
+def test_a_photo_beyond_the_limit_of_pillow_is_read() -> None:
+    assert read_photo(png_of_zeros(14_000), 32, 1).pixels.shape == (32, 32, 1)  # 196 million
+
+
+def test_tags_that_another_thread_reads_are_not_counted(tmp_path: Path) -> None:
+    theirs = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(theirs, "tiff")
+    ours = tmp_path / "photo.tiff"
+    ours.write_bytes(theirs.getvalue())
+    budget = budget_of(1)
+    with _guarded(budget):
+        thread = threading.Thread(target=lambda: PIL.Image.open(theirs).load())
+        thread.start()
+        thread.join()
+        assert budget.used["tags_read"] == 0
+        PIL.Image.open(ours)
+        assert budget.used["tags_read"] > 0

@@ -1,4 +1,4 @@
-"""Picture files that ask for more work than they have bytes: counted, and refused by the count."""
+"""Image files that ask for more work than they have bytes: counted, and refused by the count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from sg2cli.errors import Sg2Error
 from sg2cli.images.limits import budget_of
 from sg2cli.images.photos import STRIP, read_photo
-from sg2cli.images.structure import count_pictures
+from sg2cli.images.structure import count_images
 from sg2cli.storage.budget import (
     MAX_PARTS,
     MAX_PARTS_IN_ALL,
@@ -31,9 +31,9 @@ from sg2cli.storage.budget import (
 from sg2cli.storage.reading import CountedFile, Source
 
 
-def saved(picture: Any, format: str, **options: Any) -> bytes:
+def saved(image: Any, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format, **options)
+    image.save(file, format, **options)
     return file.getvalue()
 
 
@@ -49,7 +49,7 @@ PROGRESSIVE = saved(RGB, "jpeg", progressive=True)
 def used(content: bytes) -> dict[str, int]:
     """What a file is charged."""
     budget = budget_of(len(content))
-    count_pictures(Source(content), budget)
+    count_images(Source(content), budget)
     return budget.used
 
 
@@ -200,7 +200,7 @@ def several_scans(components: int, side: int, marker: int = 0xC0) -> bytes:
 
 
 def icon(image: bytes, count: int = 1) -> bytes:
-    """Which claims 64 pixels a side, whatever its picture has."""
+    """Which claims 64 pixels a side, whatever its image has."""
     entry = struct.pack("<4B2H2I", 64, 64, 0, 0, 1, 32, len(image), 6 + 16 * count)
     return struct.pack("<3H", 0, 1, count) + entry * count + image
 
@@ -267,7 +267,7 @@ NEW_ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: avif_of_items(1, box(b"iprp", box(b"ipco", box(b"free", b"") * 100_000))),
         "parts",
     ),
-    "a film": (lambda: box(b"ftyp", b"avis" + bytes(4)) + box(b"moov", b""), "several images"),
+    "a video": (lambda: box(b"ftyp", b"avis" + bytes(4)) + box(b"moov", b""), "several images"),
     "a large tile": (lambda: tiled(width=26_000, height=26_000), "26,000 x 26,000 pixels"),
     "a large tile of signed numbers": (
         lambda: tiled(9, width=26_000, height=26_000),
@@ -387,7 +387,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_pictures_that_ask_for_too_much_are_refused(name: str) -> None:
+def test_images_that_ask_for_too_much_are_refused(name: str) -> None:
     make, message = ATTACKS[name]
     with pytest.raises(Sg2Error, match=message):
         read_photo(make(), 32, 3)
@@ -419,18 +419,18 @@ def test_what_is_counted() -> None:
         saved(PIL.Image.fromarray(noise(1000, 1000, 3)), "jpeg2000", tile_size=(128, 128)),
     ],
 )
-def test_real_pictures_are_far_from_the_limits(content: bytes) -> None:
+def test_real_images_are_far_from_the_limits(content: bytes) -> None:
     budget = budget_of(len(content))
-    assert count_pictures(Source(content), budget) == 1
+    assert count_images(Source(content), budget) == 1
     file = CountedFile(Source(content), budget)
-    with PIL.Image.open(file) as picture:  # type: ignore[arg-type]
-        picture.load()
+    with PIL.Image.open(file) as image:  # type: ignore[arg-type]
+        image.load()
     for what, count in budget.used.items():
         assert count <= 0.2 * budget.limits[what] + 1, what
 
 
-def test_a_walk_reads_no_more_than_the_file() -> None:
-    """Whatever the file says; else the walk itself would be the attack."""
+def test_counting_reads_no_more_than_the_file() -> None:
+    """Whatever the file says; else counting itself would be the attack."""
 
     class Counted(Source):
         total = 0
@@ -443,7 +443,7 @@ def test_a_walk_reads_no_more_than_the_file() -> None:
     contents += [with_chunks(chunk(b"abCd") * 20_000), gif_with(b"!\xfe\1a\0" * 15_000)]
     for content in contents:
         source = Counted(content)
-        count_pictures(source, budget_of(len(content)))
+        count_images(source, budget_of(len(content)))
         assert source.total < 2 * len(content) + 100_000
 
 
@@ -472,7 +472,7 @@ def test_pixels_are_converted_by_strips(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 @pytest.mark.parametrize("size", [MAX_PHOTO, MAX_PHOTO + 1, 30 << 30])
-def test_of_a_sparse_file_little_is_walked(start: bytes, size: int, tmp_path: Path) -> None:
+def test_little_of_a_sparse_file_is_read(start: bytes, size: int, tmp_path: Path) -> None:
     """Its size says that it has room for many parts."""
     path = tmp_path / "sparse"
     path.write_bytes(start)
@@ -496,9 +496,9 @@ def runs(width: int, height: int) -> bytes:
     return b"BM" + struct.pack("<I2HI", 0, 0, 0, 54 + 1024) + header + palette + rows
 
 
-def small_data(picture: Any, size: int) -> bytes:
+def small_data(image: Any, size: int) -> bytes:
     """A PNG whose pixels lie in chunks of so many bytes."""
-    content = saved(picture, "png")
+    content = saved(image, "png")
     at, data = 33, b""
     while content[at + 4 : at + 8] == b"IDAT":
         (length,) = struct.unpack(">I", content[at : at + 4])
@@ -522,7 +522,7 @@ def small_data(picture: Any, size: int) -> bytes:
         ),
     ],
 )
-def test_pictures_that_are_decoded_byte_by_byte_are_read(make: Callable[[], bytes]) -> None:
+def test_images_that_are_decoded_byte_by_byte_are_read(make: Callable[[], bytes]) -> None:
     assert read_photo(make(), 32, 3).pixels.shape == (32, 32, 3)
 
 
@@ -547,7 +547,7 @@ def test_a_decoder_reads_blocks() -> None:
     assert file.read() == content[10:]
 
 
-def test_several_pictures_of_an_avif_are_refused() -> None:
+def test_several_images_of_an_avif_are_refused() -> None:
     frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "green")]
     content = saved(frames[0], "avif", save_all=True, append_images=frames[1:])
     with pytest.raises(Sg2Error, match="several images"):
@@ -573,8 +573,8 @@ NOT_READ = {
 
 @pytest.mark.parametrize("name", NOT_READ)
 def test_formats_that_are_not_read_are_named(name: str) -> None:
-    told = f"it is a {name} file, which sg2 does not read: save it as a JPEG or PNG"
-    with pytest.raises(Sg2Error, match=told):
+    message = f"it is a {name} file, which sg2 does not read: save it as a JPEG or PNG"
+    with pytest.raises(Sg2Error, match=message):
         read_photo(NOT_READ[name], 32, 3)
 
 

@@ -1,4 +1,4 @@
-"""Films are what was asked for, and take no memory for their length."""
+"""Videos have the frames asked for; memory does not grow with their length."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sg2cli.images.video import check_video, write_video
 
 
 def frames(count: int, size: int = 64, channels: int = 3) -> Iterator[Any]:
-    """A smooth picture that gets brighter, so that each frame can be told."""
+    """A smooth image that gets brighter, so that each frame can be recognised."""
     ramp = np.linspace(0, 60, size).astype(np.uint8)[:, None, None]
     for i in range(count):
         yield np.broadcast_to(ramp + np.uint8(150 * i // count), (size, size, channels)).copy()
 
 
-def film(suffix: str, count: int, fps: float, **kind: Any) -> io.BytesIO:
+def video(suffix: str, count: int, fps: float, **kind: Any) -> io.BytesIO:
     file = io.BytesIO()
     write_video(file, suffix, frames(count, **kind), count, fps)
     file.seek(0)
@@ -34,7 +34,7 @@ def film(suffix: str, count: int, fps: float, **kind: Any) -> io.BytesIO:
 @pytest.mark.parametrize("fps", [30, 12.5, 60])
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_gif_and_webp(suffix: str, fps: float, channels: int) -> None:
-    with PIL.Image.open(film(suffix, 31, fps, channels=channels)) as found:
+    with PIL.Image.open(video(suffix, 31, fps, channels=channels)) as found:
         assert (found.n_frames, found.size, found.info["loop"]) == (31, (64, 64), 0)  # type: ignore[attr-defined]
         duration = 0.0
         for i, expected in enumerate(frames(31, channels=3)):
@@ -50,7 +50,7 @@ def test_gif_and_webp(suffix: str, fps: float, channels: int) -> None:
 @pytest.mark.parametrize("fps", [30, 12.5])
 def test_mp4(fps: float) -> None:
     av = pytest.importorskip("av")
-    with av.open(film(".mp4", 31, fps)) as container:
+    with av.open(video(".mp4", 31, fps)) as container:
         stream = container.streams.video[0]
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         assert (stream.width, stream.height, len(decoded)) == (64, 64, 31)
@@ -93,7 +93,7 @@ def test_memory_does_not_grow_with_the_length(suffix: str) -> None:
     assert peaks[1] < 1.5 * peaks[0] + (1 << 20)
 
 
-def test_what_is_no_film(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_videos_that_cannot_be_written_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"\.mp4, \.gif, \.webp"):
         check_video(Path("a.avi"), 64, 64)
     with pytest.raises(UsageError, match="beyond what webp holds"):

@@ -45,8 +45,8 @@ def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(message)
 
 
-def test_waiting_pictures_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the disk stands still, `put` waits instead of taking more pictures into memory."""
+def test_waiting_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk stands still, `put` waits instead of taking more images into memory."""
     gate, encoded = threading.Event(), image_writer.encode
 
     def slow(*args: Any) -> bytes:
@@ -81,7 +81,7 @@ def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".sg2-*"))
 
 
-def test_an_interrupted_block_tells_of_every_whole_file(tmp_path: Path) -> None:
+def test_an_interrupted_block_reports_every_complete_file(tmp_path: Path) -> None:
     message: list[str] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
         with ImageWriter(lambda path, provenance, is_new: message.append(path.name)) as writer:

@@ -45,7 +45,7 @@ def authors_lpips(net: str) -> Any:
     return theirs
 
 
-def picture(number: int) -> Tensor:
+def image(number: int) -> Tensor:
     with PIL.Image.open(TARGETS / f"avatar-dev{number:02d}.png") as opened:
         pixels = np.array(opened.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -54,9 +54,9 @@ def picture(number: int) -> Tensor:
 @pytest.mark.parametrize("net", NETS)
 def test_lpips_agrees_with_the_published_figures(net: LpipsNet) -> None:
     lpips = LPIPS(net)
-    pictures = [picture(i) for i in range(3)]
+    images = [image(i) for i in range(3)]
     for (a, b), expected in zip([(0, 1), (0, 2), (1, 2)], PUBLISHED[net], strict=True):
-        assert lpips(pictures[a], pictures[b]).item() == pytest.approx(expected, abs=1e-3)
+        assert lpips(images[a], images[b]).item() == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -91,29 +91,29 @@ def test_the_fast_convolutions_give_the_same_distance_and_gradient(
 
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
-def test_the_gradient_of_lpips_is_finite_on_flat_pictures(net: LpipsNet, value: float) -> None:
+def test_the_gradient_of_lpips_is_finite_on_flat_images(net: LpipsNet, value: float) -> None:
     lpips = LPIPS(net)
-    for tensor in lpips.buffers():  # and where nothing at all is left of a picture
+    for tensor in lpips.buffers():  # and where nothing at all is left of an image
         if value == 0.0:
             tensor.mul_(0.0 if tensor.ndim == 1 else 1.0)
     x = torch.full((1, 3, 64, 64), value, requires_grad=True)
-    distance = lpips(x, picture(0)[..., :64, :64])
+    distance = lpips(x, image(0)[..., :64, :64])
     (gradient,) = torch.autograd.grad(distance.sum(), x)
     assert distance.isfinite().all() and gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_grey_pictures_count_as_three_equal_channels(net: LpipsNet) -> None:
+def test_grey_images_count_as_three_equal_channels(net: LpipsNet) -> None:
     lpips = LPIPS(net)
-    a, b = picture(0)[:, :1], picture(1)[:, :1]
+    a, b = image(0)[:, :1], image(1)[:, :1]
     three = lpips(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1))
     torch.testing.assert_close(lpips(a, b), three)
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_large_pictures_are_compared_at_256_and_small_ones_at_all(net: LpipsNet) -> None:
+def test_large_images_are_compared_at_256_and_small_ones_at_all(net: LpipsNet) -> None:
     lpips = LPIPS(net)
-    a, b = picture(0), picture(1)
+    a, b = image(0), image(1)
     doubled = [x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for x in (a, b)]
     torch.testing.assert_close(lpips(*doubled), lpips(a, b), rtol=1e-4, atol=1e-5)
     for size in (4, 8, 16):
@@ -157,7 +157,7 @@ def test_rows_of_ws_spread_by_their_distance_from_their_mean(randn: Any) -> None
     torch.testing.assert_close(row_spread(apart, 1.5).item(), 4.0)
 
 
-def test_losses_are_a_pictures_own(randn: Any) -> None:
+def test_losses_are_an_images_own(randn: Any) -> None:
     a, b = randn(3, 3, 8, 8), randn(3, 3, 8, 8)
     maps = [randn(3, 1, 16, 16)]
     whole = (pixel_distance(a, b), noise_penalty(maps))

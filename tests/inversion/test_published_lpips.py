@@ -15,7 +15,7 @@ from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.published_lpips import PublishedLPIPS
 from sg2cli.settings import LpipsNet
 
-from .test_losses import authors_lpips, picture
+from .test_losses import authors_lpips, image
 
 NETS = get_args(LpipsNet)
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_it_agrees_with_the_distance_that_is_optimised(
     net: LpipsNet, channels: int, size: int
 ) -> None:
     a, b = (
-        torch.nn.functional.interpolate(picture(i), size=(size, size), mode="bilinear")
+        torch.nn.functional.interpolate(image(i), size=(size, size), mode="bilinear")
         for i in (0, 1)
     )
     a, b = a[:, :channels], b[:, :channels]

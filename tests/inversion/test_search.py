@@ -1,4 +1,4 @@
-"""Projection: NVIDIA's numbers, gradients by the reference, and one picture apart from another."""
+"""Projection: NVIDIA's numbers, gradients by the reference, and one image apart from another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHORT = ProjectSettings(steps=8)
 
 
 def photos(count: int, size: int = 16, channels: int = 3) -> list[Photo]:
-    """Smooth pictures, each another."""
+    """Smooth images, each another."""
     found = []
     for seed in range(count):
         coarse = np.random.RandomState(seed).rand(4, 4, channels) * 255
@@ -112,9 +112,9 @@ def test_gradients_are_those_of_the_reference(name: str, space: Any, randn: Any)
     reference, lpips = Reference(config, G.state_dict()), authors_lpips("vgg").double()
     ws = (params[WS] + jitter).expand(-1, config.num_ws, -1)
     maps = {name: param[0, 0] for name, param in params.items() if name != WS}
-    picture = reference.synthesis(ws, maps)
+    image = reference.synthesis(ws, maps)
     target = torch.from_numpy(photo.pixels).permute(2, 0, 1)[None].double() / 127.5 - 1
-    loss = lpips(picture.expand(-1, 3, -1, -1), target.expand(-1, 3, -1, -1)).sum()
+    loss = lpips(image.expand(-1, 3, -1, -1), target.expand(-1, 3, -1, -1)).sum()
     for x in maps.values():
         while True:
             across, down = (x * x.roll(1, 1)).mean(), (x * x.roll(1, 0)).mean()
@@ -122,7 +122,7 @@ def test_gradients_are_those_of_the_reference(name: str, space: Any, randn: Any)
             if len(x) <= 8:
                 break
             x = x.view(len(x) // 2, 2, len(x) // 2, 2).mean(dim=(1, 3))
-    loss = loss + 0.5 * ((picture - target) ** 2).mean()
+    loss = loss + 0.5 * ((image - target) ** 2).mean()
     rows = params[WS][0]
     spreads = ((rows - rows.mean(dim=0)) ** 2).sum() / len(rows)
     loss = loss + 0.25 * spreads / spread.std**2
@@ -197,14 +197,14 @@ def test_the_best_is_kept_and_paper_keeps_the_last() -> None:
     assert max(gained) > 0.01
 
 
-def test_a_score_is_that_of_the_picture_as_it_is_shown() -> None:
+def test_a_score_is_that_of_the_image_as_it_is_shown() -> None:
     """Not of values that no file can hold."""
     run = start(replace(SHORT, keep_best=True))
     run.restore(replace(run.state, params={**run.state.params, WS: 5 * run.state.params[WS]}))
-    picture = run.draw(run.state.params)
-    assert picture.abs().max() > 1.5
+    image = run.draw(run.state.params)
+    assert image.abs().max() > 1.5
     with torch.no_grad():
-        expected = run.lpips(picture.clamp(-1, 1), run.targets).item()
+        expected = run.lpips(image.clamp(-1, 1), run.targets).item()
     assert run.score(run.state.params).item() == pytest.approx(expected, rel=1e-5)
     shown, paper = (
         run.loss(run.state.params, 0, replace(run.settings, shown=shown))[1].item()
@@ -350,13 +350,13 @@ def test_outside_of_a_mask_nothing_counts() -> None:
     mask = np.zeros((16, 16), np.float32)
     mask[:, :8] = 1
     run = Search(G, [replace(photo, mask=mask)], SHORT, spread_of_w(G))
-    picture = run.draw(run.state.params)
-    assert torch.equal(picture[..., 8:], run.targets[..., 8:])
+    image = run.draw(run.state.params)
+    assert torch.equal(image[..., 8:], run.targets[..., 8:])
     params = {name: param.requires_grad_() for name, param in run.state.params.items()}
     total, _, _ = run.loss(params)
     noise = params["synthesis.b16.conv1.noise_const"]
-    picture = run.draw(params)
-    inside = torch.autograd.grad(picture[..., :8].sum(), noise, retain_graph=True)[0]
-    outside = torch.autograd.grad(picture[..., 8:].sum(), noise)[0]
+    image = run.draw(params)
+    inside = torch.autograd.grad(image[..., :8].sum(), noise, retain_graph=True)[0]
+    outside = torch.autograd.grad(image[..., 8:].sum(), noise)[0]
     assert inside.abs().sum() > 0 and outside.abs().sum() == 0
     assert total.isfinite().all()

@@ -11,7 +11,7 @@ import torch
 from networks import golden, random_generator
 
 from sg2cli.images.photos import Photo
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from sg2cli.inversion.losses import LPIPS
 from sg2cli.inversion.search import Search
 from sg2cli.inversion.start import START_PSI, spread_of_w
@@ -25,7 +25,7 @@ def test_the_start_is_estimated_from_pictures() -> None:
     G, _, _ = golden("uncond-64")
     spread, lpips = spread_of_w(G), LPIPS("vgg")
     w = spread.samples[-3:]
-    own = [Photo(x) for x in to_images(G.synthesis(w[:, None].expand(-1, G.config.num_ws, -1)))]
+    own = [Photo(x) for x in to_pixels(G.synthesis(w[:, None].expand(-1, G.config.num_ws, -1)))]
     runs = [
         Search(G, own, replace(SHORT, start_samples=count), spread, lpips) for count in (0, 500)
     ]

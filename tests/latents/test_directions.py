@@ -97,7 +97,7 @@ def test_an_edit_by_zero_changes_no_pixel() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_an_edit_moves_the_rows_that_it_is_told_to() -> None:
+def test_an_edit_moves_only_the_given_rows() -> None:
     ws = torch.zeros(10, 128)
     direction = find_direction("pca:2", AVATARS, ALL)
     moved = edit(ws, direction, -1.5, [1, 4])

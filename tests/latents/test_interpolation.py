@@ -1,4 +1,4 @@
-"""Walks through latents."""
+"""Interpolation of latents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEYS = [RNG.randn(6, 16).astype("f4") for _ in range(4)]
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize("frames", [4, 5, 17, 60])
-def test_a_walk_has_its_frames_and_passes_through_its_keys(
+def test_an_interpolation_has_its_frames_and_passes_through_its_keys(
     method: Any, loop: bool, frames: int
 ) -> None:
     places = list(interpolate(KEYS, frames, method, loop))
@@ -31,7 +31,7 @@ def test_a_walk_has_its_frames_and_passes_through_its_keys(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_walk_has_no_leaps(method: Any) -> None:
+def test_an_interpolation_has_no_jumps(method: Any) -> None:
     """With more frames a step gets shorter in proportion, at the closing of a loop, too."""
 
     def longest(frames: int) -> float:
@@ -43,7 +43,7 @@ def test_a_walk_has_no_leaps(method: Any) -> None:
 
 
 @pytest.mark.parametrize("loop", [False, True])
-def test_a_cubic_walk_has_no_corners(loop: bool) -> None:
+def test_a_cubic_interpolation_has_no_corners(loop: bool) -> None:
     """The change of direction from frame to frame vanishes with their distance, everywhere."""
 
     def sharpest(frames: int, method: Any) -> float:

@@ -36,7 +36,7 @@ def test_every_latent_has_a_name_of_its_own(in_tmp: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_names_are_those_of_counting_one_by_one(seed: int) -> None:
-    """Ranges that overlap in any way; a seed's second picture is -2."""
+    """Ranges that overlap in any way; a seed's second image is -2."""
     random = np.random.RandomState(seed)
     pairs = np.sort(random.randint(0, 30, (random.randint(1, 12), 2)), axis=1).tolist()
     text = ",".join(f"{a}-{b}" for a, b in pairs)

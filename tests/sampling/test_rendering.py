@@ -22,35 +22,35 @@ from sg2cli.settings import DrawSettings
 AVATARS = checkpoints.load(device="cpu")
 
 
-def pictures(text: str, G: Any = AVATARS, **settings: Any) -> dict[str, Any]:
+def images(text: str, G: Any = AVATARS, **settings: Any) -> dict[str, Any]:
     return {image.name: image.pixels for image in generate(G, text, **settings)}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 16])
 @pytest.mark.parametrize("noise_mode", ["const", "random"])
-def test_a_picture_does_not_depend_on_what_else_is_drawn(batch: int, noise_mode: str) -> None:
+def test_an_image_does_not_depend_on_what_else_is_drawn(batch: int, noise_mode: str) -> None:
     """Same pixels, to the last bit, whatever the order and number of seeds at a batch size."""
-    many = pictures("0-39", batch=batch, noise_mode=noise_mode)
-    others = pictures("17", batch=batch, noise_mode=noise_mode)
-    others |= pictures("39,3,30,8,1,38,22", batch=batch, noise_mode=noise_mode)
+    many = images("0-39", batch=batch, noise_mode=noise_mode)
+    others = images("17", batch=batch, noise_mode=noise_mode)
+    others |= images("39,3,30,8,1,38,22", batch=batch, noise_mode=noise_mode)
     for name, image in others.items():
         np.testing.assert_array_equal(image, many[name], err_msg=name)
 
 
 @pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
 def test_another_batch_size_moves_a_pixel_by_one_at_most(noise_mode: str) -> None:
-    single = pictures("0-19", batch=1, noise_mode=noise_mode)
+    single = images("0-19", batch=1, noise_mode=noise_mode)
     for batch in (None, 2, 7, 20):
-        for name, image in pictures("0-19", batch=batch, noise_mode=noise_mode).items():
+        for name, image in images("0-19", batch=batch, noise_mode=noise_mode).items():
             assert abs(image.astype(int) - single[name]).max() <= 1
 
 
 def test_noise_modes_differ_and_random_noise_is_the_seeds() -> None:
     G = random_generator()
-    drawn = {mode: pictures("1", G, noise_mode=mode) for mode in ("const", "none", "random")}
+    drawn = {mode: images("1", G, noise_mode=mode) for mode in ("const", "none", "random")}
     assert not np.array_equal(drawn["const"]["seed0001"], drawn["none"]["seed0001"])
     assert not np.array_equal(drawn["const"]["seed0001"], drawn["random"]["seed0001"])
-    again = pictures("1,2", G, noise_mode="random", batch=2)
+    again = images("1,2", G, noise_mode="random", batch=2)
     assert abs(again["seed0001"].astype(int) - drawn["random"]["seed0001"]).max() <= 1
 
 
@@ -64,16 +64,16 @@ def test_random_noise_depends_on_the_seed_alone() -> None:
         assert first[name].shape == (1, 1, *G.get_buffer(name).shape)
 
 
-def test_the_picture_is_that_of_the_library_call() -> None:
+def test_the_image_is_that_of_the_library_call() -> None:
     z = torch.from_numpy(np.random.RandomState(4).randn(1, 128).astype("f4"))
-    expected = pixels.to_images(AVATARS(z))[0]
-    np.testing.assert_array_equal(pictures("4")["seed0004"], expected)
+    expected = pixels.to_pixels(AVATARS(z))[0]
+    np.testing.assert_array_equal(images("4")["seed0004"], expected)
 
 
 def test_psi_zero_is_the_mean_for_every_seed() -> None:
     G = AVATARS
     (mean,) = generate(G, "avg", batch=2)
-    for image in pictures("1-2", psi=0.0, batch=2).values():
+    for image in images("1-2", psi=0.0, batch=2).values():
         np.testing.assert_array_equal(image, mean.pixels)
 
 

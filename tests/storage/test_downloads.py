@@ -238,7 +238,7 @@ def test_nothing_that_was_damaged_on_the_way_is_given(
         fetch(server, tmp_path)
 
 
-def test_passwords_and_tokens_are_told_to_nobody(
+def test_passwords_and_tokens_are_not_disclosed(
     sg2: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)

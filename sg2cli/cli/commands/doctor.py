@@ -26,7 +26,7 @@ from sg2cli.storage.reading import sha256
 @network_options
 @json_option
 def doctor(network: str, device: str, precision: Precision, as_json: bool) -> None:
-    """Check the installation, and draw a picture.
+    """Check the installation, and draw an image.
 
     Ends with exit code 1 when something a user needs is broken.
     """
@@ -112,7 +112,7 @@ def _listed(readme: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lpips(device: str) -> str:
-    """Measures two pictures, and holds that against what the authors' code says of them."""
+    """Measures two images, and holds that against what the authors' code says of them."""
     import torch
 
     from sg2cli.inversion.losses import LPIPS
@@ -123,7 +123,7 @@ def _lpips(device: str) -> str:
     for net, expected in RAMPS_APART.items():
         found = LPIPS(net).to(used)(across, down).item()
         if abs(found - expected) > 1e-3:
-            raise Sg2Error(f"LPIPS-{net} of two pictures is {found:.4f}, not {expected:.4f}")
+            raise Sg2Error(f"LPIPS-{net} of two images is {found:.4f}, not {expected:.4f}")
     return "LPIPS-VGG and LPIPS-Alex measure as published"
 
 

@@ -20,12 +20,12 @@ from tests.conftest import SG2, one_line
 from .test_generate import pixels
 
 
-def test_pictures_and_sheet(sg2: Any) -> None:
+def test_images_and_grid(sg2: Any) -> None:
     result = sg2("edit", "0-1", "--direction", "sefa:0", "--amount", "-2..2", "--steps", "3")
     names = [f"seed000{s}-{amount}" for s in (0, 1) for amount in ("-2", "+0", "+2")]
     assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
-    sheet = pixels("out/grid.png")
-    np.testing.assert_array_equal(sheet[-64:, 128:], pixels("out/seed0001-+2.png"))
+    grid = pixels("out/grid.png")
+    np.testing.assert_array_equal(grid[-64:, 128:], pixels("out/seed0001-+2.png"))
 
 
 def test_an_edit_by_zero_changes_no_pixel(sg2: Any) -> None:
@@ -41,7 +41,7 @@ def test_one_amount_is_one_column(sg2: Any) -> None:
 
 
 def test_layers(sg2: Any) -> None:
-    """Rows that a direction does not reach change nothing: the last only colours the picture."""
+    """Rows that a direction does not reach change nothing: the last only colours the image."""
     args = ["edit", "3", "--direction", "pca:0", "--amount", "2"]
     sg2(*args, "--out", "all")
     sg2(*args, "--layers", "coarse", "--out", "coarse")
@@ -51,11 +51,11 @@ def test_layers(sg2: Any) -> None:
     assert abs(found[1] - found[2]).mean() > 0.5
 
 
-def test_a_film(sg2: Any) -> None:
+def test_a_video(sg2: Any) -> None:
     args = ["edit", "3", "--direction", "sefa:1", "--out", "e.gif"]
     assert sg2(*args, "--steps", "12").lines == ["e.gif"]
-    with PIL.Image.open("e.gif") as film:
-        assert film.n_frames == 12  # type: ignore[attr-defined]
+    with PIL.Image.open("e.gif") as video:
+        assert video.n_frames == 12  # type: ignore[attr-defined]
     assert "of one latent" in one_line(sg2("edit", "3,4", *args[2:]).err)
 
 
@@ -160,7 +160,7 @@ def test_classes_are_asked_for(sg2: Any) -> None:
 
 
 def test_many_latents_start_at_once(shell: Any) -> None:
-    """Ten million rows of a sheet: drawn as they come until somebody has seen enough."""
+    """Ten million rows of a grid: drawn as they come until somebody has seen enough."""
     command = [*SG2, "edit", "0-9999999", "--direction", "sefa:0", "--amount", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
 from sg2cli.images import codecs
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from sg2cli.provenance import HASH_KEY
 from sg2cli.sampling import cells
 from tests.conftest import SG2, one_line
@@ -30,8 +30,8 @@ HASH = checkpoints.find_network().sha256
 
 
 def pixels(path: str | Path) -> Any:
-    with PIL.Image.open(path) as picture:
-        return np.asarray(picture)
+    with PIL.Image.open(path) as image:
+        return np.asarray(image)
 
 
 @pytest.fixture
@@ -50,18 +50,18 @@ def test_paths_go_to_stdout_in_order(sg2: Any) -> None:
     assert len(list(Path("out").iterdir())) == 4
 
 
-def test_a_golden_picture_comes_out(sg2: Any) -> None:
+def test_a_golden_image_comes_out(sg2: Any) -> None:
     """From the file to the pixels: class, psi and cutoff reach the network."""
     _, expected, config = golden("cond-32")
     network = GOLDEN / "cond-32.weights.safetensors"
     for i, (seed, index) in enumerate(zip(config["seeds"], config["classes"], strict=True)):
         args = ["--seeds", seed, "--class", index, "--trunc", 0.7, "--trunc-cutoff", 4]
         assert sg2("generate", "-n", network, *args, "--noise-mode", "none").code == 0
-        picture = to_images(expected["image_psi0.7_cutoff4_none"][[i]])[0]
-        assert abs(pixels(f"out/seed{seed:04d}.png").astype(int) - picture).max() <= 1
+        image = to_pixels(expected["image_psi0.7_cutoff4_none"][[i]])[0]
+        assert abs(pixels(f"out/seed{seed:04d}.png").astype(int) - image).max() <= 1
 
 
-def test_the_account_of_a_picture(sg2: Any) -> None:
+def test_the_account_of_an_image(sg2: Any) -> None:
     (line,) = sg2("generate", "--seeds", "7", "--trunc", "0.5", "--json").lines
     account = json.loads(line)
     assert account.pop("path") == "out/seed0007.png"
@@ -84,7 +84,7 @@ def test_the_account_of_a_picture(sg2: Any) -> None:
     ("args", "size"),
     [(["--grid"], (4, 2)), (["--grid=3x5"], (3, 5)), (["--grid", "8x1"], (8, 1))],
 )
-def test_a_grid_in_a_folder_comes_with_its_pictures(sg2: Any, args: Any, size: Any) -> None:
+def test_a_grid_in_a_folder_comes_with_its_images(sg2: Any, args: Any, size: Any) -> None:
     result = sg2("generate", "--seeds", "0-7", *args)
     assert result.lines[-1] == "out/grid.png"
     assert len(result.lines) == 9
@@ -111,9 +111,9 @@ def test_a_grid_in_a_file_comes_alone(sg2: Any) -> None:
 @pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.jpeg", "a.webp"])
 def test_a_file_takes_its_format_from_its_name(sg2: Any, name: str) -> None:
     assert sg2("generate", "--seeds", "3", "--out", name).lines == [name]
-    with PIL.Image.open(name) as picture:
-        assert picture.format in ("PNG", "JPEG", "WEBP")
-        assert (picture.format == "PNG") == name.endswith("png")
+    with PIL.Image.open(name) as image:
+        assert image.format in ("PNG", "JPEG", "WEBP")
+        assert (image.format == "PNG") == name.endswith("png")
     assert codecs.inspect_image(Path(name))[2]["seed"] == 3  # type: ignore[index]
 
 
@@ -167,7 +167,7 @@ def test_skip_existing_completes_a_grid_from_what_is_there(sg2: Any, format: str
     assert abs(pixels(f"out/grid.{format}") - grid).mean() < (0.01 if format == "png" else 2)
 
 
-def test_saved_latents_draw_the_same_picture(sg2: Any) -> None:
+def test_saved_latents_draw_the_same_image(sg2: Any) -> None:
     for suffix in ("safetensors", "npz", "npy"):
         save = ["--save-latents", f"l.{suffix}"]
         result = sg2("generate", "--seeds", "0-2", "--trunc", "0.6", "--overwrite", *save)
@@ -324,12 +324,12 @@ def test_stdout_that_is_full(shell: Any) -> None:
             assert "cannot write to stdout: no space left" in one_line(result.stderr.decode())
 
 
-def test_a_picture_on_stdout(shell: Any) -> None:
+def test_an_image_on_stdout(shell: Any) -> None:
     result = shell("generate", "--seeds", "5", "--out", "-")
     assert result.returncode == 0
     assert result.stderr == b""
-    with PIL.Image.open(io.BytesIO(result.stdout)) as picture:
-        assert picture.size == (64, 64)
+    with PIL.Image.open(io.BytesIO(result.stdout)) as image:
+        assert image.size == (64, 64)
     assert list(Path().iterdir()) == []
 
 
@@ -377,7 +377,7 @@ def test_quiet_says_nothing(sg2: Any) -> None:
     assert (result.code, result.out, result.err) == (0, "", "")
 
 
-def test_the_picture_on_stdout_is_alone(shell: Any) -> None:
+def test_the_image_on_stdout_is_alone(shell: Any) -> None:
     result = shell("generate", "--seeds", "5", "--out", "-", "--save-latents", "s.safetensors")
     assert result.returncode == 0
     assert result.stdout.startswith(b"\x89PNG")
@@ -478,7 +478,7 @@ def test_bad_files_on_the_way_cost_the_others_nothing(sg2: Any) -> None:
     assert Path("out/seed0040.png").read_bytes() == b"junk"
 
 
-def test_a_sheet_shows_what_could_not_be_written(sg2: Any) -> None:
+def test_a_grid_shows_what_could_not_be_written(sg2: Any) -> None:
     sg2("generate", "--seeds", "0-3", "--grid", "--out", "whole")
     Path("out").mkdir()
     Path("out/seed0002.png").write_bytes(b"junk")
@@ -486,10 +486,10 @@ def test_a_sheet_shows_what_could_not_be_written(sg2: Any) -> None:
     assert (pixels("out/grid.png") == pixels("whole/grid.png")).all()
 
 
-def test_a_damaged_image_stays_and_is_drawn_again_on_the_sheet(sg2: Any) -> None:
+def test_a_damaged_image_stays_and_is_drawn_again_on_the_grid(sg2: Any) -> None:
     args = ["generate", "--seeds", "0-3", "--grid", "--skip-existing"]
     assert sg2(*args).code == 0
-    sheet = Path("out/grid.png").read_bytes()
+    grid = Path("out/grid.png").read_bytes()
     Path("out/grid.png").unlink()
     damaged = Path("out/seed0002.png").read_bytes()[:2000]
     Path("out/seed0002.png").write_bytes(damaged)
@@ -499,11 +499,11 @@ def test_a_damaged_image_stays_and_is_drawn_again_on_the_sheet(sg2: Any) -> None
     assert changed.startswith("sg2: out/seed0002.png was changed or cut short")
     assert counts == "sg2: 1 written, 3 skipped, 1 failed"
     assert error.startswith("sg2: 1 of 4 images failed: seed0002")
-    assert Path("out/grid.png").read_bytes() == sheet
+    assert Path("out/grid.png").read_bytes() == grid
     assert Path("out/seed0002.png").read_bytes() == damaged
 
 
-def test_a_sheet_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later run would keep it, holes and all."""
     args = ["generate", "--seeds", "0-3", "--grid", "--skip-existing"]
     assert sg2(*args).code == 0
@@ -551,9 +551,9 @@ def test_latents_that_cannot_be_drawn_cost_the_others_nothing(sg2: Any, batch: s
     saved = sg2("generate", *args, "--overwrite", "--save-latents", "l.npy")
     assert "row 1 of bad holds NaN" in one_line(saved.err)
     assert not Path("l.npy").exists()
-    sheet = sg2("generate", "--latents", "bad.npy", "--grid", "--out", "sheet.png")
-    assert (sheet.code, Path("sheet.png").exists()) == (1, False)
-    assert "NaN or infinity" in one_line(sheet.err)
+    grid = sg2("generate", "--latents", "bad.npy", "--grid", "--out", "grid.png")
+    assert (grid.code, Path("grid.png").exists()) == (1, False)
+    assert "NaN or infinity" in one_line(grid.err)
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,7 @@ def test_latents_that_cannot_be_drawn_cost_the_others_nothing(sg2: Any, batch: s
         (["edit", "bad.npy", "--direction", "sefa:0", "--amount", "1"], 1),
     ],
 )
-def test_a_bad_latent_of_a_sheet_costs_the_others_nothing(
+def test_a_bad_latent_of_a_grid_costs_the_others_nothing(
     sg2: Any, args: list[str], count: int
 ) -> None:
     network = GOLDEN / "uncond-64.weights.safetensors"
@@ -589,12 +589,12 @@ def test_a_thousand_failures_are_no_accident(sg2: Any, classes: str) -> None:
     assert lines[-1].startswith("sg2: more than 1,000 images failed; the last: out/seed1000.png")
 
 
-def test_a_sheet_larger_than_pillows_limit_is_read_back(sg2: Any) -> None:
+def test_a_grid_larger_than_pillows_limit_is_read_back(sg2: Any) -> None:
     from sg2cli.images.grid import ImageGrid
 
     with Path("big.png").open("wb") as file:
-        sheet = ImageGrid(file, "png", 8, 8, (2000, 2000, 1), {"seed": 1})
-        sheet.finish()
+        grid = ImageGrid(file, "png", 8, 8, (2000, 2000, 1), {"seed": 1})
+        grid.finish()
     result = sg2("info", "big.png", "--json")
     assert (result.code, result.err) == (0, "")
     assert json.loads(result.out)["size"] == "16000x16000"

@@ -1,4 +1,4 @@
-"""`sg2 info`: checkpoints, pictures, latents, and what is none of them."""
+"""`sg2 info`: checkpoints, images, latents, and what is none of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_checkpoint_of_ones_own(sg2: Any) -> None:
     assert facts(sg2, GOLDEN / "cond-32.weights.safetensors")["classes"] == 10
 
 
-def test_a_picture(sg2: Any) -> None:
+def test_an_image(sg2: Any) -> None:
     for format in ("png", "jpg", "webp"):
         sg2("generate", "--seeds", "3", "--trunc", "0.5", "--format", format)
         found = facts(sg2, f"out/seed0003.{format}")
@@ -110,7 +110,7 @@ def test_other_arrays_are_named(sg2: Any) -> None:
     assert facts(sg2, "other.npz")["arrays"] == {}
 
 
-def test_text_in_a_picture_has_no_power_over_the_terminal(sg2: Any) -> None:
+def test_text_in_an_image_has_no_power_over_the_terminal(sg2: Any) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

@@ -20,7 +20,7 @@ from .test_generate import pixels
 
 @pytest.mark.parametrize("method", ["linear", "slerp", "cubic"])
 @pytest.mark.parametrize("space", ["z", "w"])
-def test_the_walk_passes_through_its_latents(sg2: Any, method: str, space: str) -> None:
+def test_the_interpolation_passes_through_its_latents(sg2: Any, method: str, space: str) -> None:
     args = ["--latents", "85,265,297", "--method", method, "--space", space, "--frames", "9"]
     result = sg2("interpolate", *args, "--out", "w", "--batch", "4")
     assert result.lines == [f"w/frame{i:04d}.png" for i in range(9)]
@@ -49,19 +49,19 @@ def test_a_loop_closes(sg2: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "mp4"])
-def test_films(sg2: Any, suffix: str) -> None:
-    args = ["--latents", "85,265", "--frames", "20", "--fps", "25", "--out", f"a/walk.{suffix}"]
-    assert sg2("interpolate", *args).lines == [f"a/walk.{suffix}"]
+def test_videos(sg2: Any, suffix: str) -> None:
+    args = ["--latents", "85,265", "--frames", "20", "--fps", "25", "--out", f"a/path.{suffix}"]
+    assert sg2("interpolate", *args).lines == [f"a/path.{suffix}"]
     if suffix == "mp4":
         av = pytest.importorskip("av")
-        with av.open(f"a/walk.{suffix}") as film:
-            stream = film.streams.video[0]
+        with av.open(f"a/path.{suffix}") as video:
+            stream = video.streams.video[0]
             assert (stream.width, stream.height, stream.average_rate) == (64, 64, 25)
-            assert len(list(film.decode(stream))) == 20
+            assert len(list(video.decode(stream))) == 20
     else:
-        with PIL.Image.open(f"a/walk.{suffix}") as film:
-            assert (film.n_frames, film.size) == (20, (64, 64))  # type: ignore[attr-defined]
-    assert [path.name for path in Path("a").iterdir()] == [f"walk.{suffix}"]
+        with PIL.Image.open(f"a/path.{suffix}") as video:
+            assert (video.n_frames, video.size) == (20, (64, 64))  # type: ignore[attr-defined]
+    assert [path.name for path in Path("a").iterdir()] == [f"path.{suffix}"]
     assert "exists" in one_line(sg2("interpolate", *args).err)
     assert "--overwrite" in one_line(sg2("interpolate", *args, "--skip-existing").err)
     assert sg2("interpolate", *args, "--overwrite").code == 0

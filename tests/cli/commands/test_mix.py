@@ -13,7 +13,7 @@ from networks import GOLDEN, golden, random_generator
 from safetensors.numpy import save_file
 
 from sg2cli import checkpoints
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from tests.conftest import SG2, one_line
 
 from .test_generate import pixels
@@ -26,27 +26,27 @@ def test_a_golden_mix_comes_out(sg2: Any) -> None:
         network = GOLDEN / f"{name}.weights.safetensors"
         args = ["--rows", 0, "--cols", 85, "--styles", "0-3", "--trunc", 0.8, "--out", name]
         assert sg2("mix", "-n", network, *args).code == 0
-        picture = to_images(expected["mix_row0_col1_styles0-3_psi0.8"])[0]
-        found = pixels(f"{name}/seed0000-seed0085.png").reshape(picture.shape)
-        assert abs(found.astype(int) - picture).max() <= 1
+        image = to_pixels(expected["mix_row0_col1_styles0-3_psi0.8"])[0]
+        found = pixels(f"{name}/seed0000-seed0085.png").reshape(image.shape)
+        assert abs(found.astype(int) - image).max() <= 1
 
 
-def test_pictures_and_sheet(sg2: Any) -> None:
+def test_images_and_grid(sg2: Any) -> None:
     result = sg2("mix", "--rows", "1-2", "--cols", "3,4,5")
     names = ["seed0003", "seed0004", "seed0005"]
     for row in ("seed0001", "seed0002"):
         names += [row, *(f"{row}-seed000{col}" for col in (3, 4, 5))]
     assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
-    sheet = pixels("out/grid.png")
-    assert sheet.shape == (3 * 64, 4 * 64, 3)
-    assert (sheet[:64, :64] == 255).all()
+    grid = pixels("out/grid.png")
+    assert grid.shape == (3 * 64, 4 * 64, 3)
+    assert (grid[:64, :64] == 255).all()
     for name, (row, column) in {
         "seed0003": (0, 1),
         "seed0005": (0, 3),
         "seed0002": (2, 0),
         "seed0001-seed0004": (1, 2),
     }.items():
-        cell = sheet[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
+        cell = grid[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
         np.testing.assert_array_equal(cell, pixels(f"out/{name}.png"), err_msg=name)
 
 
@@ -75,7 +75,7 @@ def test_rows_bring_their_noise(sg2: Any) -> None:
     assert not np.array_equal(row_of_noise, row_without)
 
 
-def test_files_of_one_stem_are_told_apart(sg2: Any) -> None:
+def test_files_with_the_same_stem_get_different_names(sg2: Any) -> None:
     for folder, seed in (("a", 1), ("b", 2)):
         ws = np.random.RandomState(seed).randn(1, 10, 128).astype("f4")
         Path(folder).mkdir()
@@ -85,7 +85,7 @@ def test_files_of_one_stem_are_told_apart(sg2: Any) -> None:
     assert result.lines == [f"out/{name}.png" for name in names]
 
 
-def test_the_account_tells_both_parents(sg2: Any) -> None:
+def test_the_provenance_names_both_parents(sg2: Any) -> None:
     *lines, _ = map(json.loads, sg2("mix", "--rows", "1", "--cols", "2", "--json").lines)
     assert lines[2]["row"] == {"seed": 1}
     assert lines[2]["column"] == {"seed": 2}
@@ -135,7 +135,7 @@ def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
     assert result.out == "" and not Path("out").exists()
 
 
-def test_memory_does_not_grow_with_the_sheet(in_tmp: Path) -> None:
+def test_memory_does_not_grow_with_the_grid(in_tmp: Path) -> None:
     """Peak memory of 12 x 60 mixes against 12 x 6: what differs is less than their pixels."""
     import resource
 
@@ -163,7 +163,7 @@ def test_names_that_would_meet_are_refused(sg2: Any) -> None:
     assert sg2("mix", "--rows", "a.npy", "--cols", "c.npy,b-c.npy").code == 0
 
 
-def test_sheets_have_an_end(sg2: Any) -> None:
+def test_grids_have_an_end(sg2: Any) -> None:
     assert "at most" in one_line(sg2("mix", "--rows", "0-9999999", "--cols", "0").err)
     assert "but once" in one_line(sg2("mix", "--rows", "-", "--cols", "-").err)
 

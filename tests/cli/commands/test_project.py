@@ -33,7 +33,7 @@ LATENT = "projected.safetensors"
 
 @pytest.fixture
 def net(in_tmp: Path) -> Path:
-    """A network of 16x16 pixels, whose pictures stay in range."""
+    """A network of 16x16 pixels, whose images stay in range."""
     G = random_generator(conv_clamp=1.0)
     checkpoints.save_generator(G, in_tmp / "net.safetensors", {})
     return in_tmp / "net.safetensors"
@@ -46,8 +46,8 @@ def photo(name: str, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path:
 
 
 def pixels(path: Path | str) -> Any:
-    with PIL.Image.open(path) as picture:
-        return np.array(picture).astype(int)
+    with PIL.Image.open(path) as image:
+        return np.array(image).astype(int)
 
 
 def inside(folder: str) -> list[str]:
@@ -137,7 +137,7 @@ def test_many_photos_get_folders_and_a_summary(sg2: Any, net: Path) -> None:
     photo("a/x.png", 1)
     photo("a/y.jpg", 2)
     photo("b/x.png", 3)
-    Path("a/notes.txt").write_text("not a picture, and of no such name")
+    Path("a/notes.txt").write_text("not an image, and of no such name")
     result = sg2(
         "project", "a", "b/*.png", "-n", net, "--steps", 2, "--batch", 2, "--out", "o", "--json"
     )
@@ -160,7 +160,7 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
     photo("good.png", 1)
     photo("too.png", 1, size=(1, 1))
     Path("empty.jpg").touch()
-    Path("words.png").write_text("no picture")
+    Path("words.png").write_text("no image")
     files = ("empty.jpg", "good.png", "words.png", "too.png")
     result = sg2("project", *files, "-n", net, "--steps", 2, "--out", "o")
     assert result.code == 1
@@ -213,7 +213,7 @@ def test_bad_input_is_one_line(sg2: Any, net: Path, args: list[str], code: int, 
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "told"),
+    ("content", "code", "message"),
     [
         (None, 2, "no file mask.png"),
         (b"words", 1, "mask.png is damaged"),
@@ -225,7 +225,7 @@ def test_a_wrong_mask_is_found_before_any_work(
     net: Path,
     content: bytes | None,
     code: int,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded: list[object] = []
@@ -234,7 +234,7 @@ def test_a_wrong_mask_is_found_before_any_work(
     if content is not None:
         Path("mask.png").write_bytes(content)
     result = sg2("project", "me.png", "-n", net, "--mask", "mask.png", "--out", "out")
-    assert result.code == code and told in one_line(result.err)
+    assert result.code == code and message in one_line(result.err)
     assert not loaded and not Path("out").exists()
 
 
@@ -288,15 +288,15 @@ def test_noise_maps_can_be_left_alone(sg2: Any, net: Path) -> None:
     assert list(load_file(f"o/me/{LATENT}")) == ["ws"]
 
 
-def test_a_film_of_the_steps(sg2: Any, net: Path) -> None:
+def test_a_video_of_the_steps(sg2: Any, net: Path) -> None:
     photo("me.png")
     result = sg2("project", "me.png", "-n", net, "--steps", 5, "--save-video", "--out", "o")
     assert result.code == 0, result.err
     assert "o/me/film.mp4" in result.lines and not Path("o/me/.sg2/frames").exists()
     import av
 
-    with av.open("o/me/film.mp4") as film:
-        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    with av.open("o/me/film.mp4") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 5 + 1 and frames[0].shape == (16, 32, 3)  # and the result
     assert abs(frames[0][:, :16].astype(int) - pixels("o/me/target.png")).mean() < 25
 
@@ -617,14 +617,14 @@ def test_a_name_that_is_a_folder_is_found_before_any_work(sg2: Any, net: Path, o
     assert inside("o/me") == ["projected.png"]
 
 
-@pytest.mark.parametrize("missing", ["film", "latent"])
-def test_a_film_survives_interruptions(
+@pytest.mark.parametrize("missing", ["video", "latent"])
+def test_a_video_survives_interruptions(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     photo("me.png")
     args = ("project", "me.png", "-n", net, "--steps", 6, "--save-video", "--out")
     assert sg2(*args, "whole").code == 0
-    if missing == "film":
+    if missing == "video":
         interrupted(sg2, monkeypatch, 4, *args, "o")
         (Path("o/me/.sg2/frames") / "0000006.png").write_bytes(b"of a run that was killed later")
     else:

@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 from networks import GOLDEN, golden
 
-from sg2cli.images.pixels import to_images
+from sg2cli.images.pixels import to_pixels
 from tests.conftest import one_line
 
 from .test_generate import pixels
 
 
-def test_pictures_and_sheet(sg2: Any) -> None:
+def test_images_and_grid(sg2: Any) -> None:
     result = sg2("truncate", "--seeds", "0-1", "--psi", "-1,0,0.5,1")
     names = [f"seed000{s}-psi{psi}" for s in (0, 1) for psi in ("-1", "0", "0.5", "1")]
     assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
-    sheet = pixels("out/grid.png")
-    header = sheet.shape[0] - 2 * 64
-    assert sheet.shape[1] == 4 * 64 and 10 < header < 64
+    grid = pixels("out/grid.png")
+    header = grid.shape[0] - 2 * 64
+    assert grid.shape[1] == 4 * 64 and 10 < header < 64
     for i in range(4):  # something is written above each column
-        assert sheet[:header, 64 * i : 64 * i + 64].min() < 100
-    cell = sheet[header + 64 :, 128:192]
+        assert grid[:header, 64 * i : 64 * i + 64].min() < 100
+    cell = grid[header + 64 :, 128:192]
     np.testing.assert_array_equal(cell, pixels("out/seed0001-psi0.5.png"))
 
 
 def test_the_ends_of_the_trick(sg2: Any) -> None:
-    """psi 1 is the sample, 0 the mean picture in every row."""
+    """psi 1 is the sample, 0 the mean image in every row."""
     sg2("truncate", "--seeds", "0-1", "--batch", "4")
     sg2("generate", "--seeds", "0-1", "--out", "g", "--batch", "4")
     for seed in ("seed0000", "seed0001"):
@@ -45,8 +45,8 @@ def test_golden_truncation(sg2: Any) -> None:
     args = ["--seeds", "85", "--psi", "0.5,0.7", "--cutoff", "4"]
     assert sg2("truncate", "-n", network, *args).code == 0
     for psi in (0.5, 0.7):
-        picture = to_images(expected[f"image_psi{psi}_cutoff4_const"][[1]])[0]
-        assert abs(pixels(f"out/seed0085-psi{psi}.png").astype(int) - picture).max() <= 1
+        image = to_pixels(expected[f"image_psi{psi}_cutoff4_const"][[1]])[0]
+        assert abs(pixels(f"out/seed0085-psi{psi}.png").astype(int) - image).max() <= 1
 
 
 def test_latents_of_files_are_truncated_too(sg2: Any) -> None:

@@ -20,7 +20,7 @@ from sg2cli.ops.cpu.winograd import ALGORITHMS, SAME, UPS, Algorithm
 
 compiled = pytest.mark.skipif(not ops.has_compiled_cpu(), reason="no compiled code here")
 
-# N, I, O, H, W: few pixels; few channels; an odd number of rows; one picture; batches; long rows.
+# N, I, O, H, W: few pixels; few channels; an odd number of rows; one image; batches; long rows.
 SHAPES = [
     (1, 80, 64, 7, 5),
     (2, 3, 64, 48, 50),
@@ -59,7 +59,7 @@ def test_values_and_gradient(randn: Any, shape: Any, with_bias: bool, slope: flo
 @compiled
 @pytest.mark.parametrize("size", [1, 4, 8, 16, 40, 70])
 @pytest.mark.parametrize("channels", [(3, 64), (64, 3), (128, 256)])
-def test_a_picture_is_the_same_in_any_batch_and_on_any_threads(
+def test_an_image_is_the_same_in_any_batch_and_on_any_threads(
     randn: Any, set_threads: Any, size: int, channels: tuple[int, int]
 ) -> None:
     """To the last bit: one that is not may find another minimum in a projection."""
@@ -85,7 +85,7 @@ def test_any_layout(randn: Any, layout: torch.memory_format) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
 @pytest.mark.parametrize("n", [1, 40])
 def test_rows_of_it(randn: Any, algorithm: Algorithm, n: int) -> None:
-    """Of each kind, where the threads share the tiles of few pictures, and where they need not."""
+    """Of each kind, where the threads share the tiles of few images, and where they need not."""
     x, weight = randn(n, 64, 25, 9), randn(48, 64, 3, 3)
     if algorithm is SAME:
         whole = F.conv2d(x, weight, padding=1)
@@ -187,7 +187,7 @@ def test_it_is_deterministic(randn: Any) -> None:
 
 @compiled
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so_and_in_its_picture(randn: Any, bad: float) -> None:
+def test_what_is_not_finite_stays_so_and_in_its_image(randn: Any, bad: float) -> None:
     x, weight = randn(3, 32, 16, 16).float(), randn(32, 32, 3, 3).float()
     x[1, 5, 7, 7] = bad
     epilogue = Epilogue(bias=randn(32).float(), slope=0, clamp=2)

@@ -42,7 +42,7 @@ SHAPES = [
 
 @pytest.fixture(params=["whole", "bands"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each picture at once, or in bands of as few rows as there can be."""
+    """Each image at once, or in bands of as few rows as there can be."""
     if request.param == "bands":
         if not ops.has_compiled_cpu():
             pytest.skip("no compiled code here")
@@ -231,7 +231,7 @@ def test_noise_of_another_type_is_taken(randn: Any) -> None:
     assert torch.equal(found, styled_conv(*given)) and found.dtype == torch.float32
 
 
-def test_one_style_for_all_pictures(randn: Any) -> None:
+def test_one_style_for_all_images(randn: Any) -> None:
     x, weight, styles, bias, _ = operands(randn, (3, 16, 32, 8, 8), False, "none")
     assert x is not None and weight is not None and styles is not None and bias is not None
     x, weight, styles, bias = (t.float() for t in (x, weight, styles[:1], bias))
@@ -242,17 +242,17 @@ def test_one_style_for_all_pictures(randn: Any) -> None:
     assert relative(to_rgb(x, rgb, styles), to_rgb(x, rgb, same)) < 1e-6
 
 
-def test_no_pictures(randn: Any) -> None:
+def test_no_images(randn: Any) -> None:
     given = [t.float() for t in operands(randn, (1, 16, 32, 8, 8), True, "shared") if t is not None]
     x, weight, styles, *rest = given
     assert styled_conv(x[:0], weight, styles[:0], *rest, BLUR).shape == (0, 32, 16, 16)
 
 
-def test_a_picture_is_the_same_at_any_place_in_a_batch(randn: Any) -> None:
+def test_an_image_is_the_same_at_any_place_in_a_batch(randn: Any) -> None:
     given = operands(randn, (1, 256, 256, 16, 16), False, "shared")
     x, weight, styles, bias, noise = (t.float() for t in given if t is not None)
     y = styled_conv(x.expand(33, -1, -1, -1), weight, styles.expand(33, -1), bias, noise, None, 0.2)
-    assert all(torch.equal(picture, y[0]) for picture in y)
+    assert all(torch.equal(image, y[0]) for image in y)
 
 
 def test_float64_takes_the_plain_way(randn: Any) -> None:
@@ -261,7 +261,7 @@ def test_float64_takes_the_plain_way(randn: Any) -> None:
 
 
 @pytest.mark.parametrize("case", [name for name, how in CASES.items() if "taps" in how])
-def test_upsampling_a_picture(randn: Any, case: str) -> None:
+def test_upsampling_an_image(randn: Any, case: str) -> None:
     taps = CASES[case]["taps"]
     x = randn(2, 3, 5, 7)
     f = torch.tensor(taps, dtype=torch.float64)

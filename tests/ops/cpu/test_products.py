@@ -52,7 +52,7 @@ def test_a_row_is_the_same_in_any_batch(randn: Any, set_threads: Any, threads: i
 
 
 @pytest.mark.skipif(not ops.has_compiled_cpu(), reason="torch's own operations round by the batch")
-def test_a_picture_is_the_same_in_any_batch(randn: Any) -> None:
+def test_an_image_is_the_same_in_any_batch(randn: Any) -> None:
     """To the last bit, from its z on."""
     G = checkpoints.load(device="cpu")
     z, noise = randn(5, G.config.z_dim).float(), random_noise(G, range(5))
