@@ -75,8 +75,8 @@ def check_direction(text: str, config: GeneratorConfig, network: Path | None = N
     if not name and number is not None and number >= config.w_dim:
         raise _none_such(text, config.w_dim)
     if name and kind(user_path(name)) not in ("file", "other"):  # the latter may be a pipe
-        file, name = _file_of(text, network)
-        raise unknown(name, list(read_names(file)) if file else [])
+        file, _ = _file_of(text, network)
+        raise unknown(text, list(read_names(file)) if file else [])
 
 
 def find_direction(

@@ -7,6 +7,7 @@ the metadata say what a unit does.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,21 +72,21 @@ def read_vector(path: Path, name: str) -> tuple[Tensor, str, str | None]:
         if name not in file.arrays:
             raise ValueError(f"it has no direction {brief(name)}")
         array = file.arrays[name]
-        if len(array.shape) > 2 or sum(array.shape) > MAX_DIRECTIONS:
+        if math.prod(array.shape) > MAX_DIRECTIONS:
             raise LimitExceeded(f"its {name} is of {list(array.shape)}")
         vector = torch.from_numpy(array.whole())
     checkpoint = file.metadata.get("checkpoint")
     return vector, file.sha256, checkpoint if isinstance(checkpoint, str) else None
 
 
-def unknown(name: str, names: Sequence[str]) -> UsageError:
-    """With the nearest names that there are."""
-    near = get_close_matches(name, names, 3, 0.5)
+def unknown(text: str, names: Sequence[str]) -> UsageError:
+    """No direction is called 'NAME' or 'FILE:NAME': with the nearest names that there are."""
+    near = get_close_matches(text.rpartition(":")[2], names, 3, 0.6)
     if near:
-        return UsageError(f"no direction {brief(name)}: did you mean {' or '.join(near)}?")
-    others = f"a name ({', '.join(names[:4])}...), " if names else ""
+        return UsageError(f"no direction {brief(text)}: did you mean {' or '.join(near)}?")
+    others = f"a name ({', '.join(names[:3])}, ...), " if names else ""
     files = "a file (.safetensors, .npy, .pt)"
-    return UsageError(f"no direction {brief(name)}: give {others}sefa:K, pca:K or {files}")
+    return UsageError(f"no direction {brief(text)}: give {others}sefa:K, pca:K or {files}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
