@@ -100,7 +100,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
     print("| `sg2 generate`, a picture | computing | and writing | beyond computing | bar |")
     print("| --- | --- | --- | --- | --- |")
-    pipeline("64x64, avatars-64", checkpoints.load(device="cpu"), 512, 5, "1.5 ms")
+    pipeline("128x128, avatars-128", checkpoints.load(device="cpu"), 512, 5, "1.5 ms")
     pipeline("1024x1024, random weights", full_size(), 4, 5, "15%")
     print("\n| command | time to its end | bar |")
     print("| --- | --- | --- |")

@@ -33,8 +33,8 @@ from sg2cli.inversion.losses import LPIPS
 
 # Network, batch, projection or picture, rounds, bar and aim of the ratio.
 ROWS: list[tuple[str, int, bool, int, str]] = [
-    ("avatars-64", 1, False, 9, ""),
-    ("avatars-64", 32, False, 7, "3, aim 5"),
+    ("avatars-128", 1, False, 9, ""),
+    ("avatars-128", 32, False, 7, "3, aim 5"),
     ("256x256", 1, False, 7, ""),
     ("256x256", 8, False, 5, "4, aim 6"),
     ("1024x1024", 1, False, 5, "3.5, aim 5"),
@@ -51,7 +51,7 @@ VGG_POOLS = (5, 10, 17, 24)  # before these it pools
 
 def network(name: str) -> Generator:
     """256x256: channel_base 16384; 1024x1024: 32768; 8 mapping layers; random weights."""
-    if name == "avatars-64":
+    if name == "avatars-128":
         return checkpoints.load(device="cpu")
     resolution, base = {"256x256": (256, 16384), "1024x1024": (1024, 32768)}[name]
     resolutions = [4 << i for i in range(resolution.bit_length() - 2)]

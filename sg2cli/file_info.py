@@ -10,7 +10,7 @@ from sg2cli import checkpoints
 from sg2cli.checkpoints import weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.images import codecs
-from sg2cli.latents import files
+from sg2cli.latents import files, named_directions
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.paths import kind, user_path
 
@@ -48,6 +48,8 @@ def describe(path: Path, name: str) -> dict[str, Any]:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return _image(path)
+    if path.name.endswith(named_directions.SUFFIX) and (names := _directions(path)):
+        return names
     if files.is_latents(path):
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
@@ -67,6 +69,11 @@ def _latents(path: Path) -> dict[str, Any]:
     arrays, provenance = files.inspect_latents(path)
     listed = {name: "x".join(map(str, shape)) for name, shape in arrays.items()}
     return {"kind": "latents", "arrays": listed, **provenance}
+
+
+def _directions(path: Path) -> dict[str, Any] | None:
+    names = named_directions.read_names(path)
+    return {"kind": "named directions, for edit", "directions": names} if names else None
 
 
 def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:

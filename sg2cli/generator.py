@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -265,7 +266,8 @@ class Generator(nn.Module):
         super().__init__()
         ops.only_reference()  # UsageError if SG2_BACKEND is neither auto nor reference
         self.config = config
-        self.checkpoint: str | None = None  # SHA-256 of the file it was loaded from
+        self.path: Path | None = None  # the file it was loaded from
+        self.checkpoint: str | None = None  # its SHA-256
         self.tuned: str | None = None  # and of the weight deltas that were added
         self.precision = "fp32"  # as `set_precision` returned it
         self.mapping = MappingNetwork(config)

@@ -70,11 +70,11 @@ def test_type_checkers_see_the_same_names() -> None:
 
 def test_generate(G: Any, in_tmp: Path) -> None:
     images = sg2cli.generate(G, "0-2,85", psi=0.7)
-    assert len(images) == 4 and repr(images) == "Images(4 of 64x64)"
+    assert len(images) == 4 and repr(images) == "Images(4 of 128x128)"
     drawn = list(images)
     assert [image.name for image in drawn] == ["seed0000", "seed0001", "seed0002", "seed0085"]
     last = drawn[-1]
-    assert repr(last) == "Image('seed0085', 64x64)"
+    assert repr(last) == "Image('seed0085', 128x128)"
     np.testing.assert_allclose(last.ws, ws_of(G, 85, 0.7), atol=1e-5)
     expected = (G.synthesis(ws_of(G, 85, 0.7)[None]) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     difference = expected[0].permute(1, 2, 0).int() - torch.from_numpy(last.pixels).int()
@@ -149,7 +149,7 @@ def test_images_save_themselves(G: Any, in_tmp: Path, suffix: str) -> None:
 def test_images_together_become_a_grid_a_folder_or_a_video(G: Any, in_tmp: Path) -> None:
     sg2cli.truncate(G, "0-1", psis=(0, 1)).save("grid.png")
     with PIL.Image.open("grid.png") as grid:
-        assert grid.width == 128 and grid.height > 128  # a header with the values of psi
+        assert grid.width == 256 and grid.height > 256  # a header with the values of psi
     sg2cli.truncate(G, "0-1", psis=(0, 1)).save("folder")
     assert len(list(Path("folder").iterdir())) == 4
     frames = sg2cli.interpolate(G, "0,1", 5)
@@ -161,7 +161,7 @@ def test_images_together_become_a_grid_a_folder_or_a_video(G: Any, in_tmp: Path)
             assert video.n_frames == 5  # type: ignore[attr-defined]
     sg2cli.edit(G, 0, "sefa:0", 1.5).save("one.png")
     with PIL.Image.open("one.png") as single:
-        assert single.size == (64, 64)
+        assert single.size == (128, 128)
 
 
 def test_notebooks_show_results(G: Any, in_tmp: Path) -> None:
@@ -171,7 +171,7 @@ def test_notebooks_show_results(G: Any, in_tmp: Path) -> None:
     with PIL.Image.open(io.BytesIO(image._repr_png_())) as shown:
         np.testing.assert_array_equal(np.asarray(shown), image.pixels)
     with PIL.Image.open(io.BytesIO(sg2cli.mix(G, "0-1", "2-4")._repr_png_())) as shown:
-        assert shown.size == (64 * 4, 64 * 3)
+        assert shown.size == (128 * 4, 128 * 3)
 
 
 def test_results_are_frozen_and_can_be_sent_to_another_process(G: Any) -> None:
@@ -184,13 +184,21 @@ def test_results_are_frozen_and_can_be_sent_to_another_process(G: Any) -> None:
 
 def test_directions(G: Any, in_tmp: Path) -> None:
     found = sg2cli.directions(G, samples=2000)
-    assert repr(found) == "Directions(sefa [128, 128], pca [128, 128])"
+    assert repr(found) == "Directions(sefa [256, 256], pca [256, 256])"
     found.save("d.safetensors")
     by_file = sg2cli.edit(G, 0, "d.safetensors:sefa:0", 1)[0]
     by_name = sg2cli.edit(G, 0, "sefa:0", 1)[0]
     assert np.abs(by_file.pixels.astype(int) - by_name.pixels).max() <= 3
     with pytest.raises(sg2cli.Sg2Error, match="exists"):
         found.save("d.safetensors")
+
+
+def test_named_directions(G: Any) -> None:
+    plain, edited = (sg2cli.edit(G, 85, "glasses", amount)[0] for amount in (0, 1))
+    changed = np.abs(edited.ws - plain.ws).max(axis=1) > 0
+    assert changed[3:7].any() and not changed[:3].any() and not changed[7:].any()
+    with pytest.raises(sg2cli.UsageError, match="did you mean glasses"):
+        sg2cli.edit(G, 85, "glases")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +223,7 @@ def test_what_is_not_a_latent(G: Any, given: Any, message: str) -> None:
 
 def test_images_that_are_not_finite_are_errors(G: Any) -> None:
     with pytest.raises(sg2cli.Sg2Error, match="NaN or infinity"):
-        list(sg2cli.generate(G, torch.full((128,), torch.nan)))
+        list(sg2cli.generate(G, torch.full((256,), torch.nan)))
 
 
 def test_convert_and_info(in_tmp: Path) -> None:

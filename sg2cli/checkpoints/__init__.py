@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_NETWORK", "Network", "bundled", "find_network", "is_ours"]
 __all__ += ["load", "save_generator", "weights_folder"]
 
-DEFAULT_NETWORK = "avatars-64"
+DEFAULT_NETWORK = "avatars-128"
 
 
 def weights_folder() -> Path:
@@ -32,7 +32,8 @@ def weights_folder() -> Path:
 def bundled() -> dict[str, Path]:
     """The generators that come with sg2, by name."""
     paths = sorted(weights_folder().glob("*.safetensors"))
-    return {path.stem: path for path in paths if not path.stem.startswith("lpips-")}
+    networks = [p for p in paths if not p.name.startswith("lpips-") and "." not in p.stem]
+    return {path.stem: path for path in networks}
 
 
 def find_network(name: str | Path = DEFAULT_NETWORK) -> Network:

@@ -119,7 +119,7 @@ class Network:
         if vars(self).setdefault("sha256", digest.hexdigest()) != digest.hexdigest():
             raise CheckpointError(f"{self.path} was changed while it was read")
         G.load_state_dict(tensors, assign=True)
-        G.checkpoint = self.sha256
+        G.path, G.checkpoint = self.path, self.sha256
         return G.requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Directions of W along which one thing changes: found by SeFa and PCA, or read from files."""
+"""Directions of W along which one thing changes: found by SeFa and PCA, named, or from files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.rosinality import GLOBALS
 from sg2cli.checkpoints.torch_tensors import PickledTensor, read_torch
-from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief
+from sg2cli.errors import CheckpointError, Sg2Error, UsageError
 from sg2cli.latents.discovery import METHODS, moments, pca, sefa
 from sg2cli.latents.files import reading_of
+from sg2cli.latents.named_directions import file_beside, read_names, read_vector, unknown
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import NPY, UNNAMED, read_arrays
 from sg2cli.storage.budget import MAX_CHECKPOINT, MAX_DIRECTIONS, LimitExceeded
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Direction:
-    """`step` [w_dim] or [num_ws,w_dim]: one standard deviation of W along a direction."""
+    """`step` [w_dim] or [num_ws,w_dim]: one standard deviation of W, or a unit of a named one."""
 
     step: Tensor
     provenance: Mapping[str, Any]  # for an image's metadata: what was asked for, and a file's hash
     checkpoint: str | None = None  # hash of the network that a file says it was found in
+    is_named: bool = False
 
 
 def _split(text: str) -> tuple[str, str, int | None]:
@@ -43,17 +45,38 @@ def _split(text: str) -> tuple[str, str, int | None]:
     return match[1], match[2] or "", None if match[3] is None else int(match[3])
 
 
-def check_direction(text: str, config: GeneratorConfig) -> None:
-    """UsageError for what `find_direction` will not find, as far as that can be told at once."""
+def named_file(text: str, network: Path | None) -> tuple[Path, str] | None:
+    """The file and the name of a named direction: 'NAME', of the file beside the network, or
+    'FILE:NAME'. None for anything else, and where a file is called so."""
+    if kind(user_path(_split(text)[0] or text)) in ("file", "other"):
+        return None
+    file, name = _file_of(text, network)
+    return (file, name) if file and name in read_names(file) else None
+
+
+def _file_of(text: str, network: Path | None) -> tuple[Path | None, str]:
+    """The file that 'NAME' or 'FILE:NAME' is looked up in, and the name."""
+    file, _, name = text.rpartition(":")
+    if file:
+        return user_path(file), name
+    return file_beside(network) if network else None, name
+
+
+def check_direction(text: str, config: GeneratorConfig, network: Path | None = None) -> None:
+    """UsageError for what `find_direction` will not find, as far as that can be told at once.
+
+    `network`: the file that the network was loaded from.
+    """
+    if named_file(text, network):
+        return
     name, method, number = _split(text)
     if not name and number is None:
         raise UsageError(f"which of the {method} directions? give {method}:0, the strongest, or on")
     if not name and number is not None and number >= config.w_dim:
         raise _none_such(text, config.w_dim)
     if name and kind(user_path(name)) not in ("file", "other"):  # the latter may be a pipe
-        raise UsageError(
-            f"no direction {brief(text)}: give sefa:K, pca:K or a file (.safetensors, .npy, .pt)"
-        )
+        file, _ = _file_of(text, network)
+        raise unknown(text, list(read_names(file)) if file else [])
 
 
 def find_direction(
@@ -63,13 +86,16 @@ def find_direction(
     class_index: int | None = None,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Direction:
-    """'sefa:K', 'pca:K', 'FILE', 'FILE:K' or 'FILE:sefa:K' -> a step of one standard deviation.
+    """'sefa:K', 'pca:K', 'FILE', 'FILE:K' or 'FILE:sefa:K' -> a step of one standard deviation;
+    'NAME' or 'FILE:NAME' -> a step as it is stored.
 
     A FILE is one of `sg2 directions`, an .npy [w_dim], [num_ws,w_dim] or [K,w_dim], or rosinality's
     factor.pt, of whose columns K is one. `advance` is told how many latents were mapped, to measure
     the deviation where a file does not say it. UsageError or Sg2Error says what is wrong.
     """
-    check_direction(text, G.config)
+    check_direction(text, G.config, G.path)
+    if found_name := named_file(text, G.path):
+        return _read_named(text, *found_name, G)
     name, method, number = _split(text)
     provenance: dict[str, Any] = {"direction": text}
     deviation = checkpoint = None
@@ -97,6 +123,19 @@ def find_direction(
     if not step.isfinite().all():
         raise Sg2Error(f"the deviation along the direction {text} is NaN, or too large")
     return Direction(step, provenance, checkpoint)
+
+
+def _read_named(text: str, path: Path, name: str, G: Generator) -> Direction:
+    step, sha256, checkpoint = read_vector(path, name)
+    if list(step.shape) not in ([G.config.num_ws, G.config.w_dim], [G.config.w_dim]):
+        raise UsageError(
+            f"{path}: the direction {name} is of {list(step.shape)}, neither [{G.config.w_dim}] "
+            f"nor [{G.config.num_ws},{G.config.w_dim}]: it belongs to another network"
+        )
+    if not step.isfinite().all() or not step.any():
+        raise Sg2Error(f"{path}: the direction {name} is zero, NaN or infinite")
+    provenance = {"direction": text, "sha256": sha256}
+    return Direction(step.to(G.device), provenance, checkpoint, is_named=True)
 
 
 def _none_such(what: object, count: int) -> UsageError:
@@ -180,7 +219,7 @@ def _eigenvectors(content: bytes) -> Tensor:
 
 
 def edit(ws: Tensor, direction: Direction, amount: float, rows: Sequence[int]) -> Tensor:
-    """Move rows of ws [num_ws,w_dim] by so many standard deviations; by 0 changes nothing."""
+    """Move rows of ws [num_ws,w_dim] by so many steps of the direction; by 0 changes nothing."""
     step = direction.step.expand_as(ws)
     edited = ws.clone()
     edited[list(rows)] += amount * step[list(rows)]

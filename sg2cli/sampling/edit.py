@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.errors import UsageError
@@ -34,11 +35,13 @@ class Edit(Drawing):
         amounts: Sequence[float],
         layers: Styles | None,
         settings: DrawSettings,
+        network: Path | None = None,
     ) -> None:
-        """`direction`: 'sefa:K', 'pca:K' or a file; `layers`: None for all rows of ws."""
+        """`direction`: a name, 'sefa:K', 'pca:K' or a file; `layers`: None for all rows of ws;
+        `network`: its file, beside which names are looked up."""
         super().__init__(config, settings)
         self.moved = style_rows(layers, config) if layers else list(range(config.num_ws))
-        directions.check_direction(direction, config)
+        directions.check_direction(direction, config, network)
         check_latents(latents, config, settings)
         # W's deviation is measured through the mapping network, whatever the latents are.
         check_settings(config, settings, needs_class=True)
@@ -94,14 +97,16 @@ def edit(
     noise_mode: NoiseMode = "const",
     batch: int | None = None,
 ) -> Images:
-    """Move latents along a direction of W: `sg2cli.edit(G, found, "sefa:0", 2.0)`.
+    """Move latents along a direction of W: `sg2cli.edit(G, found, "smile", 1.0)`.
 
     Args:
         G: a network, from `sg2cli.load`.
         latents: a row each, as `generate` takes them.
-        direction: "sefa:K" or "pca:K" (from 0, the strongest), a file of `directions` as
-            "FILE:sefa:K", an .npy [w_dim] or [num_ws,w_dim], or rosinality's factor.pt as "FILE:K".
-        amounts: how far, in standard deviations of W along the direction; one or several.
+        direction: a name, of the file beside the network (`sg2 directions --list`); "sefa:K" or
+            "pca:K" (from 0, the strongest), a file of `directions` as "FILE:sefa:K" or "FILE:NAME",
+            an .npy [w_dim] or [num_ws,w_dim], or rosinality's factor.pt as "FILE:K".
+        amounts: how far, one or several: in standard deviations of W along the direction, or in
+            units of a named direction.
         layers: rows of ws that move, as `styles` of `mix`; None: all.
         psi, cutoff, class_index, noise_mode, batch: see `generate`.
 
@@ -118,6 +123,6 @@ def edit(
     if not each:
         raise UsageError("no amounts: give a number, or several")
     listed = as_latents(latents, G.config, reserved=["grid"])
-    drawing = Edit(G.config, listed, direction, each, chosen, settings)
+    drawing = Edit(G.config, listed, direction, each, chosen, settings, G.path)
     drawing.find(G)
     return Images(G, drawing)

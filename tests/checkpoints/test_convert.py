@@ -387,7 +387,7 @@ def test_converting_replaces_only_when_told(sg2: Any) -> None:
 
 def test_ours_need_no_converting(sg2: Any) -> None:
     save_generator(random_generator(), Path("a.safetensors"), {})
-    for name in ("a.safetensors", "avatars-64"):
+    for name in ("a.safetensors", "avatars-128"):
         result = sg2("convert", name, "b.safetensors")
         assert result.code == 2
         assert "which sg2 reads as it is: --to ada or --to rosinality" in one_line(result.err)

@@ -299,10 +299,10 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> No
 
 
 def test_missing_networks_name_the_bundled_ones() -> None:
-    with pytest.raises(UsageError, match="avatars-64"):
+    with pytest.raises(UsageError, match="avatars-128"):
         find_network("no-such")
-    assert list(checkpoints.bundled()) == ["avatars-64"]
-    assert find_network("avatars-64").parameters == 748_440
+    assert list(checkpoints.bundled()) == ["avatars-128"]
+    assert find_network("avatars-128").parameters == 1_836_925
 
 
 def test_a_folder_is_no_network(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def complete(words: str, number: int) -> list[str]:
 def test_completion_completes() -> None:
     assert complete("sg2 gen", 1) == ["plain,generate"]
     assert "plain,--seeds" in complete("sg2 generate --s", 2)
-    assert complete("sg2 generate --network av", 3) == ["plain,avatars-64"]
+    assert complete("sg2 generate --network av", 3) == ["plain,avatars-128"]
     assert complete("sg2 generate --network x", 3) == ["file,x"]
     assert complete("sg2 generate --latents x", 3) == ["file,x"]
     assert complete("sg2 generate --noise-mode ", 3) == [

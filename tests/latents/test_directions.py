@@ -38,13 +38,17 @@ def test_moments_are_those_of_the_samples() -> None:
     torch.testing.assert_close(found.covariance, torch.cov(w.T, correction=0), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("rows", [ALL, [0, 1], [9], [3, 4, 5, 6]])
+@pytest.mark.parametrize("rows", [ALL, [0, 1], [11], [3, 4, 5, 6]])
 def test_sefa_agrees_with_a_singular_value_decomposition(rows: list[int]) -> None:
     """Done another way: the right singular vectors of the stacked weights, up to their sign."""
     found = sefa(AVATARS, rows)
-    torch.testing.assert_close(found @ found.T, torch.eye(128, dtype=torch.float64))
+    torch.testing.assert_close(found @ found.T, torch.eye(256, dtype=torch.float64))
     state = AVATARS.state_dict()
-    names = ["b4.conv1", *(f"b{r}.conv{i}" for r in (8, 16, 32, 64) for i in (0, 1)), "b64.torgb"]
+    names = [
+        "b4.conv1",
+        *(f"b{r}.conv{i}" for r in (8, 16, 32, 64, 128) for i in (0, 1)),
+        "b128.torgb",
+    ]
     stacked = torch.cat([state[f"synthesis.{names[row]}.affine.weight"] for row in rows]).double()
     _, values, vectors = torch.linalg.svd(stacked, full_matrices=False)
     for k in range(10):
@@ -72,7 +76,7 @@ def test_signs_are_settled() -> None:
 
 def test_the_unit_is_a_standard_deviation_of_w(tmp_path: Path) -> None:
     """Whatever the length of a direction in a file, amount 1 moves W by its deviation along it."""
-    vector = np.random.RandomState(0).randn(128).astype("f4")
+    vector = np.random.RandomState(0).randn(256).astype("f4")
     w = samples_of_w(AVATARS, 10_000)
     unit = torch.from_numpy(vector / np.linalg.norm(vector)).double()
     expected = (w @ unit).std()
@@ -98,7 +102,7 @@ def test_an_edit_by_zero_changes_no_pixel() -> None:
 
 
 def test_an_edit_moves_only_the_given_rows() -> None:
-    ws = torch.zeros(10, 128)
+    ws = torch.zeros(12, 256)
     direction = find_direction("pca:2", AVATARS, ALL)
     moved = edit(ws, direction, -1.5, [1, 4])
     torch.testing.assert_close(moved[1], -1.5 * direction.step)
@@ -123,23 +127,23 @@ def pca_deviations(w: Any) -> torch.Tensor:
 
 
 def test_files_of_other_tools(tmp_path: Path) -> None:
-    vectors = np.linalg.qr(np.random.RandomState(0).randn(128, 128))[0].astype("f4")
+    vectors = np.linalg.qr(np.random.RandomState(0).randn(256, 256))[0].astype("f4")
     # rosinality's closed_form_factorization.py: directions are the columns
     torch.save({"ckpt": "x.pt", "eigvec": torch.from_numpy(vectors)}, tmp_path / "factor.pt")
     np.save(tmp_path / "one.npy", vectors[:, 7])
-    np.save(tmp_path / "rows.npy", np.repeat(vectors[None, :, 7], 10, axis=0))
+    np.save(tmp_path / "rows.npy", np.repeat(vectors[None, :, 7], 12, axis=0))
     np.save(tmp_path / "many.npy", vectors.T)
     expected = find_direction(str(tmp_path / "one.npy"), AVATARS, ALL).step
     for name in ("factor.pt:7", "many.npy:7", "rows.npy"):
         found = find_direction(str(tmp_path / name), AVATARS, ALL).step
-        torch.testing.assert_close(found.expand(10, -1), expected.expand(10, -1))
+        torch.testing.assert_close(found.expand(12, -1), expected.expand(12, -1))
 
 
 def test_no_pickle_is_run(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor torch.load asked, which had holes even for weights only."""
     for new_format in (True, False):
         options = {"_use_new_zipfile_serialization": new_format}
-        eigvec = torch.nn.Parameter(torch.eye(128).double().T)
+        eigvec = torch.nn.Parameter(torch.eye(256).double().T)
         torch.save({"ckpt": "x.pt", "eigvec": eigvec}, "factor.pt", **options)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "load", None)
@@ -156,10 +160,10 @@ class Evil:
     ("text", "message"),
     [
         ("sefa", "which of the sefa directions"),
-        ("sefa:128", "there are 128 directions, 0 to 127"),
+        ("sefa:256", "there are 256 directions, 0 to 255"),
         ("lda:0", "no direction 'lda:0'"),
         ("missing.npy", "no direction 'missing.npy'"),
-        ("wide.npy", "W of this network has 128 numbers"),
+        ("wide.npy", "W of this network has 256 numbers"),
         ("deep.npy", "has 3 directions: give"),
         ("npz.npy", "holds no directions"),
         ("complex.npy", "holds no directions"),
@@ -179,36 +183,36 @@ class Evil:
     ],
 )
 def test_what_is_no_direction(in_tmp: Path, text: str, message: str) -> None:
-    np.save("wide.npy", np.ones(64))
-    np.save("deep.npy", np.ones((3, 128)))
-    np.save("zero.npy", np.zeros(128))
-    np.save("nan.npy", np.full(128, np.nan))
-    np.save("one.npy", np.ones(128))
+    np.save("wide.npy", np.ones(65))
+    np.save("deep.npy", np.ones((3, 256)))
+    np.save("zero.npy", np.zeros(256))
+    np.save("nan.npy", np.full(256, np.nan))
+    np.save("one.npy", np.ones(256))
     np.save("pickle.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     torch.save({"eigvec": Evil()}, "evil.pt")
     torch.save({"other": 1}, "other.pt")
-    np.save("complex.npy", np.ones(128) * 1j)
-    np.savez("npz", a=np.ones(128))
+    np.save("complex.npy", np.ones(256) * 1j)
+    np.savez("npz", a=np.ones(256))
     Path("npz.npz").rename("npz.npy")
     torch.save({"eigvec": [1, 2]}, "list.pt")
-    torch.save({"eigvec": torch.zeros(1000, 128)}, "whole.pt")
+    torch.save({"eigvec": torch.zeros(1000, 256)}, "whole.pt")
     with (
         zipfile.ZipFile("whole.pt") as whole,
         zipfile.ZipFile("squeezed.pt", "w", zipfile.ZIP_DEFLATED) as squeezed,
     ):
         for name in whole.namelist():
             squeezed.writestr(name, whole.read(name))
-    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999, 128)}\n"
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999, 256)}\n"
     Path("endless.npy").write_bytes(
         b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode()
     )
-    field = '{"dtype": "F32", "shape": [128], "data_offsets": [0, 512]}'
+    field = '{"dtype": "F32", "shape": [256], "data_offsets": [0, 1024]}'
     text_twice = f'{{"pca": {field}, "pca": {field}}}'.encode()
     Path("twice.safetensors").write_bytes(
         struct.pack("<Q", len(text_twice)) + text_twice + bytes(512)
     )
-    save_file({"other": torch.ones(128)}, "other.safetensors")
-    save_file({"pca": torch.eye(128), "pca_std": torch.ones(128)}, "pca.safetensors")
+    save_file({"other": torch.ones(256)}, "other.safetensors")
+    save_file({"pca": torch.eye(256), "pca_std": torch.ones(256)}, "pca.safetensors")
     Path("text.safetensors").write_text("some text in a file")
     with pytest.raises(Sg2Error, match=message):
         find_direction(text, AVATARS, ALL)
@@ -219,19 +223,19 @@ def test_what_is_no_direction(in_tmp: Path, text: str, message: str) -> None:
 def test_directions_without_number_are_refused_unread(
     in_tmp: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sg2cli.latents.directions.MAX_DIRECTIONS", 128 * 100)
-    vectors = torch.ones(101, 128)
+    monkeypatch.setattr("sg2cli.latents.directions.MAX_DIRECTIONS", 256 * 100)
+    vectors = torch.ones(101, 256)
     np.save("a.npy", vectors.numpy())
     save_file({"sefa": vectors, "sefa_std": torch.ones(101)}, "a.safetensors")
     torch.save({"eigvec": vectors.T}, "a.pt")
     monkeypatch.setattr("sg2cli.storage.array_files.StoredArray.whole", None)
-    with pytest.raises(Sg2Error, match="more than 12,800 numbers"):
+    with pytest.raises(Sg2Error, match="more than 25,600 numbers"):
         find_direction(f"{name}:0", AVATARS, ALL)
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_deviations_that_are_no_numbers_are_refused(in_tmp: Path, value: float) -> None:
-    save_file({"sefa": torch.eye(128), "sefa_std": torch.full((128,), value)}, "a.safetensors")
+    save_file({"sefa": torch.eye(256), "sefa_std": torch.full((256,), value)}, "a.safetensors")
     with pytest.raises(Sg2Error, match="is NaN, or too large"):
         find_direction("a.safetensors:0", AVATARS, ALL)
 

@@ -20,6 +20,7 @@ from sg2cli.cli.output import image_output
 from sg2cli.cli.session import open_session
 from sg2cli.cli.video import VideoOutput, fps_option, is_video
 from sg2cli.errors import UsageError
+from sg2cli.latents.directions import named_file
 from sg2cli.sampling.edit import Edit
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
 
 COLUMNS, FRAMES = 7, 60  # amounts of a range in a grid, in a video
+RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
 
 
 @click.command(cls=Command)
@@ -36,15 +38,15 @@ COLUMNS, FRAMES = 7, 60  # amounts of a range in a grid, in a video
     "--direction",
     required=True,
     metavar="DIRECTION",
-    help="sefa:K or pca:K (from 0, the strongest); a file of `sg2 directions` as FILE:sefa:K; an "
-    ".npy [w_dim] or [num_ws,w_dim]; rosinality's factor.pt as FILE:K.",
+    help="A name (`sg2 directions --list`); sefa:K or pca:K (from 0, the strongest); a file of "
+    "`sg2 directions` as FILE:sefa:K or FILE:NAME; an .npy [w_dim] or [num_ws,w_dim]; rosinality's "
+    "factor.pt as FILE:K.",
 )
 @click.option(
     "--amount",
     type=AMOUNT,
-    default="-3..3",
-    show_default=True,
-    help="How far, in standard deviations of W along the direction: 2, or a range.",
+    help="How far: 2, or a range. In standard deviations of W, [default: -3..3], or in units of a "
+    "named direction. [default: -1..1]",
 )
 @click.option(
     "--steps",
@@ -69,7 +71,7 @@ COLUMNS, FRAMES = 7, 60  # amounts of a range in a grid, in a video
 def edit(
     latents: tuple[LatentSource, ...],
     direction: str,
-    amount: tuple[float, float],
+    amount: tuple[float, float] | None,
     steps: int | None,
     layers: Styles | None,
     fps: float,
@@ -81,14 +83,18 @@ def edit(
     """Move LATENTS along a direction: a grid with a row for each latent, or a video.
 
     \b
-    sg2 edit 0-3 --direction sefa:0
+    sg2 edit 0-3 --direction glasses
+    sg2 edit 85 --direction sefa:0 --layers coarse
     sg2 edit me/projected.safetensors --direction pca:2 --amount -2..2 --out me.gif
     """
     session, settings = open_session(**options)
     to_video = is_video(out)
+    network = session.network.path
+    if amount is None:
+        amount = NAMED_RANGE if named_file(direction, network) else RANGE
     amounts = _amounts(amount, steps, to_video)
     listed = session.latents(latents, "LATENTS", reserved=["grid"])
-    drawing = Edit(session.config, listed, direction, amounts, layers, settings)
+    drawing = Edit(session.config, listed, direction, amounts, layers, settings, network)
     if not to_video:
         output = image_output(out, "png", overwrite, skip_existing, session.console)
         session.draw_images(drawing, output)

@@ -57,7 +57,7 @@ def test_lpips_that_measures_something_else(sg2: Any, weights: Path) -> None:
 
 
 def test_changed_weights(sg2: Any, weights: Path) -> None:
-    path = weights / "avatars-64.safetensors"
+    path = weights / "avatars-128.safetensors"
     content = bytearray(path.read_bytes())
     content[-40_000:] = bytes(40_000)
     path.write_bytes(content)

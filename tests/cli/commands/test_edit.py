@@ -25,7 +25,7 @@ def test_images_and_grid(sg2: Any) -> None:
     names = [f"seed000{s}-{amount}" for s in (0, 1) for amount in ("-2", "+0", "+2")]
     assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
     grid = pixels("out/grid.png")
-    np.testing.assert_array_equal(grid[-64:, 128:], pixels("out/seed0001-+2.png"))
+    np.testing.assert_array_equal(grid[-128:, 256:], pixels("out/seed0001-+2.png"))
 
 
 def test_an_edit_by_zero_changes_no_pixel(sg2: Any) -> None:
@@ -67,10 +67,10 @@ def test_directions_of_a_file(sg2: Any) -> None:
     assert account["checkpoint"] == checkpoints.find_network().sha256
     tensors = load_file("directions.safetensors")
     assert {key: tuple(tensor.shape) for key, tensor in tensors.items()} == {
-        "sefa": (128, 128),
-        "sefa_std": (128,),
-        "pca": (128, 128),
-        "pca_std": (128,),
+        "sefa": (256, 256),
+        "sefa_std": (256,),
+        "pca": (256, 256),
+        "pca_std": (256,),
     }
     assert inspect_latents(Path("directions.safetensors"))[1]["samples"] == 20000
     assert "--overwrite" in one_line(sg2("directions").err)
@@ -89,9 +89,9 @@ def test_directions_of_a_file(sg2: Any) -> None:
         (["0", "--direction", "pca:0", "--amount", "3..-3"], "write -3..3"),
         (["0", "--direction", "pca:0", "--amount", "far"], "'far' is no amount"),
         (["0", "--direction", "pca:0", "--amount", "nan"], "not a usable amount"),
-        (["0", "--direction", "pca:500"], "there are 128 directions"),
+        (["0", "--direction", "pca:500"], "there are 256 directions"),
         (["0", "--direction", "missing.npy"], "no direction 'missing.npy'"),
-        (["0", "--direction", "pca:0", "--layers", "10"], "row 10 is beyond"),
+        (["0", "--direction", "pca:0", "--layers", "12"], "row 12 is beyond"),
         (["0", "--direction", "pca:0", "--out", "a.avi"], "give a folder, or a video"),
         (["0", "--direction", "pca:0", "--steps", "1"], "--steps"),
         (["0", "--direction", "pca:0", "--steps", "5", "--amount", "2"], "of a range"),
@@ -131,10 +131,10 @@ def test_amounts_that_are_close_have_names_of_their_own(sg2: Any) -> None:
 
 def test_skip_existing_knows_the_file_of_a_direction(sg2: Any) -> None:
     args = ["edit", "0", "--direction", "v.npy", "--amount", "2", "--skip-existing"]
-    np.save("v.npy", np.eye(128)[0])
+    np.save("v.npy", np.eye(256)[0])
     assert len(sg2(*args).lines) == 2
     assert sg2(*args).lines == []
-    np.save("v.npy", np.eye(128)[1])
+    np.save("v.npy", np.eye(256)[1])
     assert "other settings" in one_line(sg2(*args).err)
 
 
@@ -143,7 +143,7 @@ def test_a_file_says_its_deviations_and_its_network(sg2: Any) -> None:
     direction = ["--direction", "directions.safetensors:pca:0", "--amount", "1"]
     assert sg2("edit", "0", *direction).err == ""
     other = random_generator(
-        img_resolution=8, channels=(4, 4), w_dim=128, mapping_features=(128,), c_dim=0
+        img_resolution=8, channels=(4, 4), w_dim=256, mapping_features=(256,), c_dim=0
     )
     checkpoints.save_generator(other, Path("other.safetensors"), {})
     result = sg2("edit", "0", "-n", "other.safetensors", *direction, "--out", "o")

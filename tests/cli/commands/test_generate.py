@@ -228,8 +228,8 @@ def test_options_of_nvidias_scripts_are_known(sg2: Any) -> None:
 def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SG2_NETWORK", "no-such")
     assert "no network 'no-such'" in sg2("generate", "--seeds", "0").err
-    assert sg2("generate", "--seeds", "0", "-n", "avatars-64").code == 0
-    monkeypatch.setenv("SG2_NETWORK", "avatars-64")
+    assert sg2("generate", "--seeds", "0", "-n", "avatars-128").code == 0
+    monkeypatch.setenv("SG2_NETWORK", "avatars-128")
     monkeypatch.setenv("SG2_PRECISION", "bf16")
     result = sg2("generate", "--seeds", "0", "--json", "--overwrite")
     assert json.loads(result.out)["precision"] == "bf16"
@@ -385,7 +385,7 @@ def test_the_image_on_stdout_is_alone(shell: Any) -> None:
 
 
 def test_a_folder_does_not_hide_the_bundled_network(sg2: Any) -> None:
-    Path("avatars-64").mkdir()
+    Path("avatars-128").mkdir()
     assert sg2("generate", "--seeds", "0").code == 0
 
 

@@ -26,11 +26,11 @@ def facts(sg2: Any, *args: object) -> dict[str, Any]:
 
 def test_the_bundled_network(sg2: Any) -> None:
     found = facts(sg2)
-    assert found["resolution"] == "64x64"
-    assert found["parameters"] == 748_440
+    assert found["resolution"] == "128x128"
+    assert found["parameters"] == 1_836_925
     assert found["sha256"] == checkpoints.find_network().sha256
-    assert found["source: format"] == "trained for this project"
-    assert facts(sg2, "avatars-64") == found
+    assert found["source: format"] == "taught to draw avatars from their attributes"
+    assert facts(sg2, "avatars-128") == found
 
 
 def test_a_checkpoint_of_ones_own(sg2: Any) -> None:
@@ -46,7 +46,7 @@ def test_an_image(sg2: Any) -> None:
     for format in ("png", "jpg", "webp"):
         sg2("generate", "--seeds", "3", "--trunc", "0.5", "--format", format)
         found = facts(sg2, f"out/seed0003.{format}")
-        assert (found["kind"], found["size"]) == ("image", "64x64")
+        assert (found["kind"], found["size"]) == ("image", "128x128")
         assert (found["seed"], found["psi"]) == (3, 0.5)
     PIL.Image.new("L", (5, 7)).save("other.png")
     found = facts(sg2, "other.png")
@@ -58,7 +58,7 @@ def test_latents(sg2: Any) -> None:
     for suffix, name in (("safetensors", "ws"), ("npz", "w"), ("npy", "unnamed")):
         sg2("generate", "--seeds", "0-2", "--save-latents", f"l.{suffix}", "--out", suffix)
         found = facts(sg2, f"l.{suffix}")
-        assert (found["kind"], found["arrays"]) == ("latents", {name: "3x10x128"})
+        assert (found["kind"], found["arrays"]) == ("latents", {name: "3x12x256"})
     assert facts(sg2, "l.safetensors")["latents"] == ["0-2"]
 
 
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_lacks_a_tensor(sg2: Any) -> None:
 def test_a_file_that_is_not_there(sg2: Any) -> None:
     result = sg2("info", "nothing")
     assert result.code == 2
-    assert "avatars-64" in one_line(result.err)
+    assert "avatars-128" in one_line(result.err)
 
 
 def test_other_arrays_are_named(sg2: Any) -> None:
