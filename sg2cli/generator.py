@@ -282,18 +282,16 @@ class Generator(nn.Module):
         """Choose what activations are computed in; returns which: 'fp32', 'fp16', 'fp16x4'...
 
         'auto' takes fp16 on CUDA in the highest resolutions, as many as the checkpoint was trained
-        with (4 for 'fp16x4'), and fp32 everywhere else. ws, styles and the picture stay float32.
+        with (4 for 'fp16x4'), and fp32 everywhere else. ws, styles and the image stay float32.
         """
-        blocks = self.synthesis.blocks
-        count = len(blocks)
-        if precision == "auto":
-            count = min(self.config.num_fp16_res, count - 1) if self.device.type == "cuda" else 0
-        half = HALF.get("fp16" if precision == "auto" else precision)
+        blocks, is_auto = self.synthesis.blocks, precision == "auto"
+        trained = self.config.num_fp16_res if self.device.type == "cuda" else 0
+        count = min(trained, len(blocks) - 1) if is_auto else len(blocks)
+        half = HALF.get("fp16" if is_auto else precision)
         for i, block in enumerate(blocks):
             block.dtype = half if i >= len(blocks) - count else None
-        self.precision = "fp32"
-        if half and count:
-            self.precision = f"fp16x{count}" if precision == "auto" else precision
+        name = f"fp16x{count}" if is_auto else precision
+        self.precision = name if half and count else "fp32"
         return self.precision
 
     def forward(self, z: Tensor, c: Tensor | None = None, noise: Noise = "const") -> Tensor:

@@ -172,8 +172,8 @@ def test_a_photo_among_others_ends_with_the_same_bits(set_threads: Any, preset: 
     """In float32, too, and whatever the search makes of a bit."""
     settings = few_samples(replace(PRESETS[preset], steps=9))
     G, lpips = checkpoints.load(device="cpu"), LPIPS("vgg")
-    some = [read_photo(TARGETS / f"avatar-dev{i:02d}.png", 64, 3) for i in range(4)]
-    some[1] = replace(some[1], mask=np.tri(64, dtype=np.float32))
+    some = [read_photo(TARGETS / f"avatar-dev{i:02d}.png", 128, 3) for i in range(4)]
+    some[1] = replace(some[1], mask=np.tri(128, dtype=np.float32))
     set_threads(2)
     together = projected(Search(G, some, settings, spread_of_w(G), lpips))
     for i, expected in list(enumerate(together))[1::2]:

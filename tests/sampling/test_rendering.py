@@ -65,7 +65,7 @@ def test_random_noise_depends_on_the_seed_alone() -> None:
 
 
 def test_the_image_is_that_of_the_library_call() -> None:
-    z = torch.from_numpy(np.random.RandomState(4).randn(1, 128).astype("f4"))
+    z = torch.from_numpy(np.random.RandomState(4).randn(1, 64).astype("f4"))
     expected = pixels.to_pixels(AVATARS(z))[0]
     np.testing.assert_array_equal(images("4")["seed0004"], expected)
 

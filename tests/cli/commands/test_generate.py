@@ -46,7 +46,7 @@ def test_paths_go_to_stdout_in_order(sg2: Any) -> None:
     assert result.code == 0
     assert result.lines == [f"out/seed000{seed}.png" for seed in (5, 0, 1, 2)]
     assert result.err == ""
-    assert pixels("out/seed0005.png").shape == (64, 64, 3)
+    assert pixels("out/seed0005.png").shape == (128, 128, 3)
     assert len(list(Path("out").iterdir())) == 4
 
 
@@ -89,9 +89,9 @@ def test_a_grid_in_a_folder_comes_with_its_images(sg2: Any, args: Any, size: Any
     assert result.lines[-1] == "out/grid.png"
     assert len(result.lines) == 9
     grid = pixels("out/grid.png")
-    assert grid.shape == (64 * size[1], 64 * size[0], 3)
-    x, y = 5 % size[0] * 64, 5 // size[0] * 64
-    np.testing.assert_array_equal(grid[y : y + 64, x : x + 64], pixels("out/seed0005.png"))
+    assert grid.shape == (128 * size[1], 128 * size[0], 3)
+    x, y = 5 % size[0] * 128, 5 // size[0] * 128
+    np.testing.assert_array_equal(grid[y : y + 128, x : x + 128], pixels("out/seed0005.png"))
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ def test_saved_latents_draw_the_same_image(sg2: Any) -> None:
         np.testing.assert_allclose(
             pixels(f"{suffix}/l-0001.png").astype(int), pixels("out/seed0001.png"), atol=1
         )
-    assert load_file("l.safetensors")["ws"].shape == (3, 10, 128)
-    assert np.load("l.npz")["w"].shape == (3, 10, 128)
+    assert load_file("l.safetensors")["ws"].shape == (3, 12, 256)
+    assert np.load("l.npz")["w"].shape == (3, 12, 256)
 
 
 def test_latents_remember_their_network(sg2: Any) -> None:
     sg2("generate", "--seeds", "0", "--save-latents", "l.safetensors")
     other = random_generator(
-        img_resolution=64, channels=(4, 4, 4, 4, 4), w_dim=128, mapping_features=(128,)
+        img_resolution=128, channels=(4, 4, 4, 4, 4, 4), w_dim=256, mapping_features=(256,)
     )
     checkpoints.save_generator(other, Path("other.safetensors"), {})
     result = sg2("generate", "-n", "other.safetensors", "--latents", "l.safetensors", "--out", "o")
@@ -209,7 +209,7 @@ def test_noise_of_latents_is_saved_with_them(sg2: Any) -> None:
 
     noise = np.random.RandomState(0).randn(64, 64).astype("f4")
     name = "synthesis.b64.conv1.noise_const"
-    save_file({"ws": np.zeros((1, 10, 128), "f4"), name: noise}, "a.safetensors")
+    save_file({"ws": np.zeros((1, 12, 256), "f4"), name: noise}, "a.safetensors")
     args = ["generate", "--latents", "a.safetensors,avg", "--save-latents", "b.safetensors"]
     assert sg2(*args).code == 0
     saved = load_file("b.safetensors")
@@ -246,7 +246,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         ([], 2, "give --seeds or --latents"),
         (["--seeds", "1", "--trunc", "half"], 2, "'half' is no number"),
         (["--seeds", "1", "--trunc", "nan"], 2, "'nan' is not a usable psi"),
-        (["--seeds", "1", "--trunc-cutoff", "11"], 2, "beyond this network's 10 rows"),
+        (["--seeds", "1", "--trunc-cutoff", "13"], 2, "beyond this network's 12 rows"),
         (["--seeds", "1", "--trunc-cutoff", "-1"], 2, "--trunc-cutoff"),
         (["--seeds", "1", "--class", "0"], 2, "no classes"),
         (["--seeds", "1", "-n", "classes.safetensors"], 2, "3 classes: give --class 0 to 2"),
@@ -312,7 +312,7 @@ def test_a_full_disk(shell: Any) -> None:
     assert message == sorted(map(str, Path("out").iterdir()))
     assert message == [f"out/seed000{seed}.png" for seed in range(len(message))]
     for path in message:
-        assert pixels(path).shape == (64, 64, 3)
+        assert pixels(path).shape == (128, 128, 3)
 
 
 def test_stdout_that_is_full(shell: Any) -> None:
@@ -329,7 +329,7 @@ def test_an_image_on_stdout(shell: Any) -> None:
     assert result.returncode == 0
     assert result.stderr == b""
     with PIL.Image.open(io.BytesIO(result.stdout)) as image:
-        assert image.size == (64, 64)
+        assert image.size == (128, 128)
     assert list(Path().iterdir()) == []
 
 
@@ -341,7 +341,7 @@ def test_a_closed_pipe_ends_quietly(in_tmp: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, b"out/seed0000.png\n", b"")
     assert len(list(Path("out").iterdir())) < 100
     for path in Path("out").iterdir():
-        assert pixels(path).shape == (64, 64, 3)
+        assert pixels(path).shape == (128, 128, 3)
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -358,7 +358,7 @@ def test_an_interrupted_run_leaves_whole_files(in_tmp: Path, kind: int, code: in
     assert f"{len(lines)} written" in stderr
     listed = sorted(line.decode().strip() for line in lines)
     assert listed == sorted(map(str, Path("out").iterdir()))
-    assert all(pixels(path).shape == (64, 64, 3) for path in listed)
+    assert all(pixels(path).shape == (128, 128, 3) for path in listed)
 
 
 def test_ten_million_seeds_start_at_once(in_tmp: Path) -> None:
@@ -438,7 +438,7 @@ def test_a_reader_that_stands_still_does_not_hold_the_end(
             time.sleep(1)
         process.send_signal(kind)
         assert process.wait(timeout=30) == code
-    assert all(pixels(path).shape == (64, 64, 3) for path in Path("out").glob("*.png"))
+    assert all(pixels(path).shape == (128, 128, 3) for path in Path("out").glob("*.png"))
     assert not list(Path("out").glob(".sg2-*"))
 
 

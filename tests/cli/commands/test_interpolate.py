@@ -56,11 +56,11 @@ def test_videos(sg2: Any, suffix: str) -> None:
         av = pytest.importorskip("av")
         with av.open(f"a/path.{suffix}") as video:
             stream = video.streams.video[0]
-            assert (stream.width, stream.height, stream.average_rate) == (64, 64, 25)
+            assert (stream.width, stream.height, stream.average_rate) == (128, 128, 25)
             assert len(list(video.decode(stream))) == 20
     else:
         with PIL.Image.open(f"a/path.{suffix}") as video:
-            assert (video.n_frames, video.size) == (20, (64, 64))  # type: ignore[attr-defined]
+            assert (video.n_frames, video.size) == (20, (128, 128))  # type: ignore[attr-defined]
     assert [path.name for path in Path("a").iterdir()] == [f"path.{suffix}"]
     assert "exists" in one_line(sg2("interpolate", *args).err)
     assert "--overwrite" in one_line(sg2("interpolate", *args, "--skip-existing").err)
@@ -73,7 +73,7 @@ def test_noise_maps_are_blended(sg2: Any) -> None:
     G = checkpoints.load(device="cpu")
     G.get_submodule("synthesis.b64.conv1").noise_strength = torch.nn.Parameter(torch.tensor(0.3))
     checkpoints.save_generator(G, Path("n.safetensors"), {})
-    ws = G.mapping.w_avg.expand(1, 10, -1).numpy()
+    ws = G.mapping.w_avg.expand(1, 12, -1).numpy()
     for i in range(2):
         noise = np.random.RandomState(i).randn(64, 64).astype("f4")
         save_file({"ws": np.ascontiguousarray(ws), name: noise}, f"{i}.safetensors")

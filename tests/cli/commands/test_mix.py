@@ -38,15 +38,15 @@ def test_images_and_grid(sg2: Any) -> None:
         names += [row, *(f"{row}-seed000{col}" for col in (3, 4, 5))]
     assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
     grid = pixels("out/grid.png")
-    assert grid.shape == (3 * 64, 4 * 64, 3)
-    assert (grid[:64, :64] == 255).all()
+    assert grid.shape == (3 * 128, 4 * 128, 3)
+    assert (grid[:128, :128] == 255).all()
     for name, (row, column) in {
         "seed0003": (0, 1),
         "seed0005": (0, 3),
         "seed0002": (2, 0),
         "seed0001-seed0004": (1, 2),
     }.items():
-        cell = grid[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
+        cell = grid[row * 128 : row * 128 + 128, column * 128 : column * 128 + 128]
         np.testing.assert_array_equal(cell, pixels(f"out/{name}.png"), err_msg=name)
 
 
@@ -54,21 +54,25 @@ def test_a_latent_mixed_with_itself_is_itself(sg2: Any) -> None:
     result = sg2("mix", "--rows", "1,2", "--cols", "1", "--styles", "coarse")
     assert result.lines.count("out/seed0001.png") == 1
     np.testing.assert_array_equal(pixels("out/seed0001-seed0001.png"), pixels("out/seed0001.png"))
-    assert pixels("out/grid.png").shape == (192, 128, 3)
+    assert pixels("out/grid.png").shape == (384, 256, 3)
 
 
 def test_all_styles_of_a_column_are_the_column(sg2: Any) -> None:
-    sg2("mix", "--rows", "1", "--cols", "2", "--styles", "0-9")
+    sg2("mix", "--rows", "1", "--cols", "2", "--styles", "0-11")
     np.testing.assert_array_equal(pixels("out/seed0001-seed0002.png"), pixels("out/seed0002.png"))
 
 
 def test_rows_bring_their_noise(sg2: Any) -> None:
     name = "synthesis.b64.conv1.noise_const"
     noise = np.random.RandomState(0).randn(64, 64).astype("f4") * 3
-    ws = np.random.RandomState(1).randn(1, 10, 128).astype("f4") * 0.1
+    ws = np.random.RandomState(1).randn(1, 12, 256).astype("f4") * 0.1
     save_file({"ws": ws, name: noise}, "a.safetensors")
     save_file({"ws": ws}, "b.safetensors")
-    sg2("mix", "--rows", "a.safetensors,b.safetensors", "--cols", "a.safetensors", "--out", "o")
+    G = checkpoints.load(device="cpu")  # whose noise has no strength
+    G.get_submodule("synthesis.b64.conv1").noise_strength.fill_(0.3)  # type: ignore[operator, union-attr]
+    checkpoints.save_generator(G, Path("net.safetensors"), {})
+    latents = ("--rows", "a.safetensors,b.safetensors", "--cols", "a.safetensors")
+    assert sg2("mix", "-n", "net.safetensors", *latents, "--out", "o").code == 0
     row_of_noise, row_without = pixels("o/a-a.png"), pixels("o/b-a.png")
     np.testing.assert_array_equal(row_of_noise, pixels("o/a.png"))
     np.testing.assert_array_equal(row_without, pixels("o/b.png"))
@@ -77,7 +81,7 @@ def test_rows_bring_their_noise(sg2: Any) -> None:
 
 def test_files_with_the_same_stem_get_different_names(sg2: Any) -> None:
     for folder, seed in (("a", 1), ("b", 2)):
-        ws = np.random.RandomState(seed).randn(1, 10, 128).astype("f4")
+        ws = np.random.RandomState(seed).randn(1, 12, 256).astype("f4")
         Path(folder).mkdir()
         np.save(f"{folder}/me.npy", ws)
     result = sg2("mix", "--rows", "a/me.npy", "--cols", "b/me.npy")
@@ -117,18 +121,18 @@ def test_classes(sg2: Any) -> None:
         ([], "Missing option '--rows'"),
         (["--rows", "1"], "Missing option '--cols'"),
         (["--rows", "1", "--cols", ""], "'' is not a latent"),
-        (["--rows", "1", "--cols", "2", "--styles", "0-10"], "row 10 is beyond"),
+        (["--rows", "1", "--cols", "2", "--styles", "0-12"], "row 12 is beyond"),
         (["--rows", "1", "--cols", "2", "--styles", "huge"], "'huge' is none of coarse"),
         (["--rows", "1", "--cols", "2", "--styles", "6-0"], "write 0-6"),
         (["--rows", "1", "--cols", "2", "--out", "a.png"], "several images"),
         (["--rows", "1", "--cols", "2", "--out", "-"], "several images"),
-        (["--rows", "1", "--cols", "other.npy"], "ws of 4 rows, this network has 10"),
-        (["--rows", "1", "--cols", "wide.npy"], "w of 64 numbers, this network has 128"),
+        (["--rows", "1", "--cols", "other.npy"], "ws of 4 rows, this network has 12"),
+        (["--rows", "1", "--cols", "wide.npy"], "w of 64 numbers, this network has 256"),
     ],
 )
 def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
-    np.save("other.npy", np.zeros((1, 4, 128)))
-    np.save("wide.npy", np.zeros((1, 10, 64)))
+    np.save("other.npy", np.zeros((1, 4, 256)))
+    np.save("wide.npy", np.zeros((1, 12, 64)))
     result = sg2("mix", *args)
     assert result.code == 2
     assert message in one_line(result.err)
@@ -151,12 +155,12 @@ def test_memory_does_not_grow_with_the_grid(in_tmp: Path) -> None:
         assert len(result.stdout.splitlines()) == 13 * (columns + 1)
         peaks.append(int(result.stderr) * 1024)
     assert resource.getpagesize()
-    assert peaks[1] - peaks[0] < 12 * 54 * 64 * 64 * 3
+    assert peaks[1] - peaks[0] < 12 * 54 * 128 * 128 * 3
 
 
 def test_names_that_would_meet_are_refused(sg2: Any) -> None:
     for name in ("a", "a-b", "c", "b-c"):
-        np.save(f"{name}.npy", np.zeros((1, 128)))
+        np.save(f"{name}.npy", np.zeros((1, 256)))
     result = sg2("mix", "--rows", "a.npy,a-b.npy", "--cols", "c.npy,b-c.npy")
     assert result.code == 2
     assert "rename the file" in one_line(result.err)

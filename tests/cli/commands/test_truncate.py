@@ -20,11 +20,11 @@ def test_images_and_grid(sg2: Any) -> None:
     names = [f"seed000{s}-psi{psi}" for s in (0, 1) for psi in ("-1", "0", "0.5", "1")]
     assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
     grid = pixels("out/grid.png")
-    header = grid.shape[0] - 2 * 64
-    assert grid.shape[1] == 4 * 64 and 10 < header < 64
+    header = grid.shape[0] - 2 * 128
+    assert grid.shape[1] == 4 * 128 and 10 < header < 128
     for i in range(4):  # something is written above each column
-        assert grid[:header, 64 * i : 64 * i + 64].min() < 100
-    cell = grid[header + 64 :, 128:192]
+        assert grid[:header, 128 * i : 128 * i + 128].min() < 100
+    cell = grid[header + 128 :, 256:384]
     np.testing.assert_array_equal(cell, pixels("out/seed0001-psi0.5.png"))
 
 
@@ -50,7 +50,7 @@ def test_golden_truncation(sg2: Any) -> None:
 
 
 def test_latents_of_files_are_truncated_too(sg2: Any) -> None:
-    np.save("w.npy", np.random.RandomState(0).randn(1, 128))
+    np.save("w.npy", np.random.RandomState(0).randn(1, 256))
     result = sg2("truncate", "--latents", "w.npy", "--psi", "0,2")
     assert result.lines == ["out/w-psi0.png", "out/w-psi2.png", "out/grid.png"]
     assert not np.array_equal(pixels("out/w-psi0.png"), pixels("out/w-psi2.png"))
@@ -62,7 +62,7 @@ def test_latents_of_files_are_truncated_too(sg2: Any) -> None:
         ([], "give --seeds or --latents"),
         (["--seeds", "0", "--psi", "1,x"], "'x' is no number"),
         (["--seeds", "0", "--psi", ""], "'' is no number"),
-        (["--seeds", "0", "--cutoff", "11"], "beyond this network's 10 rows"),
+        (["--seeds", "0", "--cutoff", "13"], "beyond this network's 12 rows"),
         (["--seeds", "0", "--out", "a.png"], "several images"),
     ],
 )
