@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -12,13 +11,13 @@ from sg2cli.cli.options import PATH, together
 from sg2cli.cli.output import OTHER_SUFFIXES, check_choice, draw_into, image_output
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images.codecs import FORMATS
-from sg2cli.images.video import SUFFIXES, check_video, write_video
-from sg2cli.storage.atomic import check_file, make_folder, new_file
+from sg2cli.images.video import SUFFIXES, check_video
+from sg2cli.sampling.video import draw_video
+from sg2cli.storage.atomic import check_file
 from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.images.pixels import Pixels
     from sg2cli.sampling.drawing import Drawing
 
 fps_option = click.option(
@@ -95,21 +94,10 @@ class VideoOutput:
         if not self.path:
             draw_into(self.folder, drawing, G, self.console, grid=False)
             return
-        console = self.console
-        make_folder(self.path.parent)
-
-        def images() -> Iterator[Pixels]:
-            sources = (cell.source for cell in drawing.cells(G) if cell)
-            with console.progress("Generating", drawing.count, "frame") as bar:
-                for image in drawing.render(G, sources, console.note):
-                    if isinstance(image, Sg2Error):
-                        raise image
-                    yield image
-                    bar.update()
-
+        console, at = self.console, (self.path, self.fps, self.overwrite)
         try:
-            with new_file(self.path, self.overwrite) as file:
-                write_video(file, self.path.suffix, images(), drawing.count, self.fps)
+            with console.progress("Generating", drawing.count, "frame") as bar:
+                draw_video(drawing, G, *at, on_frame=bar.update, on_note=console.note)
         except (KeyboardInterrupt, Terminated):
             console.note(
                 f"stopped: {self.path} is not written, as a video is complete or absent; frames in "

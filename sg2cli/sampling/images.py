@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images.codecs import FORMATS, encode
 from sg2cli.images.grid import ImageGrid
-from sg2cli.images.video import SUFFIXES, check_video, write_video
+from sg2cli.images.video import SUFFIXES, check_video
 from sg2cli.latents.given import latent_of
 from sg2cli.latents.sources import Latent
+from sg2cli.sampling.video import draw_video
 from sg2cli.storage.atomic import check_file, make_folder, new_file
 from sg2cli.storage.paths import user_path
 
@@ -143,10 +144,7 @@ class Images:
         height, width, _ = self._drawing.shape
         check_video(file, width, height, fps)
         check_file(file, overwrite)
-        make_folder(file.parent)
-        frames = (image.pixels for image in self)
-        with new_file(file, overwrite) as target:
-            write_video(target, file.suffix, frames, len(self), fps)
+        draw_video(self._drawing, self._G, file, fps, overwrite)
 
     def _write_grid(self, file: Any, format: str) -> None:
         drawing = self._drawing

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sg2cli.cli.console import Console
 from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     GRID,
@@ -25,17 +24,13 @@ from sg2cli.cli.options import (
 )
 from sg2cli.cli.output import draw_into, image_output
 from sg2cli.cli.session import open_session
-from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.errors import UsageError
 from sg2cli.images import codecs
-from sg2cli.latents.files import inspect_latents, save_latents
-from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling.generate import Generate
 from sg2cli.sampling.output import ImageOutput
-from sg2cli.storage.atomic import NameTaken, check_folder, make_folder
-from sg2cli.storage.paths import is_there
+from sg2cli.storage.atomic import check_folder
 
 if TYPE_CHECKING:
-    from sg2cli.generator import Generator
     from sg2cli.latents.notation import LatentSource
 
 
@@ -129,7 +124,10 @@ def generate(
 
     G = session.load()
     if save_to:
-        _save(save_to, G, drawing, output, session.console)
+        with session.console.progress("Mapping", len(listed), "latent") as bar:
+            made = drawing.save_latents(G, save_to, overwrite, skip_existing, bar.update)
+        if made and not output.stream:
+            session.console.wrote(save_to, made)
     draw_into(
         output,
         drawing,
@@ -151,32 +149,3 @@ def _check_latents_file(path: Path, output: ImageOutput) -> None:
     others = [] if output.stream else [output.file or output.folder]
     if os.path.realpath(path) in map(os.path.realpath, others):
         raise UsageError(f"--out and --save-latents are both {path}: give two names")
-
-
-def _save(
-    path: Path, G: Generator, drawing: Generate, output: ImageOutput, console: Console
-) -> None:
-    """Save the latents; --skip-existing keeps a file that the same settings made."""
-    from sg2cli.sampling import ws_streams
-
-    latents = drawing.latents
-    made = drawing.provenance(G, {"latents": latents.describe()}, drawing.is_mapped)
-    try:
-        if is_there(path) and not output.overwrite:
-            raise NameTaken(path)
-        make_folder(path.parent)
-        with console.progress("Mapping", len(latents), "latent") as bar:
-            streams = ws_streams(G, latents, drawing.settings, on_row=bar.update)
-            save_latents(path, streams, made, output.overwrite)
-    except NameTaken:  # before, or by another process meanwhile
-        if not output.skip_existing:
-            raise
-        found = inspect_latents(path)[1]
-        if not same_settings(found, made) or is_unchanged(path, found) is False:
-            raise Sg2Error(
-                f"{path} was made with other settings, or changed after sg2 wrote it: "
-                "--overwrite replaces it, another name keeps it"
-            ) from None
-    else:
-        if not output.stream:
-            console.wrote(path, made)
