@@ -23,7 +23,7 @@ from sg2cli.generator import Generator
 from sg2cli.latents.mixing import style_rows
 
 
-def value_vectors(G: Generator, attributes: Attributes, samples: int = 100_000) -> list[Tensor]:
+def value_vectors(G: Generator, attributes: Attributes, samples: int = 40_000) -> list[Tensor]:
     """A vector for each value of each attribute, [V,w_dim], by ridge regression of w."""
     z = torch.randn(samples, Z_DIM, generator=torch.Generator().manual_seed(0))
     w = torch.cat([G.mapping(part) for part in z.split(1000)]).double()

@@ -31,6 +31,7 @@ from sg2cli.settings import GeneratorConfig
 W_DIM, CHANNELS = 256, (128, 128, 128, 96, 64, 32)  # of 4x4, 8x8, ..., 128x128
 BATCH = 8  # learns as much per image as 32
 EMA_HALF_LIFE = 3000  # images
+SAVE_EVERY = 2000  # steps
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Trainer:
 
     @torch.no_grad()
     def save(self) -> float:
-        """Write the averages and what they draw; returns the mean error of held out images."""
+        """Write the averages and what they draw; returns the mean error of held-out images."""
         G, embeddings = self.ema["G"], self.ema["embeddings"]
         i = self.drawings.held_out[:24]
         attributes = self.drawings.attributes[i]
@@ -223,7 +224,7 @@ class Trainer:
             save_file(embeddings.state_dict(), self.run / "table.safetensors")
         else:
             w = G.mapping(self.attributes.sample_z(attributes))
-            G.mapping.w_avg.copy_(G.mapping(torch.randn(10_000, Z_DIM)).mean(dim=0))
+            G.mapping.w_avg.copy_(G.mapping(torch.randn(5_000, Z_DIM)).mean(dim=0))
         y = G.synthesis(w[:, None].expand(-1, G.config.num_ws, -1), "none")
         x = self.drawings.images(i, self.stage.resolution)
         drawn = [x, y] if self.name == "embeddings" else [x, y, G(torch.randn(24, Z_DIM))]
@@ -243,7 +244,7 @@ def run_stage(trainer: Trainer, steps: int) -> None:
 
     adam = trainer.optimizer()
     peaks = [group["lr"] for group in adam.param_groups]
-    every, losses, start = max(1, min(2000, steps // 5)), [], time.monotonic()
+    every, losses, start = max(1, min(500, steps // 5)), [], time.monotonic()
     while trainer.step < steps:
         for group, peak in zip(adam.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(trainer.step)
@@ -254,14 +255,13 @@ def run_stage(trainer: Trainer, steps: int) -> None:
         trainer.step += 1
         trainer.update_ema()
         losses.append(loss.item())
-        if trainer.step % every == 0 or trainer.step == steps:
-            speed, error = len(losses) / (time.monotonic() - start), trainer.save()
-            print(
-                f"{trainer.name} {trainer.step}/{steps}: loss {np.mean(losses):.4f}, "
-                f"error of held out images {error:.4f}, {speed:.1f} steps/s",
-                flush=True,
-            )
+        if trainer.step % every == 0:
+            speed = every / (time.monotonic() - start)
+            done = f"{trainer.name} {trainer.step}/{steps}"
+            print(f"{done}: loss {np.mean(losses):.4f}, {speed:.1f} steps/s", flush=True)
             losses, start = [], time.monotonic()
+        if trainer.step % SAVE_EVERY == 0 or trainer.step == steps:
+            print(f"{trainer.name}: mean error of held-out images {trainer.save():.4f}", flush=True)
 
 
 def main() -> None:
