@@ -30,15 +30,14 @@ class Attributes:
 
     def __init__(self, path: Path) -> None:
         definition = json.loads(path.read_text("utf-8"))
-        self.styles: dict[str, dict[str, Table]] = definition["styles"]
         self.focus: dict[str, float] = definition["focus"]
         self.directions: dict[str, list] = definition["directions"]
-        tables = {name: t for group in self.styles.values() for name, t in group.items()}
-        shares = definition["share_of_null"]
-        self.names = list(tables)
-        self.values = {name: sum(table, []) for name, table in tables.items()}
+        attributes = definition["attributes"]
+        self.names = list(attributes)
+        self.styles: dict[str, str] = {name: a["style"] for name, a in attributes.items()}
+        self.values = {name: sum(a["values"], []) for name, a in attributes.items()}
         self.sizes = [len(values) for values in self.values.values()]
-        self.boxes = [_boxes(table, shares.get(name, 0)) for name, table in tables.items()]
+        self.boxes = [_boxes(a["values"], a.get("share_of_null", 0)) for a in attributes.values()]
         if 2 * len(self.names) > Z_DIM - 8:
             raise ValueError(f"{len(self.names)} attributes need more than {Z_DIM} numbers of z")
 
@@ -49,7 +48,7 @@ class Attributes:
 
     def in_style(self, style: str) -> Tensor:
         """Which attributes the styles 'coarse', 'middle' or 'fine' carry, [A] bool."""
-        return torch.tensor([name in self.styles[style] for name in self.names])
+        return torch.tensor([self.styles[name] == style for name in self.names])
 
     def one_hot(self, attributes: Tensor) -> Tensor:
         """[N,A] -> [N,sum of V]."""

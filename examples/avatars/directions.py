@@ -39,13 +39,12 @@ def main(path: Path) -> None:
     attributes = Attributes(Path(__file__).with_name("attributes.json"))
     network = find_network(path)
     vectors = dict(zip(attributes.names, value_vectors(network.load(), attributes), strict=True))
-    style_of = {name: style for style, names in attributes.styles.items() for name in names}
     tensors, meaning = {}, {}
     for name, (attribute, before, after) in attributes.directions.items():
         values, vector = attributes.values[attribute], vectors[attribute]
         start, end = (vector[[values.index(v) for v in group]].mean(0) for group in (before, after))
         tensors[name] = torch.zeros(network.config.num_ws, network.config.w_dim)
-        tensors[name][style_rows((style_of[attribute],), network.config)] = end - start
+        tensors[name][style_rows((attributes.styles[attribute],), network.config)] = end - start
         groups = [", ".join(value or "none" for value in group) for group in (before, after)]
         meaning[name] = f"{attribute}: one unit goes from {groups[0]} to {groups[1]}"
     metadata = {"checkpoint": network.sha256, "directions": meaning}

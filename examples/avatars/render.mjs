@@ -12,7 +12,6 @@ import fs from "node:fs";
 
 const SIZE = 128;
 const definition = JSON.parse(fs.readFileSync(new URL("attributes.json", import.meta.url)));
-const tables = Object.assign({}, ...Object.values(definition.styles));
 const [count, out] = [Number(process.argv[2]), process.argv[3]];
 
 let state = 1;
@@ -25,9 +24,9 @@ function random() {  // in [0, 1): the generator mulberry32
 
 function drawAttributes() {
   const drawn = {};
-  for (const [name, table] of Object.entries(tables)) {
-    const values = table.flat().filter((value) => value !== null);
-    const isNull = random() < (definition.share_of_null[name] ?? 0);
+  for (const [name, attribute] of Object.entries(definition.attributes)) {
+    const values = attribute.values.flat().filter((value) => value !== null);
+    const isNull = random() < (attribute.share_of_null ?? 0);
     drawn[name] = isNull ? null : values[Math.floor(random() * values.length)];
   }
   return drawn;
@@ -37,7 +36,8 @@ function toSvg(attributes) {
   const options = { scale: 115, translateY: 4, topProbability: 100, backgroundType: ["solid"] };
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== null) options[name] = [value];
-    if (name in definition.share_of_null) options[`${name}Probability`] = value === null ? 0 : 100;
+    if ("share_of_null" in definition.attributes[name])
+      options[`${name}Probability`] = value === null ? 0 : 100;
   }
   options.facialHairColor = options.hairColor;
   return createAvatar(avataaars, options).toString();

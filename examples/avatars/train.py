@@ -276,6 +276,7 @@ def main() -> None:
     for number, (name, stage) in enumerate(STAGES.items()):
         torch.manual_seed(number)
         trainer = Trainer(name, drawings, attributes, args.run)
+        torch.manual_seed(trainer.step)  # a continued stage draws other batches
         run_stage(trainer, max(1, round(stage.steps * args.scale)))
 
 

@@ -38,13 +38,13 @@ def make_drawings(out: Path) -> None:
         call("node", EXAMPLE / "render.mjs", 50, out)
         return
     numbers = random.Random(0)
-    tables = {name: t for group in DEFINITION["styles"].values() for name, t in group.items()}
     images = [
         Image.open(TARGETS[i % len(TARGETS)]).convert("RGB").resize((128, 128)) for i in range(50)
     ]
     out.with_suffix(".bin").write_bytes(np.stack([np.asarray(image) for image in images]).tobytes())
     attributes = [
-        {name: numbers.choice(sum(table, [])) for name, table in tables.items()} for _ in images
+        {name: numbers.choice(sum(a["values"], [])) for name, a in DEFINITION["attributes"].items()}
+        for _ in images
     ]
     out.with_suffix(".json").write_text(json.dumps(attributes))
 
@@ -76,8 +76,7 @@ def test_a_network_is_trained_and_gets_directions(sg2, in_tmp: Path) -> None:
         directions = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert metadata["checkpoint"] == G.checkpoint
     assert directions.keys() == metadata["directions"].keys() == DEFINITION["directions"].keys()
-    styles = {name: style for style, names in DEFINITION["styles"].items() for name in names}
     for name, (attribute, *_) in DEFINITION["directions"].items():
         assert directions[name].shape == (12, 256)
         used = torch.arange(12)[directions[name].abs().sum(dim=1) > 0]
-        assert used.tolist() == list(ROWS[styles[attribute]])
+        assert used.tolist() == list(ROWS[DEFINITION["attributes"][attribute]["style"]])
