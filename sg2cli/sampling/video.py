@@ -12,7 +12,7 @@ from sg2cli.storage.atomic import make_folder, new_file
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
-    from sg2cli.images.pixels import Image
+    from sg2cli.images.pixels import Pixels
     from sg2cli.sampling.drawing import Drawing
 
 
@@ -31,7 +31,7 @@ def draw_video(
     that is not finite, or an existing file, unless `overwrite`; then nothing is written.
     """
 
-    def frames() -> Iterator[Image]:
+    def frames() -> Iterator[Pixels]:
         cells = (c for c in drawing.cells(G) if c and c.name and not c.is_header)
         for image in drawing.render(G, (cell.source for cell in cells), on_note):
             if isinstance(image, Sg2Error):
