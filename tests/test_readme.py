@@ -66,7 +66,7 @@ def test_every_weight_is_in_the_package() -> None:
     assert names == {path.name for path in checkpoints.weights_folder().glob("*.safetensors")}
 
 
-def test_every_dependency_has_its_licence_told() -> None:
+def test_every_dependency_has_its_licence_listed() -> None:
     parts = configparser.ConfigParser()
     parts.read(ROOT / "setup.cfg")
     extras = parts["options.extras_require"]

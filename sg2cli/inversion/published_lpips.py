@@ -1,4 +1,4 @@
-"""LPIPS by the package of its authors: the figures in reports, metadata and tables.
+"""LPIPS by the package of its authors, for the figures in reports, metadata and tables.
 
 The optimisers use `losses.LPIPS`, which computes the same distance faster.
 """
@@ -19,12 +19,12 @@ from sg2cli.settings import LpipsNet
 class PublishedLPIPS:
     """`lpips.LPIPS` 0.1 with the weights that come with sg2; nothing is downloaded.
 
-    Images are brought to the size at which `losses.LPIPS` compares them. The first use imports
-    lpips and torchvision, which takes a second: so it is made only where something is measured.
+    Images are resized as in `losses.LPIPS`. Creating one imports lpips and torchvision, which takes
+    a second, so it is created only when something is measured.
     """
 
     def __init__(self, net: LpipsNet, device: torch.device) -> None:
-        """Sg2Error when the weights are missing."""
+        """Sg2Error if the weights are missing."""
         self.net = net
         self.network = _build(net)
         self.network.load_state_dict(_rename(self.network, read_weights(net)), assign=True)
@@ -46,7 +46,7 @@ def _build(net: LpipsNet) -> nn.Module:
         warnings.simplefilter("ignore")  # of torchvision, about the arguments that lpips passes
         import lpips
 
-        with torch.device("meta"):  # but for the constants of its scaling layer
+        with torch.device("meta"):  # except for the constants of its scaling layer
             network: nn.Module = lpips.LPIPS(
                 net=net, pretrained=False, pnet_rand=True, verbose=False
             )

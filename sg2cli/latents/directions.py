@@ -1,4 +1,4 @@
-"""Directions of W along which one thing changes: found by SeFa and PCA, or read from files."""
+"""Directions of W: found by SeFa and PCA, or read from files."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Direction:
     """`step` [w_dim] or [num_ws,w_dim]: one standard deviation of W along a direction."""
 
     step: Tensor
-    provenance: Mapping[str, Any]  # for an image's metadata: what was asked for, and a file's hash
-    checkpoint: str | None = None  # hash of the network that a file says it was found in
+    provenance: Mapping[str, Any]  # the requested direction and the hash of its file
+    checkpoint: str | None = None  # hash of the network that it was found with, if known
 
 
 def _split(text: str) -> tuple[str, str, int | None]:
@@ -44,15 +44,17 @@ def _split(text: str) -> tuple[str, str, int | None]:
 
 
 def check_direction(text: str, config: GeneratorConfig) -> None:
-    """UsageError for what `find_direction` will not find, as far as that can be told at once."""
+    """UsageError for directions that cannot exist; files are not opened."""
     name, method, number = _split(text)
     if not name and number is None:
-        raise UsageError(f"which of the {method} directions? give {method}:0, the strongest, or on")
+        raise UsageError(
+            f"{method} has several directions: give a number, such as {method}:0 for the strongest"
+        )
     if not name and number is not None and number >= config.w_dim:
         raise _none_such(text, config.w_dim)
-    if name and kind(user_path(name)) not in ("file", "other"):  # the latter may be a pipe
+    if name and kind(user_path(name)) not in ("file", "other"):  # "other" may be a pipe
         raise UsageError(
-            f"no direction {brief(text)}: give sefa:K, pca:K or a file (.safetensors, .npy, .pt)"
+            f"no direction {brief(text)}: use sefa:K, pca:K or a file (.safetensors, .npy, .pt)"
         )
 
 
@@ -65,9 +67,9 @@ def find_direction(
 ) -> Direction:
     """'sefa:K', 'pca:K', 'FILE', 'FILE:K' or 'FILE:sefa:K' -> a step of one standard deviation.
 
-    A FILE is one of `sg2 directions`, an .npy [w_dim], [num_ws,w_dim] or [K,w_dim], or rosinality's
-    factor.pt, of whose columns K is one. `advance` is told how many latents were mapped, to measure
-    the deviation where a file does not say it. UsageError or Sg2Error says what is wrong.
+    FILE: written by `directions`, an .npy [w_dim], [num_ws,w_dim] or [K,w_dim], or rosinality's
+    factor.pt with directions as columns. `advance` receives the number of latents mapped to measure
+    the standard deviation, unless the file has it. UsageError or Sg2Error if it cannot be found.
     """
     check_direction(text, G.config)
     name, method, number = _split(text)
@@ -104,7 +106,7 @@ def _none_such(what: object, count: int) -> UsageError:
 
 
 def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorConfig) -> Tensor:
-    """One of the directions [K,w_dim] of a file, or its only one [w_dim] or [num_ws,w_dim]."""
+    """Select one of the directions [K,w_dim], or the only one [w_dim] or [num_ws,w_dim]."""
     if vectors.ndim not in (1, 2) or vectors.shape[-1] != config.w_dim:
         raise UsageError(
             f"{path} has directions of {list(vectors.shape)}, neither [{config.w_dim}] nor "
@@ -115,9 +117,9 @@ def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorCo
             return vectors.reshape(config.w_dim)
         if len(vectors) == config.num_ws:
             return vectors
-        raise UsageError(f"{path} has {len(vectors)} directions: give {path}:0 or another of them")
+        raise UsageError(f"{path} has {len(vectors)} directions: select one, such as {path}:0")
     if vectors.ndim == 1:
-        raise UsageError(f"{path} holds one direction: leave :{number} out")
+        raise UsageError(f"{path} holds a single direction: remove :{number}")
     if number >= len(vectors):
         raise _none_such(path, len(vectors))
     return vectors[number]
@@ -125,7 +127,7 @@ def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorCo
 
 @dataclass(frozen=True)
 class _Found:
-    """The directions of a file, and of one of ours the deviation along each and its network."""
+    """The directions of a file; if sg2 wrote it, also their deviations and network."""
 
     vectors: Tensor
     sha256: str  # of the file
@@ -154,19 +156,19 @@ def _read_directions(path: Path, method: str) -> _Found:
         if vectors is None or deviations is None:
             raise ValueError(f"it has no directions {method or 'sefa or pca'}")
         if deviations.shape != vectors.shape[:1]:
-            raise ValueError("it has not one deviation for each direction")
+            raise ValueError("it does not have one deviation for each direction")
         return _Found(vectors, file.sha256, deviations, file.metadata.get("checkpoint"))
 
 
 def _is_arrays(content: bytes) -> bool:
-    """Whether these are the bytes of a .npy or .safetensors, not of torch.save."""
+    """Whether this is the content of an .npy or .safetensors, not of torch.save."""
     return content.startswith(NPY) or content[8:9] == b"{"
 
 
 def _eigenvectors(content: bytes) -> Tensor:
-    """What rosinality's closed_form_factorization.py saved; ValueError for anything else."""
+    """Read the file of rosinality's closed_form_factorization.py; ValueError for any other."""
     try:
-        stored = read_torch(content, GLOBALS)  # it may hold the options that it was made with
+        stored = read_torch(content, GLOBALS)  # it may hold the options of the script
     except CheckpointError as error:
         raise ValueError(f"it is not a factor.pt, {error}") from error
     found = stored.get("eigvec") if isinstance(stored, dict) else None
@@ -175,12 +177,12 @@ def _eigenvectors(content: bytes) -> Tensor:
     if math.prod(found.shape) > MAX_DIRECTIONS:
         raise LimitExceeded(f"its eigvec has more than {MAX_DIRECTIONS:,} numbers")
     if not found.dtype.startswith(("float", "bfloat")):
-        raise ValueError("its eigvec is not of floating point numbers")
+        raise ValueError("its eigvec is not a floating point tensor")
     return found.tensor()
 
 
 def edit(ws: Tensor, direction: Direction, amount: float, rows: Sequence[int]) -> Tensor:
-    """Move rows of ws [num_ws,w_dim] by so many standard deviations; by 0 changes nothing."""
+    """Move rows of ws [num_ws,w_dim] by `amount` standard deviations."""
     step = direction.step.expand_as(ws)
     edited = ws.clone()
     edited[list(rows)] += amount * step[list(rows)]

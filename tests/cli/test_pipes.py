@@ -135,7 +135,7 @@ def test_a_network_that_was_tuned(sg2: Any, network: Path, pipe: Pipes) -> None:
 
 
 @pytest.mark.parametrize("command", [["info"], ["convert"]])
-def test_a_device_is_no_network(sg2: Any, command: list[str]) -> None:
+def test_a_device_is_not_a_network(sg2: Any, command: list[str]) -> None:
     out = ["out.safetensors"] if command == ["convert"] else []
     result = sg2(*command, "/dev/zero", *out)
     assert result.code == 3

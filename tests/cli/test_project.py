@@ -555,7 +555,7 @@ def test_resume_needs_the_same_settings_and_photos(
     before = Path("o/b/snapshot.safetensors").read_bytes()
     for other in (("b.png", "c.png", "--lr", 0.05), ("b.png", "a.png"), ("b.png",)):
         result = sg2(*args, *other)
-        assert result.code == 1 and "begin anew" in result.err, other
+        assert result.code == 1 and "start again" in result.err, other
         assert Path("o/b/snapshot.safetensors").read_bytes() == before
     result = sg2(*args, "a.png", "b.png", "c.png")
     assert result.code == 1 and "another list of photos" in result.err

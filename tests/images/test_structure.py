@@ -359,7 +359,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "strips": (
         lambda: tiff({273: (273, 4, 5000, 1032)}, data=struct.pack("<I", 8) * 5000),
-        "5,000 strips or tiles, and its image needs 1",
+        "5,000 strips or tiles, but its image needs 1",
     ),
     "strips without number": (
         lambda: tiff({273: (273, 4, 300_000, 1032)}, data=struct.pack("<I", 8) * 300_000),
@@ -375,7 +375,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiles": (lambda: j2k(side=5000, tile=2), "more than 16,384 tiles"),
     "code blocks": (lambda: j2k(side=5000, tile=5000, block=0), "more than 1,048,576 code blocks"),
     "pixels of jpeg 2000": (lambda: j2k(side=30_000), "more than 32 million pixels"),
-    "coded otherwise": (coded_otherwise, "coded otherwise"),
+    "coded otherwise": (coded_otherwise, "override the coding"),
     "a side": (bmp_that_skips, "16777216 x 16 pixels"),
     "decoded in Python": (
         lambda: b"qoif" + struct.pack(">2I", 4000, 4000) + b"\3\0" + b"\xfd" * 260_000,
@@ -601,7 +601,7 @@ def test_what_libtiff_prints_is_not_shown(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().err == "afterwards"
 
 
-def test_limits_are_told() -> None:
+def test_limits_are_reported() -> None:
     budget = budget_of(0)
     with pytest.raises(LimitExceeded, match=f"more than {MAX_PARTS:,} parts"):
         budget.charge("parts", MAX_PARTS + 1)

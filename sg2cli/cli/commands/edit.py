@@ -1,4 +1,4 @@
-"""`sg2 edit`: latents moved along a direction."""
+"""`sg2 edit`: move latents along a direction."""
 
 from __future__ import annotations
 
@@ -36,23 +36,22 @@ COLUMNS, FRAMES = 7, 60  # amounts of a range in a grid, in a video
     "--direction",
     required=True,
     metavar="DIRECTION",
-    help="sefa:K or pca:K (from 0, the strongest); a file of `sg2 directions` as FILE:sefa:K; an "
-    ".npy [w_dim] or [num_ws,w_dim]; rosinality's factor.pt as FILE:K.",
+    help="sefa:K, pca:K, FILE:sefa:K, an .npy, or factor.pt:K (K from 0, the strongest).",
 )
 @click.option(
     "--amount",
     type=AMOUNT,
     default="-3..3",
     show_default=True,
-    help="How far, in standard deviations of W along the direction: 2, or a range.",
+    help="Distance or range, in std of W.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(2, 10_000),
     metavar="N",
-    help="Amounts of a range: columns, or frames of a video. [default: 7, or 60 in a video]",
+    help="Columns or frames of a range; default 7 or 60.",
 )
-@click.option("--layers", type=STYLES, help="Rows of ws that move: 0-5, coarse. [default: all]")
+@click.option("--layers", type=STYLES, help="Rows of ws to move: 0-5, coarse; default all.")
 @drawing_options
 @fps_option
 @click.option(
@@ -63,7 +62,7 @@ COLUMNS, FRAMES = 7, 60  # amounts of a range in a grid, in a video
     default="out",
     show_default=True,
     metavar="DIR|VIDEO",
-    help="A folder, or an .mp4, .gif or .webp of one latent.",
+    help="Folder, or .mp4, .gif, .webp.",
 )
 @output_options
 def edit(
@@ -94,18 +93,18 @@ def edit(
         session.draw_images(drawing, output)
         return
     if len(listed) > 1 or len(amounts) == 1:
-        raise UsageError("a video is of one latent over a range: give a folder to --out")
+        raise UsageError("a video shows one latent over a range of amounts: use a folder as --out")
     video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)
     session.check_outputs([video.path], latents)
     session.draw_video(drawing, video)
 
 
 def _amounts(amount: tuple[float, float], steps: int | None, to_video: bool) -> list[float]:
-    """From the lowest to the highest; UsageError for steps of a single amount."""
+    """Evenly spaced amounts; UsageError for --steps with a single amount."""
     low, high = amount
     if low == high:
         if steps:
-            raise UsageError(f"--steps are of a range of amounts, as -3..3, not of {low:g}")
+            raise UsageError(f"--steps requires a range of amounts, such as -3..3, not {low:g}")
         return [low]
     count = steps or (FRAMES if to_video else COLUMNS)
     return [low + (high - low) * i / (count - 1) for i in range(count)]
