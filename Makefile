@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-oldest check lint docs bench bench-inversion soak kernels clean
+.PHONY: demo test test-oldest check lint docs bench bench-gpu bench-inversion soak kernels clean
 
 demo: .venv/installed  ## 32 images and a grid of them in out/
 	$(BIN)/sg2 generate --seeds 0-31 --grid --skip-existing --out out
@@ -43,6 +43,9 @@ docs: .venv/installed-dev  ## write the help of every command into docs/commands
 bench: .venv/installed-dev  ## what drawing, projecting and starting cost, as tables
 	PYTHONPATH=tests $(BIN)/python benchmarks/speed.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/pipeline.py
+
+bench-gpu: .venv/installed-dev  ## images a second, projection steps and kernels on a GPU
+	PYTHONPATH=tests $(BIN)/python benchmarks/gpu.py
 
 bench-inversion: .venv/installed-dev  ## how near inversions come: the table in docs/inversion.md
 	$(BIN)/python benchmarks/inversion.py

@@ -115,7 +115,7 @@ def timed(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def peak_memory(run: Callable[[], object]) -> int:
-    """MiB beyond what is there before."""
+    """MiB beyond what is there before, of the first run of what is to be recorded later."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -144,7 +144,8 @@ def images(candidates: Candidates, words: Sequence[str], batches: Sequence[int] 
                 cells += [
                     f"{found[n] / found['ours']:.2f}" if n in found else "-" for n in names[1:]
                 ]
-                cells += [f"{batch / found['ours']:.0f}", str(peak_memory(runs["ours"]))]
+                memory = peak_memory(_drawing(ours(G, precision), ws))
+                cells += [f"{batch / found['ours']:.0f}", str(memory)]
                 print(f"| {label} | {batch} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -183,7 +184,7 @@ def steps(candidates: Mapping[str, Any], words: Sequence[str]) -> None:
                 cells += [
                     f"{found[n] / found['ours']:.2f}" if n in found else "-" for n in names[1:]
                 ]
-                cells.append(str(peak_memory(runs["ours"])))
+                cells.append(str(peak_memory(projection(G, count))))
                 print(f"| {label} | {count} | " + " | ".join(cells) + " |", flush=True)
 
 

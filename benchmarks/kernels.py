@@ -15,15 +15,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from sg2cli.ops.cuda import convolution
 from sg2cli.ops.cuda import kernels as fused
 
 CAPABILITIES = (75, 80, 90, 100, 120)
 FLOATS = "slope gain clamp"
-POINTERS = "x y dy dv rgb f scale noise bias then dscale dnoise dthen img dimg"
+POINTERS = "x y dy dv rgb f scale noise bias then dscale dnoise dthen img dimg weight styles"
 LAYER = {"NOISE": True, "CLAMPS": True, "THEN": True}
 BACKWARD = {**LAYER, "P": fused.BACK_TILE // fused.WIDEST, "C": fused.WIDEST, "TILES": 32}
 FORWARD = {**LAYER, "ACTS": True, "P": fused.TILE // fused.WIDEST, "C": fused.WIDEST}
 BLUR = {"TAPS": 4, "PAD": 1}
+WINDOW = {name.upper(): value for name, value in convolution.PADDED._asdict().items()}
+CONVOLUTION = {**WINDOW, "TILE_P": 128, "TILE_O": 128, "TILE_I": 32}
 PICTURE = {"TAPS": 4, "PAD": 2, "E": fused.ELEMENTS}
 KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "epilogue": (fused.layer_kernel, {**FORWARD, "TAPS": 0, "PAD": 0}),
@@ -31,15 +34,17 @@ KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "filter": (fused.layer_kernel, {**FORWARD, **BLUR, "ACTS": False, "THEN": False}),
     "epilogue, backward": (fused.layer_backward_kernel, {**BACKWARD, "TAPS": 0, "PAD": 0}),
     "filter and epilogue, backward": (fused.layer_backward_kernel, {**BACKWARD, **BLUR}),
-    "sum of pictures": (fused.picture_kernel, {**PICTURE, "CLAMPS": True}),
-    "sum of pictures, backward": (fused.picture_backward_kernel, PICTURE),
+    "sum of images": (fused.picture_kernel, {**PICTURE, "CLAMPS": True}),
+    "sum of images, backward": (fused.picture_backward_kernel, PICTURE),
+    "ToRGB": (fused.rgb_kernel, {"COLORS": 3, "P": fused.PIXELS, "C": 16, "TILE_I": 32}),
+    "convolution": (fused.convolution_kernel, CONVOLUTION),
 }
 HALF = ("x", "y", "dy", "dv", "rgb")
 
 
 def resources(kernel: Any, constants: dict[str, Any], dtype: str, capability: int) -> str:
     """'registers' of a thread, and '+ spilled bytes' where there are any."""
-    picture = "E" in constants
+    in_float32 = "E" in constants or "COLORS" in constants
 
     def kind(name: str) -> str:
         if name in constants:
@@ -47,14 +52,15 @@ def resources(kernel: Any, constants: dict[str, Any], dtype: str, capability: in
         if name in FLOATS.split():
             return "fp32"
         if name in POINTERS.split():
-            half = name in HALF and not (picture and name in ("y", "dy"))
+            half = name in HALF and not (in_float32 and name in ("y", "dy"))
             return f"*{dtype if half else 'fp32'}"
         return "i32"
 
     signature = {name: kind(name) for name in kernel.arg_names}
     known = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, known)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    options = {"num_warps": 8, "num_stages": 3} if kernel is fused.convolution_kernel else None
+    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder) / "kernel.ptx"
         ptx.write_text(compiled.asm["ptx"])
@@ -102,6 +108,8 @@ def main() -> None:
     print("| --- |" + " --- |" * (len(names) + 1))
     for name, (kernel, constants) in KERNELS.items():
         for dtype in ("fp32", "fp16", "bf16"):
+            if kernel is fused.convolution_kernel and dtype != "fp32":
+                continue
             cells = [resources(kernel, constants, dtype, c) for c in CAPABILITIES]
             print(f"| {name} | {dtype} | " + " | ".join(cells) + " |", flush=True)
     traffic()

@@ -2,7 +2,8 @@
 
 cuDNN computes float32 without TF32 on the GPU's plain cores, at a third of their speed for small
 maps and a sixtieth for transposed convolutions of a single image. Three products in TF32 are as
-exact as one in float32, and faster than the best of cuDNN's (benchmarks/README.md).
+exact as one in float32, and faster than the best of cuDNN's (benchmarks/README.md) on the GPU that
+was measured. Consumer cards have TF32 at the speed of float32, so that it cannot pay there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sg2cli.ops.cuda import kernels
 from sg2cli.ops.cuda.launch import launch
 from sg2cli.ops.tensors import first_order
 
+MEASURED = {(9, 0)}  # compute capabilities: H100, H200
 LEAST_STEPS = 4  # of the sum over taps and channels, for a program
 
 
@@ -56,8 +58,10 @@ PHASES = [(y, x, _phase(y, x)) for y in (0, 1) for x in (0, 1)]
 
 
 def supports(x: Tensor) -> bool:
-    """Whether x is float32, on a GPU that has TF32 (or in Triton's interpreter)."""
-    return x.dtype == torch.float32 and (not x.is_cuda or _device(x.device).major >= 8)
+    """Whether x is float32, on a GPU where this is faster (or in Triton's interpreter)."""
+    if x.is_cuda and (torch.version.hip or _capability(x.device) not in MEASURED):
+        return False
+    return x.dtype == torch.float32
 
 
 def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
@@ -113,7 +117,7 @@ def _convolve_into(
     tile_p, tile_o, tile_i, warps = _tile(outputs)
     programs = triton.cdiv(n * size[0] * size[1], tile_p), triton.cdiv(outputs, tile_o)
     steps = window.taps_y * window.taps_x * triton.cdiv(channels, tile_i)
-    wanted = 2 * _device(x.device).multi_processor_count // (programs[0] * programs[1])
+    wanted = 2 * _processors(x.device) // (programs[0] * programs[1])
     parts = max(1, min(wanted, steps // LEAST_STEPS))
     if window.spread > 1:
         parts = 1  # its pixels are some of y's
@@ -123,7 +127,7 @@ def _convolve_into(
         kernels.convolution_kernel, (*programs, parts),
         x, weight, out, n, h, w, channels, *size, outputs, *y.shape[2:],
         triton.cdiv(steps, parts), **{name.upper(): k for name, k in window._asdict().items()},
-        TILE_P=tile_p, TILE_O=tile_o, TILE_I=tile_i, num_warps=warps, num_stages=_stages(x.device),
+        TILE_P=tile_p, TILE_O=tile_o, TILE_I=tile_i, num_warps=warps, num_stages=3,
     )  # fmt: skip
     if parts > 1:
         torch.sum(out.view(parts, n, *y.shape[1:]), dim=0, out=y)
@@ -136,24 +140,16 @@ def _tile(outputs: int) -> tuple[int, int, int, int]:
     return (128, 64, 32, 8) if outputs > 32 else (128, 32, 32, 4)
 
 
-class _Properties(NamedTuple):
-    major: int
-    multi_processor_count: int
-    shared_memory: int
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 @cache
-def _device(device: torch.device) -> _Properties:
-    if device.type != "cuda":  # the interpreter
-        return _Properties(8, 4, 0)
-    found = torch.cuda.get_device_properties(device)
-    shared = getattr(found, "shared_memory_per_block_optin", 0)
-    return _Properties(found.major, found.multi_processor_count, shared)
-
-
-def _stages(device: torch.device) -> int:
-    """Tiles on their way at once: as many as shared memory has room for."""
-    return 3 if _device(device).shared_memory >= 160 << 10 else 2
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":  # the interpreter: a few parts of the sum
+        return 4
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _empty(like: Tensor, n: int, channels: int, h: int, w: int) -> Tensor:

@@ -15,6 +15,9 @@ TILE, BACK_TILE, WIDEST = 1024, 512, 64
 ELEMENTS = 512
 PIXELS = 128  # of ToRGB
 MOST_TILES, LEAST_PROGRAMS = 32, 64  # in the backward pass, an image and its WIDEST channels
+# Sizes that differ from layer to layer: Triton would compile a kernel anew for multiples of 16.
+LAYER_SIZES = ["h", "w", "out_h", "out_w", "noise_step"]
+CONVOLUTION_SIZES = ["images", "h", "w", "rows", "columns", "out_h", "out_w", "steps"]
 
 
 @triton.jit
@@ -34,7 +37,7 @@ def filtered(x, f, rows, columns, c, h, w, channels, inside, TAPS: tl.constexpr,
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LAYER_SIZES)
 def layer_kernel(  # type: ignore[no-untyped-def]
     x, y, f, scale, noise, bias, then,
     h, w, out_h, out_w, channels, noise_step, slope, gain, clamp,
@@ -64,7 +67,7 @@ def layer_kernel(  # type: ignore[no-untyped-def]
     tl.store(y + at, v.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LAYER_SIZES)
 def layer_backward_kernel(  # type: ignore[no-untyped-def]
     x, dy, f, scale, noise, bias, then, dv, dscale, dnoise, dthen,
     h, w, out_h, out_w, channels, noise_step, slope, gain, clamp,
@@ -170,7 +173,7 @@ def picture_backward_kernel(  # type: ignore[no-untyped-def]
     tl.store(dimg + n * channels * h * w + e, v, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CONVOLUTION_SIZES)
 def convolution_kernel(  # type: ignore[no-untyped-def]
     x, weight, y,
     images, h, w, channels, rows, columns, outputs, out_h, out_w, steps,
@@ -213,7 +216,7 @@ def convolution_kernel(  # type: ignore[no-untyped-def]
     tl.store(y[:, None] + at[:, None] + o[None, :], total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "step_styles"])
 def rgb_kernel(  # type: ignore[no-untyped-def]
     x, weight, styles, y, pixels, channels, step_styles,
     COLORS: tl.constexpr, P: tl.constexpr, C: tl.constexpr, TILE_I: tl.constexpr,
