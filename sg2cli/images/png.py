@@ -44,7 +44,7 @@ def count_ico(cursor: Cursor, budget: Budget) -> int:
     budget.charge("icons", count)
     places = [cursor.unpack("<12xI")[0] for _ in range(count)]
     for place in places:
-        one = cursor.part(place, cursor.size)  # Pillow reads on behind the size that the list says
+        one = cursor.part(place, cursor.size)  # Pillow reads beyond the size in the list
         with suppress(struct.error, IndexError):  # cut off
             if one.take(8) == PNG:
                 one.at = place

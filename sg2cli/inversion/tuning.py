@@ -137,5 +137,5 @@ class _Pivot:
 def _near(ws: Tensor, spread: Spread, radius: float, numbers: torch.Generator) -> Tensor:
     """Move ws [1,num_ws,w_dim] by `radius` standard deviations towards a random w (eq. 4)."""
     index = int(torch.randint(len(spread.samples), (), generator=numbers))
-    way = spread.samples[index] - ws
-    return ws + way * (radius * spread.std / way.norm(dim=2, keepdim=True).clamp_min(1e-8))
+    offset = spread.samples[index] - ws
+    return ws + offset * (radius * spread.std / offset.norm(dim=2, keepdim=True).clamp_min(1e-8))
