@@ -70,7 +70,7 @@ def test_every_dependency_has_its_licence_listed() -> None:
     parts = configparser.ConfigParser()
     parts.read(ROOT / "setup.cfg")
     extras = parts["options.extras_require"]
-    message = parts["options"]["install_requires"] + extras["plot"] + extras["video"]
-    names = {re.split("[<>=;]", line)[0] for line in message.split("\n") if line}
+    requirements = parts["options"]["install_requires"] + extras["plot"] + extras["video"]
+    names = {re.split("[<>=;]", line)[0] for line in requirements.split("\n") if line}
     table = (ROOT / "docs/licences.md").read_text("utf-8")
     assert names == set(re.findall(r"^\| (?!package)(\w+)", table, re.MULTILINE))

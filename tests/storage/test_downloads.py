@@ -24,7 +24,7 @@ CONTENT = np.random.RandomState(0).bytes(1_000_000)
 
 
 class Server:
-    """Serves `content`; each request is answered by the next of `replies`, the last one for ever."""
+    """Serves `content`, each request by the next of `replies`, the last one repeatedly."""
 
     def __init__(self) -> None:
         self.content, self.etag = CONTENT, '"one"'
@@ -71,9 +71,9 @@ class Server:
         if wanted and same and reply != "no ranges":
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             request.send_response(206)
-            message = start + (100 if reply == "other part" else 0)
+            first = start + (100 if reply == "other part" else 0)
             size = len(self.content)
-            request.send_header("Content-Range", f"bytes {message}-{size - 1}/{size}")
+            request.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
         elif reply == "part":
             request.send_response(206)
             request.send_header("Content-Range", "bytes 0-99/1000000")
@@ -106,9 +106,9 @@ def fetch(server: Server, folder: Path, **more: Any) -> bytes:
 
 
 def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:
-    message: list[tuple[int, int | None]] = []
-    assert fetch(server, tmp_path, progress=lambda *args: message.append(args)) == CONTENT
-    assert message[0] == (0, len(CONTENT)) and message[-1] == (len(CONTENT), len(CONTENT))
+    reported: list[tuple[int, int | None]] = []
+    assert fetch(server, tmp_path, progress=lambda *args: reported.append(args)) == CONTENT
+    assert reported[0] == (0, len(CONTENT)) and reported[-1] == (len(CONTENT), len(CONTENT))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -250,14 +250,14 @@ def test_passwords_and_tokens_are_not_disclosed(
     secret = secret.replace("se/cret", "secret")
     write_ada(random_generator(), Path("net.pkl"))
     content = Path("net.pkl").read_bytes()
-    for ways in (
+    for replies in (
         ["404"],
         ["503", "404"],
         ["to http://127.0.0.1:1/?secret"],
         ["gzip"],
         ["hangs up"],
     ):
-        server.replies = ways
+        server.replies = replies
         failed = sg2("convert", secret, "net.safetensors")
         assert failed.code == 1
         assert server.url in failed.err
