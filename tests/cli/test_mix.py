@@ -116,13 +116,13 @@ def test_classes(sg2: Any) -> None:
         ([], "Missing option '--rows'"),
         (["--rows", "1"], "Missing option '--cols'"),
         (["--rows", "1", "--cols", ""], "'' is not a latent"),
-        (["--rows", "1", "--cols", "2", "--styles", "0-10"], "row 10 is beyond"),
+        (["--rows", "1", "--cols", "2", "--styles", "0-10"], "row 10 is out of range"),
         (["--rows", "1", "--cols", "2", "--styles", "huge"], "'huge' is not a style: use coarse"),
-        (["--rows", "1", "--cols", "2", "--styles", "6-0"], "write 0-6"),
+        (["--rows", "1", "--cols", "2", "--styles", "6-0"], "did you mean 0-6?"),
         (["--rows", "1", "--cols", "2", "--out", "a.png"], "several images"),
         (["--rows", "1", "--cols", "2", "--out", "-"], "several images"),
         (["--rows", "1", "--cols", "other.npy"], "ws of 4 rows, this network has 10"),
-        (["--rows", "1", "--cols", "wide.npy"], "w of 64 numbers, this network has 128"),
+        (["--rows", "1", "--cols", "wide.npy"], "w of dimension 64, this network has 128"),
     ],
 )
 def test_bad_input(sg2: Any, args: list[str], message: str) -> None:

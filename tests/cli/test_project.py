@@ -183,15 +183,15 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
         ([], 2, "no photo"),
         (["none*.jpg"], 2, "no photo"),
         (["missing.jpg"], 2, "no photo"),
-        (["empty"], 2, "no image in the folder"),
+        (["empty"], 2, "no images in the folder"),
         (["words.png"], 1, "not an image"),
         (["me.png", "--mask", "me.png", "--crop", "0,0,20,2"], 1, "20 x 2 pixels: too few"),
         (["me.png", "--mask", "small.png"], 2, "10 x 10"),
         (["me.png", "--crop", "0,0,90,90"], 2, "reaches beyond"),
-        (["me.png", "--crop", "a,b"], 2, "no crop"),
-        (["me.png", "--crop", "0,0,0,9"], 2, "no size"),
-        (["me.png", "--background", "blurple"], 2, "no colour"),
-        (["me.png", "--time-limit", "soon"], 2, "no time"),
+        (["me.png", "--crop", "a,b"], 2, "not a crop"),
+        (["me.png", "--crop", "0,0,0,9"], 2, "is empty"),
+        (["me.png", "--background", "blurple"], 2, "not a colour"),
+        (["me.png", "--time-limit", "soon"], 2, "not a duration"),
         (["me.png", "--class", "3"], 2, "no classes"),
         (["me.png", "--steps", "0"], 2, "--steps"),
         (["me.png", "--lr", "-1"], 2, "--lr"),
@@ -558,7 +558,7 @@ def test_resume_needs_the_same_settings_and_photos(
         assert result.code == 1 and "start again" in result.err, other
         assert Path("o/b/snapshot.safetensors").read_bytes() == before
     result = sg2(*args, "a.png", "b.png", "c.png")
-    assert result.code == 1 and "another list of photos" in result.err
+    assert result.code == 1 and "other photos or batch size" in result.err
     result = sg2(*args, "b.png", "c.png")
     assert result.code == 0 and "resuming at step 3" in result.err
 
