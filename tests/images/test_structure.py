@@ -481,7 +481,7 @@ def test_little_of_a_sparse_file_is_read(start: bytes, size: int, tmp_path: Path
     budget = budget_of(size)
     assert budget.limits["parts"] <= MAX_PARTS_IN_ALL
     if size > MAX_PHOTO:
-        with pytest.raises(Sg2Error, match=f"more than {MAX_PHOTO:,} bytes"):
+        with pytest.raises(Sg2Error, match=f"more than the limit of {MAX_PHOTO:,} bytes"):
             read_photo(path, 32, 3)
     else:
         with pytest.raises(Sg2Error):

@@ -186,8 +186,8 @@ def test_a_bad_photo_is_an_error_that_says_so(G: Any, given: Any, message: str) 
 
 def test_settings_that_do_not_fit_are_refused(G: Any) -> None:
     for arguments, message in {
-        (("slow",), ()): "no preset 'slow': give one of paper, fast, best",
-        ((), (("speed", 2),)): "no setting 'speed'",
+        (("slow",), ()): "no preset 'slow': use one of paper, fast, best",
+        ((), (("speed", 2),)): "unknown setting of projections: 'speed'",
         ((), (("class_index", 1),)): "no classes",
         ((), (("settings", ProjectSettings()), ("steps", 3))): "not both",
     }.items():
