@@ -3,7 +3,7 @@
     import sg2cli
 
     G = sg2cli.load()                                       # the bundled network, or a file
-    for image in sg2cli.generate(G, "0-9,85", psi=0.7):     # drawn as they are asked for
+    for image in sg2cli.generate(G, "0-9,85", psi=0.7):     # drawn lazily, in batches
         image.save(f"{image.name}.png")
     found = sg2cli.project(G, "photo.jpg", preset="fast")   # found.ws, found.image, found.lpips
     older = sg2cli.edit(G, found, "sefa:0", 2.0)
@@ -11,7 +11,7 @@
     sg2cli.convert("ffhq.pkl", "ffhq.safetensors")
 
 `sg2cli.Sg2Error` is the base of all errors that files and arguments cause. Importing this module
-does not import torch; what it offers is imported when it is first used (PEP 562).
+does not import torch; functions are imported when they are first used (PEP 562).
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Where to compute: devices, memory, and how many cores and threads this process may use.
+"""Devices, memory, and the number of cores and threads that this process may use.
 
 The only place that sets torch's global switches. Imports torch only when it is needed.
 """
@@ -25,11 +25,11 @@ B = TypeVar("B")
 
 
 def resolve(name: str) -> str:
-    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there; Sg2Error if it is not.
+    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> an available device; Sg2Error if there is none.
 
-    On CUDA, float32 is float32 (no TF32), and the same call gives the same result. torch gets as
-    many threads as there are cores for this process; fewer if OMP_NUM_THREADS says so, and one if
-    no more can be started.
+    On CUDA, float32 is float32 (no TF32), and the same call gives the same result. torch gets a
+    thread for each core of this process, fewer if OMP_NUM_THREADS says so, and one if no more can
+    be started.
     """
     import torch
 
@@ -45,24 +45,22 @@ def resolve(name: str) -> str:
         if int(name.partition(":")[2] or 0) >= count:
             raise Sg2Error(
                 f"no device {name}: torch {torch.__version__} finds {count or 'no'} CUDA device"
-                f"{'' if count == 1 else 's'}; --device cpu works everywhere, sg2 doctor says more"
+                f"{'' if count == 1 else 's'}; the device cpu always works; see `sg2 doctor`"
             )
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     if name == "mps" and not mps:
-        raise Sg2Error(
-            "no device mps: this torch finds no Apple GPU; --device cpu works everywhere"
-        )
+        raise Sg2Error("no device mps: torch finds no Apple GPU; the device cpu always works")
     return name
 
 
 def _keep_memory() -> None:
-    """Let what one layer frees serve the next.
+    """Keep freed memory for the next layer.
 
-    glibc hands blocks of 32 MiB and more back to the kernel at once, which clears each page anew
-    when it is asked for again: a quarter of the time of a 1024x1024 image.
+    glibc returns blocks of 32 MiB and more to the kernel at once, which clears every page when they
+    are allocated again: a quarter of the time of a 1024x1024 image.
     """
     trim_threshold, mmap_max = -1, -4  # of malloc.h
     if (libc := _glibc()) and not _address_space_is_limited():
@@ -71,7 +69,7 @@ def _keep_memory() -> None:
 
 
 def release_memory() -> None:
-    """Give back what is kept, after an attempt that there was no memory for."""
+    """Return unused memory to the system, after running out of it."""
     import torch
 
     torch.cuda.empty_cache()  # nothing without CUDA
@@ -80,17 +78,16 @@ def release_memory() -> None:
 
 
 def in_new_thread(work: Callable[[A], B]) -> Callable[[A], B]:
-    """The same work, in a thread that has not run out of memory.
+    """Run work in a new thread, after oneDNN ran out of memory in this one.
 
-    Where oneDNN had no memory for its scratchpad once, it goes on without one: all that it should
-    do in that thread fails from then on, however small.
+    Once oneDNN could not allocate its scratchpad, every later call in that thread fails.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="work", initializer=torch_threads)
     return lambda argument: thread.submit(work, argument).result()
 
 
 def _address_space_is_limited() -> bool:
-    """Where what is kept in holes of the heap would be missing for code and stacks."""
+    """Whether RLIMIT_AS is set, so that kept heap memory would be missing elsewhere."""
     import resource
 
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
@@ -106,7 +103,7 @@ def _glibc() -> ctypes.CDLL | None:
 def available_cores(membership: Path = PROC, root: Path = CGROUPS) -> int:
     """Cores by affinity, and by the quota of every control group that the process is in.
 
-    A part of a core counts as one: a thread that is stopped now and then still gets it used.
+    A fraction of a core counts as one.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -118,10 +115,9 @@ def available_cores(membership: Path = PROC, root: Path = CGROUPS) -> int:
 
 
 def can_start_threads(count: int) -> bool:
-    """Whether this process may have so many threads more: starts them, and ends them again.
+    """Whether this process can start so many more threads, which is tried.
 
-    OpenMP and OpenBLAS end the process where they cannot start theirs, so this has to be known
-    before.
+    OpenMP and OpenBLAS abort the process if they cannot start theirs.
     """
     before, end, started = _thread_count(), threading.Event(), []
     size = threading.stack_size(_stack_size())
@@ -146,7 +142,7 @@ def can_start_threads(count: int) -> bool:
 
 
 def _stack_size() -> int:
-    """Of the threads of OpenMP, where the environment sets it; 0 for the system's own."""
+    """Stack size of OpenMP's threads by the environment; 0 for the default of the system."""
     for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
         if match := re.fullmatch(r"\s*(\d{1,15})\s*([BKMG]?)\s*", os.environ.get(name, ""), re.I):
             size = int(match[1]) << {"B": 0, "K": 10, "": 10, "M": 20, "G": 30}[match[2].upper()]
@@ -155,20 +151,20 @@ def _stack_size() -> int:
 
 
 def _thread_count() -> int:
-    """Of this process, as the kernel counts; 0 where it does not say."""
+    """Number of threads of this process; 0 if the system does not say."""
     try:
         return len(os.listdir("/proc/self/task"))  # noqa: PTH208
     except OSError:
         return 0
 
 
-_LOCAL = threading.local()  # each thread that computes has a pool of OpenMP's of its own
+_LOCAL = threading.local()  # each computing thread has its own OpenMP pool
 
 
 def torch_threads() -> int:
-    """How many threads torch computes with; one, from here on, where no more can be started.
+    """Number of threads that torch uses; set to one if no more can be started.
 
-    For each thread that computes, before it does so for the first time.
+    To be called by each computing thread before it computes for the first time.
     """
     import torch
 
@@ -182,7 +178,7 @@ def torch_threads() -> int:
 
 
 def limit_thread_pools(environment: MutableMapping[str, str]) -> None:
-    """Keep libraries that are about to be loaded from starting threads, where there may be none."""
+    """Set libraries to one thread, before they are loaded, if no more can be started."""
     if not can_start_threads(available_cores() - 1):
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = "1"
@@ -205,7 +201,7 @@ def _quotas(membership: Path, root: Path) -> list[float]:
         else:
             continue
         for top in tops:
-            # In a container the path may be that of the host, which is not to be seen from inside.
+            # In a container the path may be that of the host, which is not visible inside.
             folder = top / group.lstrip("/")
             for place in {top, folder, *folder.parents}:
                 if place.is_relative_to(top) and (quota := read(place)):

@@ -1,8 +1,10 @@
-"""The errors that users cause or meet, caught once, in `sg2cli.cli.main`.
+"""Errors caused by files and arguments, with the exit codes of the command line.
 
 Sg2Error            1  the work, or a part of it, failed
-├── UsageError      2  an option that does not fit the network, the files or another option
-└── CheckpointError 3  a network file that is unsafe, damaged or in no known format
+├── UsageError      2  an argument does not fit the network, the files or other arguments
+└── CheckpointError 3  a network file is unsafe, damaged or in an unknown format
+
+Messages name arguments in backticks; `sg2cli.cli` shows them as options.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NO_MEMORY = (  # also in the words of oneDNN and of the system's loader
+NO_MEMORY = (  # parts of messages, also of oneDNN and of the dynamic loader
     *("out of memory", "allocate memory"),
     *("could not create a memory object", "could not create a primitive"),
     "failed to map segment",  # while a library is being loaded
@@ -20,7 +22,7 @@ NO_MEMORY = (  # also in the words of oneDNN and of the system's loader
 
 
 class Sg2Error(Exception):
-    """Shown as one line, then `exit_code`. Anything else is our bug and keeps its traceback."""
+    """The base of all errors that files and arguments cause."""
 
     exit_code = 1
 
@@ -32,38 +34,35 @@ class UsageError(Sg2Error):
 
 
 class CheckpointError(Sg2Error):
-    """The weights file is unsafe, damaged or in no known format."""
+    """The network file is unsafe, damaged or in an unknown format."""
 
     exit_code = 3
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was no memory for it: of Python, of torch on any device, of oneDNN."""
+    """Whether Python, torch on any device, or oneDNN ran out of memory."""
     message = str(error).lower()
     return isinstance(error, MemoryError) or any(words in message for words in NO_MEMORY)
 
 
 def printable(text: str) -> str:
-    """Text as it may be shown: without secrets in addresses, control characters escaped.
-
-    All that is printed for people passes through here, as names and files may hold anything.
-    """
+    """Text that is safe to print: addresses without secrets, control characters escaped."""
     shown = redact_addresses(text)
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def brief(text: str, limit: int = 60) -> str:
-    """What a user typed, quoted for a message, and not longer than a line has room for.
+    """Text that a user typed, quoted and shortened for a message.
 
-    An address loses its secrets before it is cut, as a part of a password cannot be told as such.
+    Secrets in an address are removed first, as a shortened one could no longer be parsed.
     """
     text = public(text) if is_address(text) else redact_addresses(text)
     return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
 def reason(error: OSError | MemoryError) -> str:
-    """The system's own words, in lower case: 'no space left on device'."""
-    if isinstance(error, MemoryError):  # of Python, which has no words for it
+    """The message of the system, in lower case: 'no space left on device'."""
+    if isinstance(error, MemoryError):  # of Python, which may have no message
         return str(error).lower() or "out of memory"
     return error.strerror.lower() if error.strerror else str(error)
 
@@ -83,12 +82,12 @@ _PUNCTUATION = ":,;.)>]"
 
 
 def is_address(text: str) -> bool:
-    """Whether this is the address of something on the web, not the name of a file."""
+    """Whether this is a URL, not the name of a file."""
     return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
 
 
 def public(url: str) -> str:
-    """An address as it may be shown and stored: without user, password, query and fragment."""
+    """An address without user, password, query and fragment, to be shown and stored."""
     if not is_address(url):
         return redact_addresses(url)
     scheme, slashes, rest = re.split("(:/{2,})", url, maxsplit=1)
@@ -96,10 +95,10 @@ def public(url: str) -> str:
 
 
 def redact_addresses(text: str) -> str:
-    """A text in which every address is without user, password, query and fragment.
+    """Text with user, password, query and fragment removed from every address.
 
-    An address ends with the quotation that it begins, else with its word. Where the user is in
-    doubt, because a password holds a space or a slash, too much is removed rather than too little.
+    A quoted address ends at the closing quote, others at the next space. If the end of a password
+    is ambiguous, because it contains a space or a slash, too much is removed, not too little.
     """
     shown, end = [], 0
     while match := _START.search(text, end):
@@ -117,7 +116,7 @@ def redact_addresses(text: str) -> str:
 
 
 def _without_secrets(body: str) -> str:
-    """What follows the scheme of an address, without user, password, query and fragment."""
+    """An address after its scheme, without user, password, query and fragment."""
     at = re.split(r"[/?#]", body, maxsplit=1)[0].rfind("@")
     if not _is_host(body[at + 1 :]):  # the password has a slash, ? or #
         at = body.rfind("@")
@@ -126,14 +125,14 @@ def _without_secrets(body: str) -> str:
 
 
 def _is_host(body: str) -> bool:
-    """Whether this begins with a host, and perhaps a port, rather than with user:password."""
+    """Whether this starts with a host and optional port, not with user:password."""
     host = re.split(r"[/?#]", body, maxsplit=1)[0]
     return _HOST.fullmatch(host.rstrip(_PUNCTUATION)) is not None
 
 
 @contextmanager
 def errors_named(copy: Path, name: str) -> Iterator[None]:
-    """Errors that name a temporary copy name what the user gave instead."""
+    """Replace the path of a temporary copy in errors by the name that the user gave."""
     try:
         yield
     except Sg2Error as error:

@@ -1,4 +1,4 @@
-"""What library code reports while it works: progress, messages and files written."""
+"""Events of long-running functions: progress, messages and written files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Events:
     """
 
     def step(self, stage: str, done: int, total: int, lpips: float | None) -> None:
-        """A step of a stage ("Projecting", "Tuning") is over: how many are, and of how many.
+        """`done` of `total` steps of a stage ("Projecting", "Tuning") are complete.
 
-        `lpips` is that of the step, the mean of the photos that are projected together; None where
-        steps were not taken, as photos were kept or ended before.
+        `lpips`: the mean over the photos of the batch; None if steps were skipped, because photos
+        were kept or ended early.
         """
 
     def note(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a file is: a checkpoint, an image, latents, or weight deltas."""
+"""Describe a file: a checkpoint, an image, latents, or weight deltas."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def info(file: str | Path = checkpoints.DEFAULT_NETWORK) -> dict[str, Any]:
     Args:
         file: a path, or the name of a bundled network.
 
-    Returns: its kind, and what is known of it: of a checkpoint its configuration, hash and origin;
-    of what sg2 wrote, what made it.
+    Returns: its kind; for a checkpoint its configuration, hash and origin; for a file that sg2
+    wrote, its provenance.
 
-    Raises UsageError where there is no such file, Sg2Error for one that cannot be read, and
-    CheckpointError for one of no kind that sg2 knows.
+    Raises UsageError if there is no such file, Sg2Error if it cannot be read, and CheckpointError
+    if sg2 does not know its format.
     """
     path = user_path(str(file))
     if kind(path) == "nothing":
@@ -37,9 +37,9 @@ def info(file: str | Path = checkpoints.DEFAULT_NETWORK) -> dict[str, Any]:
 
 
 def describe(path: Path, name: str) -> dict[str, Any]:
-    """The facts of a file by its content; CheckpointError when it is of no kind that sg2 knows.
+    """Describe a file by its content; CheckpointError for an unknown format.
 
-    `name` is what the user called it.
+    `name` is the text that the user gave.
     """
     try:
         with path.open("rb") as file:
@@ -55,7 +55,7 @@ def describe(path: Path, name: str) -> dict[str, Any]:
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
         return _other_format(path, name)
     if (provenance := weight_deltas.inspect_weight_deltas(path)) is not None:
-        return provenance | {"kind": "weight deltas, for --tuned"}
+        return provenance | {"kind": "weight deltas of a tuned network"}
     return _checkpoint(checkpoints.find_network(path))
 
 

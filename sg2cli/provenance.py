@@ -1,8 +1,8 @@
-"""What made a file: JSON inside it, with a hash of the rest that shows whether it was changed.
+"""Provenance: JSON inside a file that records what made it, with a hash of the rest.
 
 A PNG holds it in the text chunk `sg2`, a JPEG or WebP in the EXIF field ImageDescription, a
 .safetensors file under the key `sg2` of its metadata. The hash covers the encoded image data or
-tensors as they are stored, so it is checked without decoding anything.
+stored tensors, so it is checked without decoding them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HASH_KEY = "payload_sha256"
 PLACEHOLDER = "0" * 64  # as long as a hash, and replaced by it
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, for formats without text chunks
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_TEXT_AT = 33  # bytes: behind the signature and the chunk IHDR
+PNG_TEXT_AT = 33  # bytes: after the signature and the chunk IHDR
 BLOCK = 1 << 20
 
 
@@ -36,9 +36,9 @@ def image_provenance(
     latent: Mapping[str, Any],
     mapped: bool,
 ) -> dict[str, Any]:
-    """What an image remembers: the network's hash, that of `latent`, and how it was drawn.
+    """The provenance of an image: hash of the network, fields of `latent`, and settings.
 
-    `mapped`: whether the latent went through the mapping network, so that no psi means 1.
+    `mapped`: whether the latent went through the mapping network, so that psi None means 1.
     """
     return {
         "checkpoint": checkpoint,
@@ -53,7 +53,7 @@ def image_provenance(
 
 
 def describe(provenance: Mapping[str, Any], payload_sha256: str) -> str:
-    """The JSON that goes into a file, in ASCII; its length does not depend on the hash."""
+    """The JSON to be embedded, in ASCII; its length does not depend on the hash."""
     return json.dumps({**provenance, HASH_KEY: payload_sha256})
 
 
@@ -70,21 +70,21 @@ def insert_into_png(content: bytes, provenance: Mapping[str, Any]) -> bytes:
 
 
 def fill_in_hash(content: bytes) -> bytes:
-    """A JPEG or WebP with its hash in the place of the placeholder."""
+    """A JPEG or WebP with its hash in place of the placeholder."""
     field = f'"{HASH_KEY}": "'.encode()
     found = payload_sha256(io.BytesIO(content)).encode()
     return content.replace(field + PLACEHOLDER.encode(), field + found, 1)
 
 
 def same_settings(found: Mapping[str, Any], provenance: Mapping[str, Any]) -> bool:
-    """Whether two provenances agree in all but the version of sg2 and the hash."""
+    """Whether two provenances agree, apart from the version of sg2 and the hash."""
     as_read = json.loads(json.dumps(provenance))
     either = {"version": None, HASH_KEY: None}
     return {**found, **either} == {**as_read, **either}
 
 
 def is_unchanged(path: Path, provenance: Mapping[str, Any]) -> bool | None:
-    """Whether a file has the recorded hash; None where none is recorded, as by older versions.
+    """Whether a file has the recorded hash; None if none is recorded, as in older versions.
 
     OSError when the file cannot be read.
     """
@@ -114,7 +114,7 @@ def payload_sha256(file: IO[bytes]) -> str:
 
 
 def _png_payload(file: IO[bytes]) -> Iterator[bytes]:
-    """All chunks but ours (PNG specification, section 5.3)."""
+    """All chunks except ours (PNG specification, section 5.3)."""
     yield file.read(len(PNG_SIGNATURE))
     while len(head := file.read(8)) == 8:
         left = int.from_bytes(head[:4], "big") + 4  # and the checksum
@@ -129,7 +129,7 @@ def _png_payload(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _jpeg_payload(file: IO[bytes]) -> Iterator[bytes]:
-    """All segments but EXIF (ITU-T T.81, annex B): from the first scan on there are none."""
+    """All segments except EXIF (ITU-T T.81, annex B); none follow the first scan."""
     yield file.read(2)
     while len(head := file.read(4)) == 4 and head[0] == 0xFF:
         content = file.read(max(int.from_bytes(head[2:], "big") - 2, 0))
@@ -143,7 +143,7 @@ def _jpeg_payload(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _webp_payload(file: IO[bytes]) -> Iterator[bytes]:
-    """All chunks but EXIF (WebP container specification)."""
+    """All chunks except EXIF (WebP container specification)."""
     file.read(12)  # RIFF, a length that counts the EXIF chunk, WEBP
     while len(head := file.read(8)) == 8:
         length = int.from_bytes(head[4:], "little")
@@ -157,13 +157,13 @@ def _webp_payload(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _tensors(file: IO[bytes]) -> Iterator[bytes]:
-    """What follows the header of a .safetensors file."""
+    """The tensors of a .safetensors file, without its header."""
     file.seek(8 + int.from_bytes(file.read(8), "little") % (1 << 40))
     yield from _blocks(file)
 
 
 def _blocks(file: IO[bytes], count: int | None = None) -> Iterator[bytes]:
-    """So many bytes of a file, or all that are left, a block at a time."""
+    """`count` bytes of a file, or the rest of it, in blocks."""
     while count is None or count > 0:
         block = file.read(BLOCK if count is None else min(BLOCK, count))
         if not block:

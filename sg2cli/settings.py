@@ -1,4 +1,4 @@
-"""What can be set, with every default once. Standard library only, so that parsing stays fast."""
+"""Settings and their defaults. Imports only the standard library, so that parsing is fast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Everything about a generator that is not a weight.
+    """The configuration of a generator.
 
     `channels` are the feature maps of the blocks b4, b8, ... up to the image's resolution;
     `mapping_features` the outputs of fc0, fc1, ..., of which the last is w_dim.
@@ -54,65 +54,65 @@ class GeneratorConfig:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """4, 8, ..., img_resolution: one a synthesis block."""
+        """4, 8, ..., img_resolution: one for each synthesis block."""
         return tuple(4 << i for i in range(len(self.channels)))
 
     @property
     def num_ws(self) -> int:
-        """Rows of ws: one a convolution, and one for the last ToRGB (18 at 1024x1024)."""
+        """Rows of ws: one for each convolution, and one for the last ToRGB (18 at 1024x1024)."""
         return 2 * len(self.channels)
 
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How latents become images. The defaults are those of NVIDIA's scripts, noise apart."""
+    """How latents are drawn. The defaults are those of NVIDIA's scripts, except for noise."""
 
-    psi: float | None = None  # None: 1 for seeds and z, and no truncation of w and ws from a file
-    cutoff: int | None = None  # rows of ws that truncation reaches; None: all
+    psi: float | None = None  # None: 1 for seeds and z, w and ws unchanged
+    cutoff: int | None = None  # number of rows of ws to truncate; None: all
     class_index: int | None = None
     noise_mode: NoiseMode = "const"
-    batch: int | None = None  # None: by the resolution
+    batch: int | None = None  # None: by resolution
 
 
 @dataclass(frozen=True)
 class Restart:
-    """A further search, in the rest of a projection's steps, or until the next."""
+    """A new search in the remaining steps of a projection, or until the next restart."""
 
-    at: float  # part of the steps
+    at: float  # start, as a fraction of the steps
     lr: float
     w_noise: float
     pixel_weight: float
-    start_samples: int | None = None  # None: from the best so far; else as in ProjectSettings
+    start_samples: int | None = None  # None: start from the best so far; else as in ProjectSettings
     shown: bool = True
 
 
 @dataclass(frozen=True)
 class ProjectSettings:
-    """How an image's latent is found. The defaults are those of NVIDIA's projector."""
+    """How a photo is projected. The defaults are those of NVIDIA's projector."""
 
     steps: int = 1000
     seed: int = 303
     space: Space = "w"
     lr: float = 0.1
-    lr_rampup: float = 0.05  # parts of the steps
+    lr_rampup: float = 0.05  # fractions of the steps
     lr_rampdown: float = 0.25
-    w_noise: float = 0.05  # of the standard deviation of w, falling to 0
-    w_noise_ramp: float = 0.75  # part of the steps
+    w_noise: float = 0.05  # initial noise, in standard deviations of w
+    w_noise_ramp: float = 0.75  # fraction of the steps until it is 0
     noise_weight: float = 1e5
     noise_maps: bool = True
     wplus_weight: float = 0.0
     pixel_weight: float = 0.0
     lpips: LpipsNet = "vgg"
-    shown: bool = False  # the loss sees what a viewer does: values beyond -1..1 are clamped
-    start_samples: int = 0  # images that a start is estimated from; 0: the mean of w
-    keep_best: bool = False  # else the last
+    shown: bool = False  # the loss sees images clamped to -1..1, as they are shown
+    start_samples: int = 0  # images that the start is estimated from; 0: the mean of w
+    keep_best: bool = False  # return the best step, not the last
     patience: int | None = None
     restarts: tuple[Restart, ...] = ()
 
 
 PRESETS: dict[str, ProjectSettings] = {
     "paper": ProjectSettings(),
-    # Chosen on drawings: docs/inversion.md has what else was tried.
+    # Chosen on drawings; docs/inversion.md lists the alternatives.
     "fast": ProjectSettings(
         steps=150,
         lr=0.4,
@@ -122,7 +122,7 @@ PRESETS: dict[str, ProjectSettings] = {
         start_samples=100,
         keep_best=True,
     ),
-    # The paper's search to its end, one from another start, and one from the better of the two.
+    # The search of the paper, one from an estimated start, and one from the better of the two.
     "best": ProjectSettings(
         steps=1800,
         keep_best=True,
@@ -137,19 +137,19 @@ PRESETS: dict[str, ProjectSettings] = {
 def project_settings(preset: str = "paper", **changes: Any) -> ProjectSettings:
     """A preset with changes to single fields: `project_settings("fast", steps=50)`.
 
-    lr, w_noise and pixel_weight count in restarts, too; with patience, the best step is kept.
-    UsageError for a preset, or a field, that there is none of.
+    lr, w_noise and pixel_weight also apply to restarts; with patience, the best step is kept.
+    UsageError for an unknown preset or field.
     """
     if preset not in PRESETS:
-        raise UsageError(f"no preset {preset!r}: give one of {', '.join(PRESETS)}")
+        raise UsageError(f"no preset {preset!r}: use one of {', '.join(PRESETS)}")
     names = {field.name for field in fields(ProjectSettings)}
     if unknown := changes.keys() - names:
-        raise UsageError(f"projections have no setting {min(unknown)!r}")
+        raise UsageError(f"unknown setting of projections: {min(unknown)!r}")
     chosen = replace(PRESETS[preset], **changes)
     shared = {name: changes[name] for name in ("lr", "w_noise", "pixel_weight") if name in changes}
     restarts = tuple(replace(restart, **shared) for restart in chosen.restarts)
     chosen = replace(chosen, restarts=restarts)
-    if changes.get("patience"):  # a plateau is one of scores
+    if changes.get("patience"):  # patience compares scores
         chosen = replace(chosen, keep_best=True)
     return chosen
 
@@ -163,4 +163,4 @@ class TuneSettings:
     lr: float = 3e-4
     pixel_weight: float = 1.0
     locality_weight: float = 0.1
-    locality_radius: float = 2.0  # standard deviations of w
+    locality_radius: float = 2.0  # in standard deviations of w

@@ -131,7 +131,7 @@ def test_latents_of_an_image_with_noise_maps_keep_them(in_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_images_save_themselves(G: Any, in_tmp: Path, suffix: str) -> None:
+def test_images_are_saved(G: Any, in_tmp: Path, suffix: str) -> None:
     (image,) = sg2cli.generate(G, 1)
     path = Path("new", f"a{suffix}")
     image.save(path)

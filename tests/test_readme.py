@@ -66,11 +66,11 @@ def test_every_weight_is_in_the_package() -> None:
     assert names == {path.name for path in checkpoints.weights_folder().glob("*.safetensors")}
 
 
-def test_every_dependency_has_its_licence_told() -> None:
+def test_every_dependency_has_its_licence_listed() -> None:
     parts = configparser.ConfigParser()
     parts.read(ROOT / "setup.cfg")
     extras = parts["options.extras_require"]
-    message = parts["options"]["install_requires"] + extras["plot"] + extras["video"]
-    names = {re.split("[<>=;]", line)[0] for line in message.split("\n") if line}
+    requirements = parts["options"]["install_requires"] + extras["plot"] + extras["video"]
+    names = {re.split("[<>=;]", line)[0] for line in requirements.split("\n") if line}
     table = (ROOT / "docs/licences.md").read_text("utf-8")
     assert names == set(re.findall(r"^\| (?!package)(\w+)", table, re.MULTILINE))

@@ -34,7 +34,7 @@ def test_nothing_is_too_long_to_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("head", "limit"), [("def f():", MAX_FUNCTION), ("class C:", MAX_CLASS)])
-def test_what_is_too_long_is_found(head: str, limit: int) -> None:
+def test_long_code_is_found(head: str, limit: int) -> None:
     fits = "\n".join(["@wraps", head, *["    x = 1"] * (limit - 1)])
     assert list(too_long(fits)) == []
     (found,) = too_long(fits + "\n    x = 1")

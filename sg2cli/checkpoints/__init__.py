@@ -1,7 +1,6 @@
-"""Networks in files: find one, look at it, load it, save it.
+"""Networks in files: find, describe, load and save them.
 
-Nothing here imports torch until weights are loaded, so that questions about a network and errors
-in the options that depend on it are answered at once.
+torch is imported only when weights are loaded, so that errors in arguments come at once.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ DEFAULT_NETWORK = "avatars-128"
 
 
 def weights_folder() -> Path:
-    """Where the bundled networks are: inside the installed package."""
+    """The folder of the bundled networks, inside the installed package."""
     return Path(str(files("sg2cli.weights")))
 
 
@@ -39,7 +38,7 @@ def bundled() -> dict[str, Path]:
 def find_network(name: str | Path = DEFAULT_NETWORK) -> Network:
     """Open a `.safetensors` file, or a bundled network by its name, and read its configuration.
 
-    UsageError when there is no such file, CheckpointError when it is not one of ours.
+    UsageError when there is no such file, CheckpointError when it is not a generator of sg2.
     """
     path, known = user_path(str(name)), bundled()
     what = kind(path)
@@ -68,7 +67,7 @@ def load(
             other formats.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:N" or "mps".
         precision: "fp32", "fp16", "bf16", or "auto": fp32 on a CPU, on CUDA as it was trained.
-        tuned: weight deltas of `project --tune` to be added.
+        tuned: weight deltas of a tuned network (tuned.safetensors), to be added.
 
     Returns: a torch module without gradients: `G.mapping(z)` [N,w_dim], `G.synthesis(ws)`
     [N,C,H,W] in -1..1, differentiable in ws and noise maps.

@@ -33,11 +33,9 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
     modules = dict(_modules(network))
     synthesis = modules.get("synthesis")
     if synthesis is None or "mapping" not in modules:
-        raise CheckpointError(f"its G_ema is a {network.class_name}, no StyleGAN2 generator")
+        raise CheckpointError(f"its G_ema is a {network.class_name}, not a StyleGAN2 generator")
     if "synthesis.input" in modules:
-        raise CheckpointError(
-            "a StyleGAN3 network, which is another generator than StyleGAN2: sg2 cannot draw it"
-        )
+        raise CheckpointError("a StyleGAN3 network, whose architecture sg2 does not support")
     stored = _tensors(modules)
     tensors = {
         name: LazyTensor(tensor.shape, tensor.tensor)
@@ -56,12 +54,12 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
     fields: dict[str, Any] = {}
     for name, values in same.items():
         if len(values) != 1:
-            raise CheckpointError(f"its layers differ in {name}, which sg2 cannot honour")
+            raise CheckpointError(f"its layers differ in {name}, which sg2 does not support")
         (fields[name],) = values
     for name in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"):
         fields[name] = _number(network.state.get(name))
     fields["num_fp16_res"] = sum(block.get("use_fp16") is True for block in blocks)
-    # A conv1 has one as well, of which no use is made.
+    # A conv1 has one as well, but does not use it.
     filters = [
         t for name, t in stored.items() if re.search(r"(conv0|skip)\.resample_filter$", name)
     ]
@@ -75,22 +73,19 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
 
 
 def _modules(root: Module) -> list[tuple[str, Module]]:
-    """All modules below the root with their paths.
-
-    A file may claim that one holds itself, or hold one in many places; so it may tensors.
-    """
+    """All modules below the root with their paths; a file may contain cycles and duplicates."""
     found: list[tuple[str, Module]] = []
     todo = [("", root)]
     while todo:
         path, module = todo.pop(0)
         children = module.state.get("_modules")
         if not isinstance(children, dict) or len(found) + len(children) > MAX_COUNT:
-            raise CheckpointError("its modules are not nested as torch does")
+            raise CheckpointError("its modules are malformed")
         for name, child in children.items():
             below = f"{path}.{name}".lstrip(".")
             if isinstance(child, Module):
                 if below.count(".") >= MAX_DEPTH:
-                    raise CheckpointError("its modules are nested without end")
+                    raise CheckpointError("its modules are nested too deeply")
                 found.append((below, child))
                 todo.append((below, child))
     return found

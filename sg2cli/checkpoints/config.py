@@ -1,4 +1,4 @@
-"""What every format of checkpoint comes down to: canonical names, shapes and a configuration."""
+"""The common form of all checkpoints: canonical names, shapes and a configuration."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-MAX_TAPS = 64  # filters seen have 4 to 12; the kernel grows with the square
-FIELDS = {  # of the metadata; the rest of a configuration is read off the tensors
+MAX_TAPS = 64  # real filters have 4 to 12
+FIELDS = {  # of the metadata; the rest of the configuration follows from the tensors
     *("format_version", "z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "num_layers"),
     *("lr_multiplier", "architecture", "activation", "conv_clamp", "num_fp16_res"),
     *("resample_filter", "source"),
@@ -26,7 +26,7 @@ FIELDS = {  # of the metadata; the rest of a configuration is read off the tenso
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor of another format's file: its shape at once, its numbers when they are read."""
+    """A tensor of another format, with a known shape and data that are read on demand."""
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
@@ -34,13 +34,13 @@ class LazyTensor:
 
 @dataclass
 class Checkpoint:
-    """A network as a reader found it: canonical names, and fields as in our metadata."""
+    """A network in another format, with canonical names, and fields as in our metadata."""
 
     format: str
     fields: dict[str, Any]
     tensors: dict[str, LazyTensor]
-    left_out: list[str] = field(default_factory=list)  # what else is in the file
-    made_up: list[str] = field(default_factory=list)  # what it lacks, and we supplied
+    left_out: list[str] = field(default_factory=list)  # names of other contents of the file
+    made_up: list[str] = field(default_factory=list)  # what it lacks and was added
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -50,7 +50,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Single fields of a configuration, and sides of tensors; CheckpointError for what is wrong."""
+    """Reads fields of a configuration and sides of tensors; CheckpointError if invalid."""
 
     fields: Mapping[str, Any]
     shapes: Shapes
@@ -72,12 +72,12 @@ class _Reader:
     def choice(self, name: str, default: str, choices: Sequence[str]) -> Any:
         value = self.fields.get(name, default)
         if value not in choices:
-            raise CheckpointError(f"its {name} is {value!r}; known are {', '.join(choices)}")
+            raise CheckpointError(f"its {name} is {value!r}; supported are {', '.join(choices)}")
         return value
 
     def side(self, key: str, axis: int) -> int:
         if len(self.shapes.get(key, ())) <= axis:
-            raise CheckpointError(f"it has no tensor {key} of {axis + 1} or more dimensions")
+            raise CheckpointError(f"it has no tensor {key} with {axis + 1} or more dimensions")
         if not self.shapes[key][axis]:
             raise CheckpointError(
                 f"its tensor {key} is empty: it has the shape {list(self.shapes[key])}"
@@ -86,16 +86,16 @@ class _Reader:
 
 
 def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
-    """The configuration of a checkpoint: from its metadata, and where that is silent from shapes.
+    """The configuration of a checkpoint, from its metadata and the shapes of its tensors.
 
-    CheckpointError for a field that this version does not know or cannot honour, and for tensors
-    that settle too little. For whether they fit, see `check_shapes`.
+    CheckpointError for fields that this version does not support, and if tensors are missing. See
+    `check_shapes` for whether they fit.
     """
     if "synthesis.b4.const" not in shapes:
-        raise CheckpointError("no StyleGAN2 generator: it has no tensor synthesis.b4.const")
+        raise CheckpointError("not a StyleGAN2 generator: it has no tensor synthesis.b4.const")
     if unknown := sorted(fields.keys() - FIELDS):
         raise CheckpointError(
-            f"its metadata has a field that this version of sg2 lacks: {unknown[0]!r}"
+            f"its metadata has a field that this version of sg2 does not support: {unknown[0]!r}"
         )
     if fields.get("format_version", 1) != 1:
         raise CheckpointError(
@@ -144,7 +144,7 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
 
 
 def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a generator by its canonical name. Filters are not among them."""
+    """The shapes of all tensors of a generator by canonical name, without filters."""
     shapes: dict[str, tuple[int, ...]] = {"mapping.w_avg": (config.w_dim,)}
 
     def fully_connected(name: str, inputs: int, outputs: int) -> None:
@@ -183,11 +183,11 @@ def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
-    """CheckpointError with the first tensors that are missing, left over or of a wrong shape."""
+    """CheckpointError naming tensors that are missing, unexpected or of a wrong shape."""
     expected = expected_shapes(config)
     complaints = {
         "missing": [key for key in expected if key not in found],
-        "left over": [key for key in found if key not in expected],
+        "unexpected": [key for key in found if key not in expected],
         "of a wrong shape": [
             f"{key} is {list(found[key])}, not {list(shape)}"
             for key, shape in expected.items()
@@ -200,19 +200,19 @@ def check_shapes(config: GeneratorConfig, found: Shapes) -> None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether it holds neither NaN nor infinity; `isfinite` would make two copies of it."""
+    """Whether a tensor is finite; `isfinite` would make two copies of it."""
     return tensor.numel() == 0 or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def check_finite(name: str, tensor: Tensor, stored: Tensor) -> None:
-    """CheckpointError for a float32 tensor that is not finite; `stored` is what it was before."""
+    """CheckpointError for a float32 tensor that is not finite; `stored`: the original."""
     if not is_finite(tensor):
-        what = "numbers beyond those of float32" if is_finite(stored) else "NaN or infinity"
+        what = "numbers beyond the range of float32" if is_finite(stored) else "NaN or infinity"
         raise CheckpointError(f"its tensor {name} holds {what}")
 
 
 def parameters(shapes: Shapes) -> int:
-    """Numbers in all tensors that are learned, which noise maps and w_avg are not."""
+    """The number of learned parameters, without noise maps and w_avg."""
     not_learned = (".noise_const", ".w_avg")
     return sum(math.prod(s) for name, s in shapes.items() if not name.endswith(not_learned))
 
@@ -223,7 +223,7 @@ def first(keys: Sequence[str], count: int = 3) -> str:
 
 
 def read_filter(taps: Any) -> ResampleFilter:
-    """A filter from JSON: [f] numbers, or [f][f] where rows and columns do not separate."""
+    """A filter from JSON: [f] numbers, or [f][f] if it is not separable."""
     if not isinstance(taps, list) or not 1 <= len(taps) <= MAX_TAPS:
         raise CheckpointError(f"its resample_filter is not a list of 1 to {MAX_TAPS} numbers")
     nested = isinstance(taps[0], list)
@@ -235,30 +235,32 @@ def read_filter(taps: Any) -> ResampleFilter:
             if isinstance(tap, bool) or not isinstance(tap, int | float) or not abs(tap) < 1e15:
                 raise CheckpointError(f"its resample_filter holds {tap!r}, not a number")
     if abs(sum(map(sum, rows))) < 1e-6:
-        raise CheckpointError("its resample_filter sums to 0, so that it would draw nothing")
+        raise CheckpointError("its resample_filter sums to 0")
     return tuple(map(tuple, rows)) if nested else tuple(taps)
 
 
 def config_fields(config: GeneratorConfig) -> dict[str, Any]:
-    """What `read_config` cannot read off the tensors, for a file's metadata."""
+    """The fields for the metadata that do not follow from the tensors."""
     names = sorted(FIELDS - {"format_version", "source"})
     return {"format_version": 1, **{name: getattr(config, name) for name in names}}
 
 
 def check_kernel(shape: tuple[int, ...]) -> None:
-    """CheckpointError for a filter that is larger than any; it may be read only after this."""
+    """CheckpointError for an unusually large filter; call this before reading it."""
     if len(shape) not in (1, 2) or not 0 < max(shape) <= MAX_TAPS:
         raise CheckpointError(f"its resample_filter has the shape {list(shape)}")
 
 
 def taps_of(kernel: Any, *others: Any) -> list[Any]:
-    """The filter of stored kernels: [f] numbers where the kernel is their outer product.
+    """The filter of stored kernels: [f] numbers if the kernel is their outer product.
 
-    CheckpointError for other layers' kernels that differ from it.
+    CheckpointError if the kernels of layers differ.
     """
     for other in others:
         if other.shape != kernel.shape or not (abs(other - kernel) < 1e-3).all():
-            raise CheckpointError("its layers differ in resample_filter, which sg2 cannot honour")
+            raise CheckpointError(
+                "its layers differ in resample_filter, which sg2 does not support"
+            )
     stored: list[Any] = kernel.tolist()
     if len(kernel.shape) == 1:
         return stored

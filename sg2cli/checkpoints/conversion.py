@@ -24,11 +24,11 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True, repr=False)
 class Conversion:
-    """A checkpoint that was written, and what is worth knowing of it."""
+    """A checkpoint that was written, its provenance and messages."""
 
     path: Path
-    provenance: Mapping[str, Any]  # its format before, and the hash of what was read
-    notes: tuple[str, ...] = ()  # a line each: what was read, left out, made up, or looks odd
+    provenance: Mapping[str, Any]  # original format, and hash of the original file
+    notes: tuple[str, ...] = ()  # what was read, left out or added, and warnings
 
     def __repr__(self) -> str:
         return f"Conversion({str(self.path)!r}, from {self.provenance['format']})"
@@ -58,11 +58,11 @@ def convert(
         out: the .safetensors to write, or .pt with `to`.
         to: write plain tensors for stylegan2-ada-pytorch ("ada") or stylegan2-pytorch
             ("rosinality") instead.
-        merge: weight deltas, as tuning saves them, to be added.
+        merge: weight deltas of a tuned network, to be added.
         sha256: of the file at an address, in hexadecimal; another one is refused.
         overwrite: replace `out` if it exists.
-        on_progress: gets the bytes that were fetched, and how many there are, if that is known.
-        on_note: gets messages while it works; they are in the result as well.
+        on_progress: receives the bytes downloaded so far and, if known, in total.
+        on_note: receives messages; they are in the result as well.
 
     What is written is read back and compared tensor by tensor. Raises UsageError for arguments that
     do not fit, CheckpointError for a file that is unsafe, damaged or unknown, and Sg2Error where
@@ -92,7 +92,7 @@ def check_conversion(
     sha256: str | None,
     overwrite: bool,
 ) -> None:
-    """UsageError or Sg2Error for what can be told wrong before anything is read."""
+    """UsageError or Sg2Error for arguments that are wrong whatever the file contains."""
     suffix = ".pt" if to else ".safetensors"
     if out.suffix != suffix:
         raise UsageError(f"{out}: this is saved as {suffix}")
@@ -100,13 +100,13 @@ def check_conversion(
     inputs = [] if is_address(source) else [user_path(source)]
     refuse_inputs([out], [*inputs, *([user_path(str(merge))] if merge else [])])
     if sha256 and (to or merge or not (is_address(source) or source in OFFICIAL_NETWORKS)):
-        raise UsageError("--sha256 is for files from the web")
+        raise UsageError("`sha256` is only for files from the web")
 
 
 def _write_ours(
     name: str, out: Path, to: Target | None, merge: Path | None, overwrite: bool
 ) -> dict[str, Any]:
-    """A checkpoint of ours, with weight deltas or as it is, for us or for other code."""
+    """Write a checkpoint of sg2, with or without weight deltas, for sg2 or for other code."""
     from sg2cli.checkpoints import export
 
     network = find_network(name)
@@ -149,8 +149,8 @@ def _read_other(
         path = bundled().get(name) or user_path(name)
         if is_ours(path):
             raise UsageError(
-                f"{name} is a .safetensors, which sg2 reads as it is: --to ada or "
-                "--to rosinality writes it for other code"
+                f"{name} is a .safetensors, which sg2 reads as it is: `to` ada or "
+                "`to` rosinality writes it for other code"
             )
         read, network, odd = conversion.convert(path, out, overwrite)
     for text in [_summary(read.format, network), *_remarks(read, odd)]:
@@ -170,11 +170,11 @@ def _summary(format: str, network: Network) -> str:
 
 
 def _remarks(read: Checkpoint, odd: str) -> Iterator[str]:
-    """What was left out of a checkpoint, what it lacked, and what looks odd."""
+    """What was left out of a checkpoint, what was added, and warnings."""
     if read.left_out:
         yield f"left out: {first(read.left_out, 30)}"
     for what in read.made_up:
-        yield f"the file lacks, and got: {what}"
+        yield f"missing in the file, added: {what}"
     yield from read.notes
     if odd:
         yield f"warning: {odd}"

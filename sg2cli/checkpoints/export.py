@@ -1,4 +1,4 @@
-"""Our networks as state dicts under the names of other code, so that nobody is locked in."""
+"""Export networks as state dicts for other code bases."""
 
 from __future__ import annotations
 
@@ -129,4 +129,4 @@ def _check_rosinality(config: GeneratorConfig) -> None:
         ),
     }
     if lacking := [what for what, fits in needs.items() if not fits]:
-        raise UsageError(f"rosinality's code cannot express {', '.join(lacking)}: try --to ada")
+        raise UsageError(f"rosinality's code cannot express {', '.join(lacking)}: try `to` ada")

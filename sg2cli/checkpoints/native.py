@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-OTHER_FORMATS = {  # what a file that is not safetensors starts with, and what to call it
+OTHER_FORMATS = {  # the first bytes of other formats, and their names
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"RIFF": "a WebP image or a video",
@@ -48,26 +48,26 @@ CONVERTIBLE = (b"PK\x03\x04", b"\x80")
 
 @dataclass(frozen=True)
 class Network:
-    """A generator's file, opened and found to be one; its weights are read by `load`."""
+    """A generator file whose header was checked; `load` reads its weights."""
 
     path: Path
     config: GeneratorConfig
-    source: Mapping[str, Any]  # where it came from, as its metadata says
-    parameters: int  # numbers in all tensors but noise maps, filters and w_avg
+    source: Mapping[str, Any]  # its origin, from the metadata
+    parameters: int  # number of learned parameters: without noise maps, filters and w_avg
     dtypes: tuple[str, ...]
-    shapes: Mapping[str, tuple[int, ...]]  # of all its tensors but filters
+    shapes: Mapping[str, tuple[int, ...]]  # of all tensors except filters
 
     @classmethod
     def open(cls, path: Path) -> Network:
-        """Read the header, and check it. CheckpointError says what is wrong with the file."""
+        """Read and check the header; CheckpointError if it is not that of a generator."""
         with _opened(path) as file:
             shapes = {key: entry.shape for key, entry in file.entries.items()}
             dtypes = {key: entry.dtype for key, entry in file.entries.items()}
             fields = _sg2_fields(file.metadata)
             if fields.get("kind") == WEIGHT_DELTAS:
                 raise CheckpointError(
-                    "differences of weights, no network: give them to --tuned, or make one with "
-                    "`sg2 convert NETWORK OUT --merge` and this file"
+                    "weight deltas, not a network: give them as `tuned` together with the network, "
+                    "or `merge` them into a checkpoint when converting"
                 )
             if odd := [key for key in shapes if dtypes[key] not in FLOATS]:
                 raise CheckpointError(
@@ -92,10 +92,10 @@ class Network:
         return sha256(self.path)
 
     def load(self, device: str = "cpu") -> Generator:
-        """The generator with its weights in float32, in memory of its own.
+        """The generator with its weights in float32, on the device.
 
-        CheckpointError names a tensor that holds a value that is not finite, in float32, or a
-        stored filter that contradicts the configuration.
+        CheckpointError for a tensor with values that are not finite in float32, or a stored
+        filter that contradicts the configuration.
         """
         import torch
 
@@ -126,7 +126,7 @@ class Network:
 def save_generator(
     G: Generator, path: Path, source: Mapping[str, Any], overwrite: bool = False
 ) -> None:
-    """Make a checkpoint as `Network` reads it; `source` says where it came from."""
+    """Write a checkpoint that `Network` reads; `source` is its origin."""
     with new_file(path, overwrite) as file:
         write_generator(G, file, source)
 
@@ -142,7 +142,7 @@ def write_generator(G: Generator, file: BinaryIO, source: Mapping[str, Any]) -> 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[SafetensorsFile]:
-    """The file, read as it is asked for; every error that comes out of the block names it."""
+    """Open the file; errors raised in the block name it."""
     try:
         with open_file(path) as start:
             _refuse_other_formats(start.read(9), path)
@@ -152,7 +152,7 @@ def _opened(path: Path) -> Iterator[SafetensorsFile]:
         raise CheckpointError(f"{path}: {error}") from error
     except ValueError as error:
         raise CheckpointError(
-            f"{path}: damaged, or no safetensors file ({error}): copy or download it again"
+            f"{path}: damaged, or not a safetensors file ({error}): copy or download it again"
         ) from error
     except (OSError, MemoryError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
@@ -168,14 +168,14 @@ def _refuse_other_formats(start: bytes, path: Path) -> None:
     """Name a file of another kind by its first bytes, and say what to do with it."""
     if not start:
         raise CheckpointError("empty: copy or download it again")
-    if start[8:9] == b"{":  # after the header's length, which may look like anything
+    if start[8:9] == b"{":  # after the length of the header, which can be any bytes
         return
     for magic, what in OTHER_FORMATS.items():
         if start.startswith(magic):
             todo = "give a .safetensors file"
             if magic in CONVERTIBLE:
                 todo = f"run `sg2 convert {path} {path.with_suffix('.safetensors').name}` first"
-            raise CheckpointError(f"{what}, no safetensors file: {todo}")
+            raise CheckpointError(f"{what}, not a safetensors file: {todo}")
 
 
 def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
 def _check_filter(config: GeneratorConfig, key: str, f: Tensor) -> None:
     """A stored filter is not needed; one that upsamples must be what the configuration says.
 
-    A conv1 has one as well, of which no use is made.
+    A conv1 has one as well, but does not use it.
     """
     import torch
 

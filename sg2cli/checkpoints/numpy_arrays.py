@@ -1,4 +1,4 @@
-"""NumPy arrays in pickles: shapes and numbers, checked against one another."""
+"""NumPy arrays in pickles, with their shapes checked against the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SIDE = 1 << 40
 
 
 class PickledArray(metaclass=Sealed):
-    """A numpy array, as `_reconstruct` begins and BUILD completes it."""
+    """A NumPy array, created by `_reconstruct` and completed by BUILD."""
 
     __slots__ = ("content", "dtype", "fortran", "shape")
 
@@ -28,12 +28,12 @@ class PickledArray(metaclass=Sealed):
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
-            raise CheckpointError("an array in it is not described as numpy does")
+            raise CheckpointError("an array in it is malformed")
         _, shape, dtype, fortran, content = state
         if not isinstance(shape, tuple) or len(shape) > MAX_DIMS:
-            raise CheckpointError("an array in it has no shape")
+            raise CheckpointError("an array in it has an invalid shape")
         if not all(type(n) is int and 0 <= n < MAX_SIDE for n in shape):
-            raise CheckpointError("an array in it has no shape")
+            raise CheckpointError("an array in it has an invalid shape")
         if isinstance(content, str):  # of Python 2
             content = content.encode("latin1")
         wanted = math.prod(shape) * NUMPY_DTYPES[dtype.name]
@@ -42,7 +42,7 @@ class PickledArray(metaclass=Sealed):
             or len(content) != wanted
             or len(shape) > MAX_DIMS
         ):
-            raise CheckpointError("an array in it has not the numbers that its shape asks for")
+            raise CheckpointError("an array in it has data that do not match its shape")
         self.shape, self.dtype, self.fortran = shape, dtype.text, bool(fortran)
         self.content = content
 
@@ -56,7 +56,7 @@ class PickledArray(metaclass=Sealed):
 
 
 class Dtype(metaclass=Sealed):
-    """numpy.dtype('f4', False, True), whose BUILD tells the order of bytes."""
+    """numpy.dtype('f4', False, True); BUILD sets the byte order."""
 
     __slots__ = ("name", "order")
 
@@ -76,16 +76,16 @@ class Dtype(metaclass=Sealed):
 
 
 def scalar(dtype: object, content: object = b"") -> PickledArray:
-    """numpy's scalar: an array without dimensions."""
+    """NumPy's scalar: an array without dimensions."""
     found = PickledArray()
     found.__setstate__((1, (), dtype, False, content))
     return found
 
 
 def encode(text: object, encoding: object = "latin1") -> bytes:
-    """_codecs.encode, with which protocol 2 writes bytes."""
+    """_codecs.encode, which protocol 2 uses for bytes."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise CheckpointError("it encodes text in a way that no network needs")
+        raise CheckpointError("it encodes text with an unexpected codec")
     return text.encode("latin1")
 
 

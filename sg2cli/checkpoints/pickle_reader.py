@@ -1,8 +1,8 @@
-"""Pickles as data: nothing that a file names is imported, and nothing of it is called.
+"""Reading pickles as data: nothing that a file names is imported or called.
 
-Every global a file may name is listed below, and stands for something inert of ours. All opcodes
-are read once beforehand, so that what is refused is refused with its offset before anything is
-built, and lengths and memo numbers that no real file has cost no memory.
+Allowed globals are replaced by inert stand-ins. All opcodes are scanned first, so that a file is
+refused, with the offset, before any object is built, and so that excessive lengths and memo indices
+cost no memory.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import MAX_FILTERS, MAX_OPCODES, MAX_TENSORS, MIB, Budget, LimitExceeded
 
 MIN_VIEW = 1 << 10  # bytes; smaller ones are copied
-MAX_ARGUMENTS = 16  # of a call; torch's have up to 8
+MAX_ARGUMENTS = 16  # of a call; torch's calls have up to 8
 BYTES = (str, bytes, bytearray, memoryview)
-# Extension codes name objects of the process that reads; INST and OBJ are of protocol 0.
+# Extension codes refer to objects of the reading process; INST and OBJ are of protocol 0.
 REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
 PERSISTENT = {"PERSID", "BINPERSID"}
 
 
 def budget_for(size: int) -> Budget:
-    """What it may cost to read one file of so many bytes, with all the pickles in it.
+    """The budget for reading a file of `size` bytes, with all its nested pickles.
 
-    A pickle can hand one large object to any number of calls, and one storage to any number of
-    tensors, so that a small file asks for any memory and any time. Real files use each byte once or
-    twice: it is text first, in protocol 2, and then a number.
+    A pickle can pass one large object to many calls, and one storage to many tensors, so a small
+    file could take any memory and time. Real files use each byte once or twice: in protocol 2, as
+    text and then as a number.
     """
     return Budget(
         opcodes=MAX_OPCODES,
@@ -41,9 +41,9 @@ def budget_for(size: int) -> Budget:
 
 
 def charge_call(budget: Budget, arguments: object) -> None:
-    """CheckpointError for a call as no network makes it; LimitExceeded for one too many."""
+    """CheckpointError for an unusual call; LimitExceeded if the budget is exceeded."""
     if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
-        raise CheckpointError("unsafe: it calls something in a way that no network needs")
+        raise CheckpointError("unsafe: it has a call that no network needs")
     given = sum(len(a) for a in arguments if isinstance(a, BYTES))
     budget.charge("bytes_given_to_calls", given)
 
@@ -57,8 +57,8 @@ def load(
 ) -> tuple[Any, int]:
     """The object of the pickle at `start`, and where it ends.
 
-    `allowed` are the globals, 'module name', and what stands for each. CheckpointError for any
-    other, with its offset, and for a pickle that is damaged or asks for more than a file holds.
+    `allowed`: globals as 'module name', and their stand-ins. CheckpointError for other globals,
+    with their offset, and for a pickle that is damaged or exceeds its budget.
     """
     offsets, end = _scan(content, start, budget, persistent_load is not None)
     file = Reader(content[start:end])
@@ -70,22 +70,22 @@ def load(
     except LimitExceeded as error:
         raise CheckpointError(f"unsafe: {error}") from error
     except RecursionError as error:
-        raise CheckpointError("damaged, or unsafe: it nests without end") from error
+        raise CheckpointError("damaged, or unsafe: it is nested too deeply") from error
     except MemoryError as error:
         raise CheckpointError("there is not enough memory to read it") from error
-    except Exception as error:  # what stand-ins and the unpickler raise is without number
+    except Exception as error:  # of many kinds
         message = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise CheckpointError(f"damaged, or no network ({message})") from error
+        raise CheckpointError(f"damaged, or not a network ({message})") from error
 
 
 _InPython: Any = pickle._Unpickler
 
 
 class _Unpickler(_InPython):  # type: ignore[misc]
-    """Keys and members of sets are plain values, calls cost something, and globals are stand-ins.
+    """An unpickler with stand-ins for globals, a budget for calls, and plain values as keys.
 
-    The hash of a tuple that holds the one before twice, fifty deep, would take years, and no signal
-    interrupts it. Python's own unpickler is in C, and cannot be changed so; this one is in Python.
+    Hashing a tuple that contains the previous one twice, fifty levels deep, would take years.
+    Python's C unpickler cannot be customised for this, so this one is in Python.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class _Unpickler(_InPython):  # type: ignore[misc]
         offset, key = next(self.offsets), f"{module} {name}"
         if key not in self.allowed:
             raise CheckpointError(
-                f"unsafe: it asks for {module}.{name} at byte {offset}, which no network needs: "
-                "do not open it with anything"
+                f"unsafe: it refers to {module}.{name} at byte {offset}, which no network needs: "
+                "do not open it with other programs"
             )
         return self.allowed[key]
 
     def persistent_load(self, pid: Any) -> Any:
         if self.from_outside is None:
-            raise CheckpointError("unsafe: it asks for an object from outside")
+            raise CheckpointError("unsafe: it refers to an external object")
         return self.from_outside(pid)
 
     def load_reduce(self) -> None:
@@ -182,7 +182,7 @@ class _Unpickler(_InPython):  # type: ignore[misc]
 
 
 class Reader:
-    """A file over memory that gives no more than there is, whatever it is asked for."""
+    """A file object over memory, whose reads never exceed the data."""
 
     def __init__(self, view: memoryview) -> None:
         self.view, self.at = view, 0
@@ -212,7 +212,7 @@ class Reader:
 def _scan(
     content: memoryview, start: int, budget: Budget, persistent: bool
 ) -> tuple[list[int], int]:
-    """Offsets of the opcodes that name a global, in order, and the end of the pickle."""
+    """The offsets of opcodes that name globals, in order, and the end of the pickle."""
     offsets: list[int] = []
     count = 0
     file = Reader(content[start:])
@@ -231,9 +231,9 @@ def _scan(
         raise
     except LimitExceeded as error:
         raise CheckpointError(f"unsafe: {error}") from error
-    except Exception as error:  # pickletools' many kinds for a damaged file
+    except Exception as error:  # pickletools raises many kinds
         message = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"damaged, or no pickle ({message})") from error
+        raise CheckpointError(f"damaged, or not a pickle ({message})") from error
     return offsets, start + file.at
 
 

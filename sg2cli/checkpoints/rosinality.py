@@ -58,7 +58,7 @@ FILTER = r"(convs\.\d{1,2}\.conv\.blur|to_rgbs\.\d{1,2}\.upsample)\.kernel"
 
 
 def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
-    """The network g_ema of what `arrays.read_torch` read."""
+    """The network g_ema of what `torch_tensors.read_torch` read."""
     tensors_of, latent_avg = pickled.get("g_ema"), pickled.get("latent_avg")
     name = "rosinality stylegan2-pytorch"
     if tensors_of is None and isinstance(pickled.get("state_dict"), dict):
@@ -66,7 +66,7 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
         whole = pickled["state_dict"].items()
         tensors_of = {key[8:]: value for key, value in whole if str(key).startswith("decoder.")}
     if not isinstance(tensors_of, dict) or not tensors_of:
-        raise CheckpointError("a file of torch.save, but it has neither g_ema nor a decoder")
+        raise CheckpointError("a file of torch.save, but without g_ema or a decoder")
     stored = {str(key): value for key, value in tensors_of.items()}
     if odd := [key for key, value in stored.items() if not isinstance(value, PickledTensor)]:
         raise CheckpointError(f"its {odd[0][:60]!r} is not a tensor")
@@ -101,7 +101,7 @@ def read(pickled: Mapping[str, Any], budget: Budget) -> Checkpoint:
 
 
 def rename(key: str) -> str:
-    """Our name of one of theirs; CheckpointError for one that is not in the table."""
+    """Our name for one of theirs; CheckpointError for an unknown name."""
     for pattern, name in RENAMES:
         if match := re.fullmatch(pattern, key):
             return name(*match.groups())
@@ -109,7 +109,7 @@ def rename(key: str) -> str:
 
 
 def _reshaped(key: str, name: str, tensor: PickledTensor) -> LazyTensor:
-    """Without their dimensions of 1: [1,O,I,3,3], [1,C,4,4], [1,3,1,1], [1,1,H,W]."""
+    """Remove dimensions of 1: [1,O,I,3,3], [1,C,4,4], [1,3,1,1], [1,1,H,W]."""
     shape = tensor.shape
     if name.endswith((".const", "torgb.weight")) or (name.endswith(".weight") and len(shape) == 5):
         shape = shape[1:]

@@ -1,4 +1,4 @@
-"""What stands for the classes and functions that a pickle names: inert, and ours."""
+"""Inert stand-ins for the classes and functions that a pickle names."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from sg2cli.errors import CheckpointError
 
 MAX_TEXT = 1000  # characters of a name or a setting
-MAX_NUMBER = 1 << 60  # below the prime by whose multiples numbers may differ and have one hash
+MAX_NUMBER = 1 << 60  # below the modulus of hash(), so that numbers cannot be made to collide
 
 
 class Sealed(type):
-    """A stand-in for a class: BUILD cannot change what all files share."""
+    """A stand-in class that BUILD cannot modify, as all files share it."""
 
     def __setattr__(cls, name: str, value: object) -> None:
         raise CheckpointError(f"it tries to change {cls.__name__}")
 
 
 class Module(metaclass=Sealed):
-    """A call of NVIDIA's _reconstruct_persistent_obj: `class_name` and `state`, no source."""
+    """NVIDIA's _reconstruct_persistent_obj: `class_name` and `state`, without source code."""
 
     __slots__ = ("class_name", "state")
 
@@ -33,7 +33,7 @@ class Module(metaclass=Sealed):
 
 
 class Inert:
-    """A function of ours as a file may call it; it has no attributes to change."""
+    """A function that a pickle may call; its attributes cannot be changed."""
 
     __slots__ = ("_function",)
     _function: Any
@@ -49,7 +49,7 @@ class Inert:
 
 
 class Nested(Inert):
-    """One that reads a pickle in the pickle, and is given what is left of the budget."""
+    """A function that reads a nested pickle, and receives the remaining budget."""
 
     __slots__ = ()
 
@@ -69,7 +69,7 @@ class TensorFlowNetwork(metaclass=Sealed):
 
 
 class Attributes(dict[str, Any], metaclass=Sealed):
-    """A dict, whatever its class was; what BUILD would make attributes of is left out."""
+    """A dict of any class; attributes set by BUILD are ignored."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Attributes(dict[str, Any], metaclass=Sealed):
 
 
 class Opaque(metaclass=Sealed):
-    """A value that a network is not made of."""
+    """A value that is not needed for a network."""
 
     __slots__ = ()
 
@@ -88,13 +88,13 @@ class Opaque(metaclass=Sealed):
 
 
 def plain(value: Any, what: str) -> Any:
-    """A short text or a number, or None; CheckpointError for all else.
+    """A short text, a number or None; CheckpointError for other values.
 
-    What a file holds is compared, hashed or printed only as one of these: a nested value may be
-    exponentially larger than its file, and a long one be used any number of times.
+    Only these are compared, hashed or printed: a nested value may be exponentially larger than its
+    file, and a long one could be used many times.
     """
     short = isinstance(value, str | bytes) and len(value) <= MAX_TEXT
     small = isinstance(value, int) and abs(value) < MAX_NUMBER
     if not (short or small or value is None or isinstance(value, float)):
-        raise CheckpointError(f"damaged, or no network: {what} in it is not a plain value")
+        raise CheckpointError(f"damaged, or not a network: {what} in it is not a plain value")
     return value

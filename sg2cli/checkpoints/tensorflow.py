@@ -33,7 +33,7 @@ def _noise(index: int) -> str:
     return f"synthesis.b{8 << (index - 1) // 2}.conv{(index - 1) % 2}.noise_const"
 
 
-# Shapes are turned as tensors are: each rule has a name and a change of axes or values.
+# Each rule has a new name, and a change of axes or values that applies to shapes as well.
 Rule = tuple[str, Callable[..., str], str]
 RENAMES: list[Rule] = [
     (r"dlatent_avg", lambda: "mapping.w_avg", "as is"),
@@ -83,8 +83,8 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = {
     ),
 }
 DIMENSIONS = {"transpose": 2, "first": 4, "map": 4, "kernel": 4, "kernel flipped": 4}
-NOT_TENSORS = {"lod"}  # of networks that grew while they were trained
-DECIDING = {  # what of static_kwargs is read, or settled by the shapes of the tensors
+NOT_TENSORS = {"lod"}  # of networks with progressive growing
+DECIDING = {  # static_kwargs that are read, or determined by the shapes of tensors
     *("latent_size", "dlatent_size", "label_size", "label_fmaps", "resolution", "num_channels"),
     *("mapping_layers", "mapping_fmaps", "mapping_lrmul", "mapping_nonlinearity", "fmap_base"),
     *("fmap_max", "fmap_min", "fmap_decay", "architecture", "nonlinearity", "use_noise"),
@@ -96,7 +96,7 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
     """The network Gs of what `pickle_reader.load` read."""
     network = pickled[2] if len(pickled) == 3 else None
     if not isinstance(network, TensorFlowNetwork):
-        raise CheckpointError("no (G, D, Gs) of NVIDIA's TensorFlow code")
+        raise CheckpointError("not a (G, D, Gs) of NVIDIA's TensorFlow code")
     components = network.state.get("components")
     parts = {"": network}
     for name in ("mapping", "synthesis"):
@@ -105,16 +105,16 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
             parts[f"{name}/"] = part
     variables, kwargs = _variables(parts), _kwargs(parts)
     if any("StyleMod" in name for name in variables):
-        raise CheckpointError("a StyleGAN network, of the first kind: sg2 draws StyleGAN2")
+        raise CheckpointError("a network of the first StyleGAN, which sg2 does not support")
     if not any(name.startswith("synthesis/") for name in variables):
-        raise CheckpointError("a TensorFlow network, but no StyleGAN2 (a ProGAN?)")
+        raise CheckpointError("a TensorFlow network, but not a StyleGAN2 (a ProGAN?)")
     if any("LabelConcat" in name for name in variables):
-        raise CheckpointError("a conditional network with LabelConcat, which sg2 does not read yet")
+        raise CheckpointError("a conditional network with LabelConcat, which sg2 does not support")
     if kwargs.get("normalize_latents") is False:
-        raise CheckpointError("normalize_latents is False in it, which sg2 cannot honour")
+        raise CheckpointError("its normalize_latents is False, which sg2 does not support")
     activation = _number(kwargs.get("nonlinearity", "lrelu"))
     if _number(kwargs.get("mapping_nonlinearity", "lrelu")) != activation:
-        raise CheckpointError("mapping_nonlinearity is another than nonlinearity in it")
+        raise CheckpointError("its mapping_nonlinearity differs from its nonlinearity")
     kernel = kwargs.get("resample_kernel") or [1, 3, 3, 1]
     fields: dict[str, Any] = {
         "architecture": _number(kwargs.get("architecture", "skip")),
@@ -130,7 +130,9 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
             key, lazy = _rename(name, array)
             tensors[key] = lazy
     ignored = sorted(set(kwargs) - DECIDING)
-    notes = [f"settings that do not change an image: {first(ignored, 30)}"] if ignored else []
+    notes = (
+        [f"ignored settings, which do not affect images: {first(ignored, 30)}"] if ignored else []
+    )
     return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, ["G", "D"], notes=notes)
 
 
@@ -163,7 +165,7 @@ def _variables(parts: Mapping[str, TensorFlowNetwork]) -> dict[str, PickledArray
 
 
 def _kwargs(parts: Mapping[str, TensorFlowNetwork]) -> dict[str, Any]:
-    """Of the network and its components, which repeat or complete one another."""
+    """The static_kwargs of the network and its components, merged."""
     found: dict[str, Any] = {}
     for part in parts.values():
         kwargs = part.state.get("static_kwargs")
@@ -181,7 +183,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _number(value: Any) -> Any:
-    """A plain value, or a number that numpy wrapped."""
+    """A plain value, or a number in a NumPy array."""
     if isinstance(value, PickledArray) and math.prod(value.shape) == 1:
         return value.tensor().reshape(()).item()
     return plain(value, "a setting")

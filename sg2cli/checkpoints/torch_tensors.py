@@ -1,4 +1,4 @@
-"""Tensors in pickles and .pt files: where their numbers lie, until they are asked for."""
+"""Tensors in pickles and .pt files, whose data are read on demand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sg2cli.storage.zip_reader import STORED, BadArchive, ZipFile, is_zip
 if TYPE_CHECKING:
     from torch import Tensor
 
-STORAGES = {  # torch's storage classes: dtype, and bytes a number
+STORAGES = {  # torch's storage classes: dtype and bytes per number
     "FloatStorage": ("float32", 4),
     "DoubleStorage": ("float64", 8),
     "HalfStorage": ("float16", 2),
@@ -37,7 +37,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickle
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers of one kind in memory that belongs to the file."""
+    """Data of one dtype in the memory of the file."""
 
     dtype: str
     width: int
@@ -45,11 +45,11 @@ class Storage:
     budget: Budget
 
     def __setstate__(self, state: object) -> None:
-        raise CheckpointError("unsafe: it tries to change numbers that were checked")
+        raise CheckpointError("unsafe: it tries to change data that were checked")
 
 
 class PickledTensor(metaclass=Sealed):
-    """A strided view of a storage. Shapes are known at once; `tensor` reads the numbers."""
+    """A strided view of a storage. The shape is known at once; `tensor` reads the data."""
 
     __slots__ = ("dtype", "offset", "shape", "storage", "stride")
 
@@ -60,7 +60,7 @@ class PickledTensor(metaclass=Sealed):
         if ok:
             storage.budget.charge("tensors")
         if not all(type(n) is int and 0 <= n < MAX_SIDE for n in numbers):
-            raise CheckpointError("a tensor in it is not described as torch does")
+            raise CheckpointError("a tensor in it is malformed")
         self.storage: Storage = storage
         self.dtype = self.storage.dtype
         self.offset: int = offset
@@ -68,20 +68,20 @@ class PickledTensor(metaclass=Sealed):
         self.stride: tuple[int, ...] = stride
         steps = [(n - 1) * step for n, step in zip(self.shape, self.stride, strict=False)]
         last = self.offset + sum(steps)
-        # A stride of 0 repeats numbers: a small file could claim any size.
+        # A stride of 0 repeats data: a small file could claim any size.
         repeats = any(step == 0 and n > 1 for n, step in zip(self.shape, self.stride, strict=False))
         inside = 0 in self.shape or (last + 1) * self.storage.width <= len(self.storage.content)
         fits = len(self.stride) == len(self.shape) <= MAX_DIMS
         if not fits or repeats or not inside:
-            raise CheckpointError("a tensor in it lies outside of its numbers")
+            raise CheckpointError("a tensor in it exceeds its storage")
         if math.prod(self.shape) * self.storage.width > len(self.storage.content):
-            raise CheckpointError("a tensor in it claims more numbers than there are")
+            raise CheckpointError("a tensor in it is larger than its storage")
 
     def __setstate__(self, state: object) -> None:
         raise CheckpointError("unsafe: it tries to change a tensor that was checked")
 
     def tensor(self) -> Tensor:
-        """The numbers, in memory of their own: as much as they take, wherever they lie."""
+        """Copy the data into a new, contiguous tensor."""
         import numpy as np
         import torch
 
@@ -111,10 +111,7 @@ TORCH = {
 
 
 def read_storage(content: Any, budget: Budget) -> Storage:
-    """What torch.storage._load_from_bytes reads: a storage saved alone, the way before torch 1.6.
-
-    torch writes them so to this day.
-    """
+    """Read a single storage, like torch.storage._load_from_bytes (torch 1.5 format)."""
     found = _read_legacy(memoryview(content), budget, TORCH)
     if not isinstance(found, Storage):
         raise CheckpointError("the bytes of a tensor in it hold something else")
@@ -122,9 +119,9 @@ def read_storage(content: Any, budget: Budget) -> Storage:
 
 
 def read_torch(content: bytes, more: Mapping[str, object], budget: Budget | None = None) -> Any:
-    """The object that torch.save wrote, old way or new, with PickledTensors for tensors.
+    """The object that torch.save wrote, in either format, with PickledTensors for tensors.
 
-    `more` are globals that may occur beside torch's own.
+    `more`: allowed globals beside those of torch.
     """
     budget, allowed = budget or budget_for(len(content)), {**TORCH, **more}
     if is_zip(content):
@@ -133,13 +130,13 @@ def read_torch(content: bytes, more: Mapping[str, object], budget: Budget | None
 
 
 def _read_legacy(view: memoryview, budget: Budget, allowed: Mapping[str, object]) -> Any:
-    """torch.save's way before 1.6: pickles one after another, and then the numbers."""
+    """The format of torch.save before 1.6: several pickles, then the data."""
     magic, at = load(view, {}, budget)
     if magic != LEGACY_MAGIC:
-        raise CheckpointError("no file of torch.save: it begins otherwise")
+        raise CheckpointError("not a file of torch.save: its magic number is missing")
     _, at = load(view, {}, budget, start=at)  # version of the protocol
-    _, at = load(view, {}, budget, start=at)  # sizes of numbers where it was written
-    # The numbers come behind the object that needs them: where each begins is found first.
+    _, at = load(view, {}, budget, start=at)  # sizes of types where it was written
+    # The data follow the object that refers to them, so their positions are found first.
     wanted: dict[str, tuple[str, int]] = {}
     views: dict[str, memoryview] = {}
 
@@ -148,25 +145,25 @@ def _read_legacy(view: memoryview, budget: Budget, allowed: Mapping[str, object]
         dtype, width = wanted[key] = STORAGES[name]
         return Storage(dtype, width, views.get(key, memoryview(b"")), budget)
 
-    # Two passes: the first learns the keys, the second gives tensors their numbers.
+    # Two passes: the first collects the keys, the second assigns the data.
     _, after = load(view, {**allowed, **_LENIENT}, budget, note, at)
     keys, position = load(view, {}, budget, start=after)
     if not isinstance(keys, list):
-        raise CheckpointError("damaged: it does not list its numbers")
+        raise CheckpointError("damaged: its list of storages is missing")
     for key in keys:
         if plain(key, "a key") not in wanted or position + 8 > len(view):
-            raise CheckpointError("damaged: its numbers are cut off")
+            raise CheckpointError("damaged: its data are cut off")
         (count,) = struct.unpack("<q", view[position : position + 8])
         size = count * wanted[key][1]
         if count < 0 or position + 8 + size > len(view):
-            raise CheckpointError("damaged: its numbers are cut off")
+            raise CheckpointError("damaged: its data are cut off")
         views[key] = view[position + 8 : position + 8 + size]
         position += 8 + size
     found, _ = load(view, allowed, budget, note, at)
     return found
 
 
-# In the first pass tensors have no numbers yet, and are not looked at.
+# In the first pass tensors have no data yet, and are not checked.
 _LENIENT = {
     "torch._utils _rebuild_tensor_v2": Opaque,
     "torch._utils _rebuild_tensor": Opaque,
@@ -177,19 +174,19 @@ def _storage_id(pid: Any) -> tuple[str, str]:
     """('storage', FloatStorage, key, location, count, ...) -> key, class."""
     ok = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
     if not ok or not all(isinstance(pid[i], str) for i in (1, 2)) or pid[1] not in STORAGES:
-        raise CheckpointError("a tensor in it keeps its numbers in an unknown way")
+        raise CheckpointError("a tensor in it has an unknown kind of storage")
     return plain(pid[2], "the key of a tensor"), pid[1]
 
 
 def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> Any:
-    """torch.save's way since 1.6: data.pkl, and a member for each storage."""
+    """The format of torch.save since 1.6: data.pkl, and a member for each storage."""
     with _archive_errors():
         archive = ZipFile(Source(content))
     pickles = [name for name in archive.members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise CheckpointError("a zip file, but none of torch.save")
+        raise CheckpointError("a zip file, but not one of torch.save")
     folder = pickles[0][: -len("data.pkl")]
-    storages: dict[tuple[str, str], Storage] = {}  # each is checked once, however often it is used
+    storages: dict[tuple[str, str], Storage] = {}  # each is checked once
 
     def member(name: str) -> memoryview:
         found = archive.members.get(f"{folder}{name}")
@@ -205,7 +202,7 @@ def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> 
         return storages[key, name]
 
     if f"{folder}byteorder" in archive.members and bytes(member("byteorder")) != b"little":
-        raise CheckpointError("its numbers are big-endian, which is not read")
+        raise CheckpointError("its data are big-endian, which is not supported")
     found, _ = load(member("data.pkl"), allowed, budget, persistent_load)
     return found
 

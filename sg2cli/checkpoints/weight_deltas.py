@@ -1,6 +1,6 @@
-"""Differences of weights, in half precision: a generator tuned on a photo, without its copy.
+"""Weight deltas: the differences of a tuned generator from the original, in float16.
 
-A safetensors with the names and shapes of the network's own tensors, which are added to them.
+A .safetensors with tensors of the network's names and shapes, which are added to its weights.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightDeltas:
-    """A file of differences that fits a network; the numbers are read by `apply`."""
+    """A file of weight deltas that fits a network; `apply` reads the numbers."""
 
     path: Path
     sha256: str
     content: bytes | None = None  # of a pipe, which cannot be read again
 
     def apply(self, G: Generator) -> None:
-        """Add the differences to the weights.
+        """Add the deltas to the weights.
 
-        CheckpointError for NaN or infinity, and for a file that is not the one that was opened.
+        CheckpointError for NaN or infinity, and if the file changed after it was opened.
         """
         import torch
 
@@ -48,7 +48,9 @@ class WeightDeltas:
         with _opened(self.path, self.content) as file, torch.no_grad():
             for name, difference in file.tensors(digest):
                 if name not in own or own[name].shape != difference.shape:
-                    raise CheckpointError(f"{self.path}: its tensor {name} fits no weight")
+                    raise CheckpointError(
+                        f"{self.path}: its tensor {name} does not fit the network"
+                    )
                 changed[name] = own[name].data + difference.to(own[name])
                 if not is_finite(changed[name]):
                     raise CheckpointError(f"{self.path}: its tensor {name} holds NaN or infinity")
@@ -61,7 +63,7 @@ class WeightDeltas:
 
 @contextmanager
 def _opened(path: Path, content: bytes | None = None) -> Iterator[SafetensorsFile]:
-    """The file, or what a pipe held; errors that come out of the block name it."""
+    """Open the file, or the content of a pipe; errors raised in the block name it."""
     try:
         with SafetensorsFile(path if content is None else Source(content)) as file:
             yield file
@@ -72,7 +74,7 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[SafetensorsFil
 
 
 def inspect_weight_deltas(path: Path, content: bytes | None = None) -> dict[str, Any] | None:
-    """What made a file of differences, or its content; None if it is something else."""
+    """The provenance of weight deltas, from a file or its content; None for another file."""
     try:
         with SafetensorsFile(path if content is None else Source(content)) as file:
             fields = sg2_metadata(file.metadata)
@@ -82,9 +84,9 @@ def inspect_weight_deltas(path: Path, content: bytes | None = None) -> dict[str,
 
 
 def open_weight_deltas(path: Path, network: Network) -> WeightDeltas:
-    """Look at a file of differences, and hold it against the network that it is to change.
+    """Open weight deltas, and check that they fit the network.
 
-    UsageError when it was tuned from another network, CheckpointError when it is something else.
+    UsageError if they belong to another network, CheckpointError if this is another file.
     """
     what, content = kind(path), None
     if what == "other":
@@ -95,18 +97,18 @@ def open_weight_deltas(path: Path, network: Network) -> WeightDeltas:
     elif what != "file":
         raise UsageError(f"no file {path}: give a tuned.safetensors")
     if inspect_weight_deltas(path, content) is None:
-        raise CheckpointError(f"{path} holds no differences of weights, as --tune saves them")
+        raise CheckpointError(f"{path} holds no weight deltas of a tuned network")
     with _opened(path, content) as file:
         made_with = str(sg2_metadata(file.metadata).get("checkpoint"))
         if made_with != network.sha256:
             raise UsageError(
-                f"{path} was tuned from another network, {made_with[:12]}: give that to --network"
+                f"{path} was tuned from another network, {made_with[:12]}: give that as `network`"
             )
         for name, entry in file.entries.items():
             fits = name.startswith("synthesis.") and not name.endswith("noise_const")
             shape = network.shapes.get(name) if fits else None
             if entry.shape != shape or entry.dtype != "F16":
-                raise CheckpointError(f"{path}: its tensor {name} fits none of the network's")
+                raise CheckpointError(f"{path}: its tensor {name} does not fit the network")
         return WeightDeltas(path, file.sha256(), content)
 
 
@@ -116,13 +118,13 @@ def save_weight_deltas(
     provenance: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Write differences by the names of the weights; `provenance` has the network's hash."""
+    """Write deltas by the names of the weights; `provenance` has the hash of the network."""
     with new_file(path, overwrite) as file:
         file.write(encode_weight_deltas(differences, provenance))
 
 
 def encode_weight_deltas(differences: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> bytes:
-    """The content of such a file."""
+    """The content of a file of weight deltas."""
     from safetensors.torch import save
 
     metadata = {"sg2": json.dumps({"kind": WEIGHT_DELTAS, **provenance})}

@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, notes and a bar on stderr."""
+"""Output of a command: results on stdout, messages and a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any
 
 import click
 
+from sg2cli.cli.option_names import with_option_names
 from sg2cli.cli.progress import tqdm
 from sg2cli.errors import Sg2Error, printable, reason, redact_addresses
 from sg2cli.events import Events
 
 FLAGS = ("--overwrite", "--skip-existing", "--resume")
-ARGUMENTS = "sg2cli.arguments"  # where the context of Click keeps the command line
+ARGUMENTS = "sg2cli.arguments"  # key of the command line in the context of Click
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised where the main thread is, as KeyboardInterrupt is for SIGINT."""
+    """SIGTERM, raised in the main thread, as KeyboardInterrupt is for SIGINT."""
 
 
 class ReaderGone(Exception):
@@ -33,7 +34,7 @@ class Console:
     """The two streams of one run of a command."""
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
-        """Sg2Error where there is no stdout, or no working directory, to work with."""
+        """Sg2Error if stdout is closed or the working directory was deleted."""
         if sys.stdout is None:
             raise Sg2Error("stdout is closed")
         try:
@@ -46,28 +47,29 @@ class Console:
         self._bars: list[tqdm[Any]] = []
 
     def wrote(self, path: Path, provenance: Mapping[str, Any]) -> None:
-        """A file is complete: its path, or with --json an object of what made it."""
+        """Report a complete file: its path, or with --json its path and provenance."""
         self.result(json.dumps({"path": str(path), **provenance}) if self.as_json else str(path))
 
     def summary(self, done: int, skipped: int, failed: Mapping[str, str]) -> None:
-        """What became of a run's images or photos, at its end; `failed` says why, by name."""
+        """The counts at the end of a run; `failed` has the reasons by name."""
         if self.as_json:
-            account = {"done": done, "skipped": skipped, "failed": failed}
-            self.result(json.dumps({"summary": account}))
+            reasons = {name: with_option_names(reason) for name, reason in failed.items()}
+            summary = {"done": done, "skipped": skipped, "failed": reasons}
+            self.result(json.dumps({"summary": summary}))
         if skipped or failed:
             self.note(counts(done, skipped, failed))
 
     def result(self, line: str) -> None:
-        """A line on stdout, at once; above the bar where both are on one terminal."""
+        """Write a line to stdout and flush it; above the bar on a terminal."""
         if sys.stdout is not None and sys.stdout.isatty():
             with tqdm.external_write_mode(sys.stdout):
                 self._write(os.fsencode(printable(line) + "\n"))
         else:
-            # As the file system spells it, so that a path can be used whatever the locale.
+            # In the encoding of the file system, so that paths are usable in any locale.
             self._write(os.fsencode(line + "\n"))
 
     def image(self, content: bytes) -> None:
-        """The bytes of an image on stdout."""
+        """Write the bytes of an image to stdout."""
         if sys.stdout is not None and sys.stdout.isatty():
             raise Sg2Error("not writing an image to a terminal: redirect stdout, or use --out FILE")
         self._write(content)
@@ -84,27 +86,27 @@ class Console:
             raise Sg2Error(f"cannot write to stdout: {reason(error)}") from error
 
     def note(self, text: str) -> None:
-        """A line on stderr that -q silences, and that is said once."""
+        """Write a message to stderr once, unless -q was given."""
         if not self.quiet and text not in self._noted:
             self._noted.add(text)
             complain(text)
 
     def note_precision(self, device: str, precision: str) -> None:
-        """Advise against half precision on a CPU ("cpu"), whose own arithmetic is float32."""
+        """Advise against half precision on a CPU, where fp32 is faster and more accurate."""
         if device == "cpu" and precision in ("bf16", "fp16"):
             self.note(
                 f"--precision {precision} is slow on a CPU: fp32 is faster there and more accurate"
             )
 
     def stopped(self, state: str, command: str | None = None) -> None:
-        """The last note of an interrupted run: how far it came, and what continues it."""
+        """The last message of an interrupted run: its state, and the command to continue."""
         for bar in self._bars:
-            bar.close()  # else it would be drawn again below the note
+            bar.close()  # otherwise it is redrawn below the message
         self.note(f"stopped: {state}" + (f"; to continue: {command}" if command else ""))
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[tqdm[Any]]:
-        """A bar with rate and ETA, if the work takes over a second and stderr is a terminal."""
+        """A bar with rate and ETA, if the work takes more than a second, on a terminal."""
         disable = True if self.quiet or sys.stderr is None else None
         with tqdm(
             total=total, desc=label, unit=f" {unit}", disable=disable, delay=1, leave=False
@@ -115,7 +117,7 @@ class Console:
 
 
 class ConsoleEvents(Events):
-    """Shows what library code reports: a bar for each stage, messages, and paths on stdout."""
+    """Shows events of the library: a bar for each stage, messages, and paths on stdout."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -130,7 +132,7 @@ class ConsoleEvents(Events):
 
     def step(self, stage: str, done: int, total: int, lpips: float | None) -> None:
         bar = self._bars.get(stage)
-        if bar is None or bar.total != total or done < bar.n:  # it begins, or begins again
+        if bar is None or bar.total != total or done < bar.n:  # a new stage, or a restarted one
             if bar is not None:
                 bar.close()
             shown = self.console.progress(stage, total, "step")
@@ -149,9 +151,9 @@ class ConsoleEvents(Events):
 def repeated_command(
     option: str, without: Collection[str] = (), changed: Collection[str] = ()
 ) -> str:
-    """The command line that is running, with an option, and without others and their values.
+    """The current command line with an option added, and others removed with their values.
 
-    `changed` is an option and its new value.
+    `changed`: an option and its new value.
     """
     without = {*without, *list(changed)[:1]}
     ctx = click.get_current_context()
@@ -169,7 +171,7 @@ def repeated_command(
 
 
 def _quoted(arg: str) -> str:
-    """For a shell, and on one line; bash, zsh and ksh read $'...'."""
+    """Quoted for a shell, on one line; bash, zsh and ksh read $'...'."""
     if arg.isprintable():
         return shlex.quote(arg)
     special = b"\\'"
@@ -180,13 +182,13 @@ def _quoted(arg: str) -> str:
 
 
 def counts(done: int, skipped: int, failed: Collection[str]) -> str:
-    """'12 written, 3 skipped', and how many failed, if some did."""
+    """'12 written, 3 skipped', and the number of failures, if any."""
     failures = f", {len(failed)} failed" if failed else ""
     return f"{done} written, {skipped} skipped{failures}"
 
 
 def some_failed(names: Sequence[str], count: int, what: str) -> Sg2Error:
-    """The last word on a run of so many images or photos, of which these failed."""
+    """The error that ends a run in which some of `count` images or photos failed."""
     more = " and others" if len(names) > 10 else ""
     return Sg2Error(
         f"{len(names)} of {count} {what} failed: {', '.join(names[:10])}{more}: see above"
@@ -194,9 +196,10 @@ def some_failed(names: Sequence[str], count: int, what: str) -> Sg2Error:
 
 
 def complain(text: str) -> None:
-    """A line on stderr, above a bar; lost if nobody listens."""
+    """Write a line to stderr, above a bar; dropped if stderr is closed."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError), tqdm.external_write_mode(sys.stderr):
-            line = " ".join(filter(None, map(str.strip, redact_addresses(text).splitlines())))
+            shown = redact_addresses(with_option_names(text))
+            line = " ".join(filter(None, map(str.strip, shown.splitlines())))
             sys.stderr.write(f"sg2: {printable(line)}\n")
             sys.stderr.flush()

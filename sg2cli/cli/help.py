@@ -1,12 +1,17 @@
-"""Help with options under headings, and the nearest name for a mistyped option."""
+"""Help with options grouped under headings, and suggestions for mistyped options."""
 
 from __future__ import annotations
 
 import difflib
+import re
 
 import click
 
 OTHER = "Other options"
+COLUMN = 24  # width of the names of options
+BOUNDS = r"[\d.]*<?=?x[<>=]+[\d.]*"  # Click's "1<=x<=4096"
+RANGE = re.compile(rf"\s*\[{BOUNDS}\]|; {BOUNDS}(?=\])")
+SYNONYMS = {"--resume": "--skip-existing", "--skip-existing": "--resume"}  # by command
 SHARED = {
     "Network": ("network", "device", "precision", "tuned", "checkpoint"),
     "Latents": (
@@ -22,14 +27,14 @@ SHARED = {
         *("overwrite", "skip_existing", "resume", "as_json", "quiet"),
     ),
 }
-# Where a command's options are not those of a drawing.
+# Groups of commands whose options differ from those of the drawing commands.
 OWN: dict[str, dict[str, tuple[str, ...]]] = {
     "project": {
         "Photos": ("target", "mask", "crop", "background"),
         "Search": (
             *("preset", "space", "steps", "seed", "lr", "w_noise", "noise_weight", "noise_maps"),
             *("wplus_weight", "pixel_weight", "lpips", "start_samples", "patience", "init"),
-            *("together", "seconds"),
+            *("class_index", "together", "seconds"),
         ),
         "Tuning": ("tune", "tune_steps", "tune_together"),
     },
@@ -42,28 +47,34 @@ class Command(click.Command):
     """A command whose help groups its options."""
 
     def heading(self, param: click.Parameter) -> str:
-        """The heading that an option stands under."""
+        """The heading of an option."""
         sections = (*OWN.get(self.name or "", {}).items(), *SHARED.items())
         return next((heading for heading, names in sections if param.name in names), OTHER)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, each heading's in the order in which they are declared."""
+        """Write the options under their headings, in the order of declaration."""
         records: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record:
-                records.setdefault(self.heading(param), []).append(record)
+            if record and "--help" not in param.opts:
+                names, text = record
+                rows = records.setdefault(self.heading(param), [])
+                rows.append((names, RANGE.sub("", text)))
         order = dict.fromkeys(("Network", *OWN.get(self.name or "", {}), *SHARED, OTHER))
         for heading in order:
             if heading in records:
                 with formatter.section(heading):
-                    formatter.write_dl(records[heading])
+                    formatter.write_dl(records[heading], col_max=COLUMN)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As Click does; an unknown option suggests the one that is nearest."""
+        """As Click does; an unknown option suggests the nearest known one."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = [name for param in self.get_params(ctx) for name in param.opts]
-            near = difflib.get_close_matches(error.option_name, known, 1)
-            raise click.NoSuchOption(error.option_name, possibilities=near, ctx=ctx) from error
+            name = error.option_name
+            if (same := SYNONYMS.get(name)) in known:
+                message = f"No such option '{name}'. Did you mean '{same}'?"
+                raise click.NoSuchOption(name, message, ctx=ctx) from error
+            near = difflib.get_close_matches(name, known, 1)
+            raise click.NoSuchOption(name, possibilities=near, ctx=ctx) from error

@@ -1,4 +1,4 @@
-"""Files that commands read: by path, by the name of a bundled network, from stdin or a pipe."""
+"""Input files: paths, names of bundled networks, stdin and pipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BEGINNINGS = (  # of images, archives, arrays and pickles; a .safetensors has a 
 
 @contextmanager
 def on_disk(name: str) -> Iterator[Path]:
-    """The file of that name; a bundled checkpoint where it lies; stdin or a pipe as a copy."""
+    """The path of a file or bundled checkpoint; for stdin or a pipe, a temporary copy."""
     path, bundled = user_path(name), checkpoints.bundled()
     what = "pipe" if name == "-" else kind(path)
     if what != "file" and name in bundled:
@@ -43,7 +43,7 @@ def on_disk(name: str) -> Iterator[Path]:
                 yield copy
     else:
         known = ", ".join(bundled)
-        raise UsageError(f"no file {brief(name)}, nor a bundled network: {known}")
+        raise UsageError(f"no file {brief(name)}, and no bundled network of that name: {known}")
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 
 
 def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
-    """CheckpointError for what is too large, or of no kind that sg2 reads: it may have no end."""
+    """CheckpointError if the stream is too large, or in no format that sg2 reads."""
     start = pipe.read(START)
     if start and not (start.startswith(BEGINNINGS) or start[8:9] == b"{"):
         raise CheckpointError(f"{name}: not a file format that sg2 can read")

@@ -1,4 +1,4 @@
-"""The group `sg2`, its commands, and what becomes of errors: one line and an exit code."""
+"""The group `sg2`, its commands, and error handling: one line and an exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMPLETION = "_SG2_COMPLETE"  # Click's variable: set by the completion scripts
 
 
 class Commands(click.Group):
-    """The explicit list of commands; a module is imported when its command is asked for."""
+    """An explicit list of commands, each imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -60,7 +60,7 @@ class Commands(click.Group):
 
 
 def show_completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
-    """Print the script that teaches a shell to complete sg2."""
+    """Print the script that enables completion in a shell."""
     if not shell or ctx.resilient_parsing:
         return
     from click.shell_completion import get_completion_class
@@ -84,14 +84,14 @@ def show_completion(ctx: click.Context, param: click.Parameter, shell: str | Non
     expose_value=False,
     is_eager=True,
     callback=show_completion,
-    help="Print the completion script of a shell, to be sourced in its start-up file.",
+    help="Print a completion script to source in your shell.",
 )
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Sample StyleGAN2 networks, mix and truncate their styles, find the latents of photos.
+    """Generate, mix, edit and interpolate images with StyleGAN2, and find the latents of photos.
 
-    Paths of the files written go to stdout, everything else to stderr. SG2_NETWORK, SG2_DEVICE and
-    SG2_PRECISION stand in for the options of those names.
+    Paths of written files go to stdout, everything else to stderr. SG2_NETWORK, SG2_DEVICE and
+    SG2_PRECISION set the defaults of these options.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
@@ -104,7 +104,7 @@ def main() -> NoReturn:
         cli.main(prog_name="sg2", complete_var=COMPLETION)
     code = run(sys.argv[1:])
     if code in INTERRUPTED.values():
-        os._exit(code)  # a thread may stand still in a write that nobody reads
+        os._exit(code)  # a thread may be blocked in a write
     sys.exit(code)
 
 
@@ -133,22 +133,22 @@ def run(args: Sequence[str]) -> int:
             raise
         return _fail(str(error), error.exit_code)
     except (ReaderGone, BrokenPipeError):
-        # The reader has what it wanted. Without this, Python complains again when it ends.
+        # The reader is done. Without this, Python reports an error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:
         if DEBUG:
             raise
         return _fail(f"cannot read or write {error.filename or 'stdout'}: {reason(error)}", 1)
-    except Exception as error:  # our bug, or a machine that gives way
+    except Exception as error:  # a bug, or a failing machine
         if DEBUG:
             raise
         if is_out_of_memory(error):
             loading = isinstance(error, ImportError)
-            remedy = "torch cannot be loaded" if loading else "a smaller --batch needs less"
+            remedy = "torch cannot be loaded" if loading else "use a smaller --batch"
             return _fail(f"out of memory: {remedy}", 1)
         message = f"{type(error).__name__}: {error}"
-        return _fail(f"unexpected error, SG2_DEBUG=1 shows where: {message}", 1)
+        return _fail(f"unexpected error (set SG2_DEBUG=1 for a traceback): {message}", 1)
     except (KeyboardInterrupt, Terminated) as stop:
         return INTERRUPTED[type(stop)]
 

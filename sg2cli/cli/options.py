@@ -1,4 +1,4 @@
-"""What can stand behind an option, and the options that several commands share."""
+"""Types of option values, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sg2cli.latents.mixing import parse_styles
 from sg2cli.settings import NOISE_MODES, PRECISIONS
 from sg2cli.storage.paths import user_path
 
-MAX_FACTOR = 1e6  # that a latent is multiplied by; far beyond, float32 overflows
+MAX_FACTOR = 1e6  # of a latent; float32 overflows far beyond it
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ParsedType(click.ParamType):  # type: ignore[type-arg]
-    """An option whose text a function of the library parses; its ValueError is told to the user."""
+    """An option parsed by a function of the library; its ValueError becomes the message."""
 
     def __init__(self, name: str, parse: Callable[[str], Any], complete: str = "plain") -> None:
         self.name = name
@@ -46,7 +46,7 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]
 
 
 class NetworkType(click.ParamType):  # type: ignore[type-arg]
-    """A checkpoint; completes to the bundled ones whose name fits, else to files."""
+    """A checkpoint; completes to bundled networks, else to files."""
 
     name = "network"
 
@@ -59,24 +59,24 @@ class NetworkType(click.ParamType):  # type: ignore[type-arg]
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", text):
-        raise ValueError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
+        raise ValueError(f"{brief(text)} is not a device: use auto, cpu, cuda, cuda:N or mps")
     return text
 
 
 def number(text: str) -> float:
-    """What `float` takes; ValueError says what is wrong."""
+    """A number; ValueError for any other text."""
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{brief(text)} is no number") from None
+        raise ValueError(f"{brief(text)} is not a number") from None
 
 
 def _psi(text: str) -> float:
     psi = number(text)
     if not abs(psi) <= MAX_FACTOR:
         raise ValueError(
-            f"{brief(text)} is not a usable psi: 0 gives the mean image, 1 no truncation, and "
-            f"{MAX_FACTOR:g} is the limit"
+            f"{brief(text)} is out of range: psi is between -{MAX_FACTOR:g} and {MAX_FACTOR:g} "
+            "(0 is the mean, 1 no truncation)"
         )
     return psi
 
@@ -86,14 +86,16 @@ def _grid(text: str) -> tuple[int, int] | str:
         return text
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII)
     if not match or not int(match[1]) * int(match[2]):
-        raise ValueError(f"{text!r} is no shape: give columns x rows, as in --grid=8x4")
+        raise ValueError(f"{brief(text)} is not a grid: give columns x rows, such as --grid=8x4")
     return int(match[1]), int(match[2])
 
 
 def _shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"{brief(text)} is no shard: 1/8 to 8/8 are the eight parts of a whole")
+        raise ValueError(
+            f"{brief(text)} is not a shard: give I/N, such as 1/8 for the first of eight"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -105,7 +107,7 @@ def _latents_file(text: str) -> Path:
 
 def _hash(text: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise ValueError(f"{brief(text)} is no SHA-256: give its 64 digits")
+        raise ValueError(f"{brief(text)} is not a SHA-256: give 64 hexadecimal digits")
     return text
 
 
@@ -124,11 +126,15 @@ def _amount(text: str) -> tuple[float, float]:
     try:
         low, high = float(first), float(last if dots else first)
     except ValueError:
-        raise ValueError(f"{text!r} is no amount: give a number, or a range as -3..3") from None
+        raise ValueError(
+            f"{brief(text)} is not an amount: give a number or a range such as -3..3"
+        ) from None
     if not max(abs(low), abs(high)) <= MAX_FACTOR:
-        raise ValueError(f"{brief(text)} is not a usable amount: {MAX_FACTOR:g} is the limit")
+        raise ValueError(
+            f"{brief(text)} is out of range: amounts are between -{MAX_FACTOR:g} and {MAX_FACTOR:g}"
+        )
     if high < low:
-        raise ValueError(f"the amount {text} runs backwards: write {last}..{first}")
+        raise ValueError(f"amount {text} is descending; did you mean {last}..{first}?")
     return low, high
 
 
@@ -146,7 +152,7 @@ STYLES = ParsedType("styles", parse_styles)
 def sources_option(
     *names: str, type: ParsedType, **attributes: Any
 ) -> Callable[[Command], Command]:
-    """An option for latents; given several times, all count."""
+    """An option for latents that may be given several times."""
 
     def joined(
         ctx: click.Context, param: click.Parameter, value: tuple[Any, ...]
@@ -172,7 +178,7 @@ network_option = click.option(
     default=checkpoints.DEFAULT_NETWORK,
     envvar="SG2_NETWORK",
     show_default=True,
-    help="A .safetensors checkpoint, or the name of a bundled one.",
+    help="Checkpoint or bundled name.",
 )
 device_option = click.option(
     "--device",
@@ -180,7 +186,7 @@ device_option = click.option(
     default="auto",
     envvar="SG2_DEVICE",
     show_default=True,
-    help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.",
+    help="auto, cpu, cuda, cuda:N or mps.",
 )
 precision_option = click.option(
     "--precision",
@@ -188,16 +194,17 @@ precision_option = click.option(
     default="auto",
     envvar="SG2_PRECISION",
     show_default=True,
-    help="Of the synthesis; auto: fp32 on CPU, on CUDA as the checkpoint was trained.",
+    metavar="TYPE",
+    help="auto, fp32, fp16 or bf16.",
 )
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print results as JSON objects, one a line."
+    "--json", "as_json", is_flag=True, help="Print results as JSON, one object per line."
 )
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar, no notes.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar and no messages.")
 
 
 def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in the order of the help."""
+    """Several options as one decorator, in the order of the help text."""
 
     def decorate(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -213,7 +220,7 @@ truncation_options = together(
         "--trunc",
         "psi",
         type=PSI,
-        help="Truncation psi. [default: 1; latents from files as they are]",
+        help="Truncation psi; default 1, files unchanged.",
     ),
     click.option(
         "--trunc-cutoff",
@@ -228,7 +235,7 @@ class_option = click.option(
     "class_index",
     type=click.IntRange(0),
     metavar="N",
-    help="Class to draw, of a network that has classes.",
+    help="Class of a conditional network, from 0.",
 )
 class_and_noise_options = together(
     class_option,
@@ -237,22 +244,24 @@ class_and_noise_options = together(
         type=click.Choice(NOISE_MODES),
         default="const",
         show_default=True,
-        help="The checkpoint's noise, noise of the image's own seed, or none.",
+        metavar="MODE",
+        help="const, random or none.",
     ),
 )
 batch_option = click.option(
     "--batch",
     type=click.IntRange(1, 4096),
     metavar="N",
-    help="Images computed at once. [default: by resolution]",
+    help="Images per batch; default by resolution.",
 )
 tuned_option = click.option(
     "--tuned",
     type=TUNED_FILE,
     metavar="FILE",
-    help="Draw with the network as `sg2 project --tune` tuned it.",
+    help="Weight deltas of `sg2 project --tune`.",
 )
 drawing_options = together(truncation_options, class_and_noise_options, batch_option, tuned_option)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 out_option = click.option(
     "-o",
     "--out",
@@ -261,16 +270,14 @@ out_option = click.option(
     default="out",
     show_default=True,
     metavar="DIR",
-    help="A folder.",
+    help="Output folder.",
 )
 output_options = together(
-    click.option(
-        "--overwrite", is_flag=True, help="Replace existing files, which are otherwise an error."
-    ),
+    overwrite_option,
     click.option(
         "--skip-existing",
         is_flag=True,
-        help="Keep existing images that the same settings made: continues a run.",
+        help="Continue a run: keep existing results.",
     ),
     json_option,
     quiet_option,

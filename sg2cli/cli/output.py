@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.sampling.drawing import Drawing
 
-OTHER_SUFFIXES = {  # a user who writes these wants a file, not a folder of that name
+OTHER_SUFFIXES = {  # meant as files, not as names of folders
     *(".bmp", ".gif", ".tif", ".tiff", ".tga", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif"),
     *(".apng", ".ico", ".ppm", ".pgm", ".pnm", ".psd", ".eps", ".pdf", ".svg", ".mp4", ".mov"),
 }
 
 
 def check_choice(overwrite: bool, skip_existing: bool) -> None:
-    """UsageError for two answers to the question what becomes of existing files."""
+    """UsageError if both are given."""
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing are mutually exclusive")
 
@@ -66,10 +66,9 @@ def draw_into(
     singles: bool = True,
     done_options: Collection[str] = (),
 ) -> None:
-    """Draw below a bar, and print a summary; Sg2Error if some images failed.
+    """Draw with a progress bar, and print a summary; Sg2Error if some images failed.
 
-    An interrupted run prints the command that continues it; `done_options` are those whose work is
-    done by then.
+    An interrupted run prints the command that continues it, without `done_options`.
     """
     incomplete: IncompleteGrid | None = None
     count = drawing.count
@@ -97,7 +96,7 @@ def _report_interruption(
         console.stopped("nothing is written yet")
         return
     state, command = counts(output.written, output.kept, output.failed), None
-    if output.overwrite:  # what it has not reached may be of other settings
+    if output.overwrite:  # the remaining files may have other settings
         command = repeated_command("--overwrite")
     elif not output.stream:
         command = repeated_command("--skip-existing", done_options)

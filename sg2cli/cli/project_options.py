@@ -1,4 +1,4 @@
-"""The options of `sg2 project`: the fields of its settings, and how photos are read."""
+"""The options of `sg2 project` for the search and for reading photos."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def _crop(text: str) -> Crop:
         return text  # type: ignore[return-value]
     match = re.fullmatch(r"(\d{1,6}),(\d{1,6}),(\d{1,6}),(\d{1,6})", text, re.ASCII)
     if not match:
-        raise ValueError(f"{brief(text)} is no crop: give center, none or X,Y,W,H in pixels")
+        raise ValueError(f"{brief(text)} is not a crop: give center, none or X,Y,W,H in pixels")
     x, y, width, height = map(int, match.groups())
     if not width * height:
-        raise ValueError(f"{text} is a box of no size")
+        raise ValueError(f"the crop {text} is empty: give a width and a height")
     return x, y, width, height
 
 
@@ -30,7 +30,7 @@ def _colour(text: str) -> str:
     try:
         ImageColor.getrgb(text)
     except ValueError:
-        raise ValueError(f"{brief(text)} is no colour: give a name, or #rrggbb") from None
+        raise ValueError(f"{brief(text)} is not a colour: give a name or #rrggbb") from None
     return text
 
 
@@ -39,21 +39,21 @@ def _duration(text: str) -> float:
     parts = [int(digits or 0) for digits in match.groups()] if match else [0, 0, 0]
     total = 3600 * parts[0] + 60 * parts[1] + parts[2]
     if not total:
-        raise ValueError(f"{brief(text)} is no time: give 90s, 30m or 1h30m")
+        raise ValueError(f"{brief(text)} is not a duration: give 90s, 30m or 1h30m")
     return total
 
 
 def _weight(text: str) -> float:
     weight = number(text)
     if not 0 <= weight <= 1e12:
-        raise ValueError(f"{brief(text)} is no weight: give a number of 0 or more")
+        raise ValueError(f"{brief(text)} is not a weight: give a number of 0 or more")
     return weight
 
 
 def _positive(text: str) -> float:
     weight = _weight(text)
     if not weight:
-        raise ValueError("0 would change nothing: give a number above it")
+        raise ValueError("0 is not a learning rate: give a number above 0")
     return weight
 
 
@@ -65,33 +65,45 @@ DURATION = ParsedType("time", _duration)
 
 search_options = together(
     click.option(
-        "--space", type=click.Choice(SPACES), help="One w for all layers, or one each. [w]"
+        "--space", type=click.Choice(SPACES), help="One w for all layers, or one per layer. [w]"
     ),
-    click.option("--steps", "--num-steps", type=click.IntRange(1, 1_000_000), help="[paper: 1000]"),
     click.option(
-        "--seed", type=click.IntRange(0, 2**63 - 1), help="Of noise, for each photo. [303]"
+        "--steps",
+        "--num-steps",
+        type=click.IntRange(1, 1_000_000),
+        metavar="N",
+        help="Optimisation steps. [1000]",
     ),
-    click.option("--lr", type=POSITIVE, help="The highest learning rate. [paper: 0.1]"),
-    click.option("--w-noise", type=WEIGHT, help="On w at first, in standard deviations. [0.05]"),
-    click.option("--noise-weight", type=WEIGHT, help="Of structure in noise maps. [1e5]"),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        metavar="N",
+        help="Random seed of a photo. [303]",
+    ),
+    click.option("--lr", type=POSITIVE, help="Peak learning rate. [0.1]"),
+    click.option("--w-noise", type=WEIGHT, help="Initial noise on w, in std of w. [0.05]"),
+    click.option("--noise-weight", type=WEIGHT, help="Weight of the noise map penalty. [1e5]"),
     click.option(
         "--noise-maps",
         type=click.Choice(("on", "off")),
-        help="Optimise noise maps too, or leave the checkpoint's own. [on]",
+        help="Optimise noise maps as well. [on]",
     ),
-    click.option("--wplus-weight", type=WEIGHT, help="Keeps rows of W+ together."),
-    click.option("--pixel-weight", type=WEIGHT, help="Of the mean square of pixels."),
-    click.option("--lpips", type=click.Choice(LPIPS_NETS), help="The perceptual network. [vgg]"),
+    click.option("--wplus-weight", type=WEIGHT, help="Weight of the spread of W+ rows. [0]"),
+    click.option("--pixel-weight", type=WEIGHT, help="Weight of the pixel MSE. [0]"),
+    click.option(
+        "--lpips", type=click.Choice(LPIPS_NETS), help="Network of the perceptual loss. [vgg]"
+    ),
     click.option(
         "--start-samples",
         type=click.IntRange(0, 10_000),
         metavar="N",
-        help="Images that a start is estimated from; 0: the mean of w.",
+        help="Images to estimate a start; 0: mean w. [0]",
     ),
     click.option(
         "--patience",
         type=click.IntRange(0),
-        help="End a photo after so many steps without gain; 0: never.",
+        metavar="N",
+        help="Stop after N steps without improvement.",
     ),
 )
 photo_options = together(
@@ -99,7 +111,7 @@ photo_options = together(
         "--mask",
         type=PATH,
         metavar="IMAGE",
-        help="As large as the photo: white counts, grey weighs, black is left alone.",
+        help="Weights, as large as the photo; black: 0.",
     ),
     click.option(
         "--crop",
@@ -107,7 +119,7 @@ photo_options = together(
         default="center",
         show_default=True,
         metavar="CROP",
-        help="center: the largest square; none: all, squeezed; or X,Y,W,H in pixels.",
+        help="center, none (squeezed) or X,Y,W,H.",
     ),
     click.option(
         "--background",
@@ -115,6 +127,6 @@ photo_options = together(
         default="white",
         show_default=True,
         metavar="COLOUR",
-        help="Behind what is transparent.",
+        help="Behind transparency.",
     ),
 )

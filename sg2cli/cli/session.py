@@ -1,4 +1,4 @@
-"""What every drawing command does: open the network and the latents, load them, and draw."""
+"""The steps shared by drawing commands: open the network and latents, load them, draw."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Session:
-    """A network, opened but not loaded, so that errors in the options come before torch."""
+    """A network that is opened but not loaded, so that wrong options fail before torch loads."""
 
     network: checkpoints.Network
     console: Console
@@ -43,7 +43,7 @@ class Session:
 
     @cached_property
     def tuned(self) -> WeightDeltas | None:
-        """The weight deltas of --tuned, found to fit the network."""
+        """The weight deltas of --tuned, checked against the network."""
         return open_weight_deltas(self.tuned_file, self.network) if self.tuned_file else None
 
     def latents(
@@ -61,7 +61,7 @@ class Session:
     def check_outputs(
         self, outputs: Iterable[Path | None], sources: Iterable[LatentSource] = ()
     ) -> None:
-        """UsageError for outputs that would replace a file that is read."""
+        """UsageError if an output would replace an input."""
         files = [source.path for source in sources if isinstance(source, LatentFile)]
         files += [self.network.path, *([self.tuned_file] if self.tuned_file else [])]
         refuse_inputs(filter(None, outputs), files)
@@ -92,7 +92,7 @@ class Session:
         output.write(drawing, G)
 
     def prepare(self, drawing: Drawing, G: Generator) -> None:
-        """Find the direction of an edit, with a bar, and warn if it is another network's."""
+        """Find the direction of an edit, with a bar; warn if it belongs to another network."""
         from sg2cli.sampling.edit import Edit
 
         if not isinstance(drawing, Edit):
@@ -100,7 +100,7 @@ class Session:
         with self.console.progress("Mapping", 100_000, "latent") as bar:
             found = drawing.find(G, bar.update)
         if found.checkpoint not in (None, self.network.sha256):
-            self.console.note(f"warning: {drawing.name} was found in another network")
+            self.console.note(f"warning: {drawing.name} was found with another network")
 
 
 def open_session(
@@ -112,7 +112,7 @@ def open_session(
     tuned: Path | None = None,
     **settings: Any,
 ) -> tuple[Session, DrawSettings]:
-    """From the options that drawing commands share.
+    """Build a session and settings from the options shared by drawing commands.
 
     CheckpointError or UsageError for a file that is not a network.
     """

@@ -1,4 +1,4 @@
-"""Where the frames of a video go: into a video file, or a folder of images."""
+"""The destination of frames: a video file, or a folder of images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ fps_option = click.option(
     type=click.FloatRange(0.1, 240),
     default=30,
     show_default=True,
-    help="Frames per second of a video.",
+    metavar="FPS",
+    help="Frames per second.",
 )
 video_options = together(
     click.option(
@@ -43,7 +44,7 @@ video_options = together(
         type=PATH,
         required=True,
         metavar="VIDEO|DIR",
-        help="An .mp4, .gif or .webp, or a folder for the frames.",
+        help="An .mp4, .gif or .webp, or a folder.",
     ),
 )
 
@@ -52,7 +53,7 @@ NOT_VIDEOS = (OTHER_SUFFIXES | FORMATS.keys() | {".avi", ".mkv", ".mpg", ".webm"
 
 
 def is_video(out: str) -> bool:
-    """Whether the name asks for a video, not a folder; UsageError for what is neither."""
+    """Whether the name is that of a video, not of a folder; UsageError if it is neither."""
     path = user_path(out)
     if out == "-" or (path.suffix.lower() in NOT_VIDEOS and kind(path) != "folder"):
         raise UsageError(f"{out}: give a folder, or a video: {', '.join(SUFFIXES)}")
@@ -62,7 +63,7 @@ def is_video(out: str) -> bool:
 
 
 class VideoOutput:
-    """The destination of so many frames, found free before any work."""
+    """The destination of frames, checked before any work."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class VideoOutput:
         check_file(self.path, overwrite)
 
     def write(self, drawing: Drawing, G: Generator) -> None:
-        """Draw the images, one a frame; only a batch of them is in memory."""
+        """Draw the frames; only one batch of them is in memory."""
         if not self.path:
             draw_into(self.folder, drawing, G, self.console, grid=False)
             return
@@ -100,8 +101,8 @@ class VideoOutput:
                 draw_video(drawing, G, *at, on_frame=bar.update, on_note=console.note)
         except (KeyboardInterrupt, Terminated):
             console.note(
-                f"stopped: {self.path} is not written, as a video is complete or absent; frames in "
-                "a folder can be continued with --skip-existing"
+                f"stopped: {self.path} is not written; frames in a folder can be continued with "
+                "--skip-existing"
             )
             raise
         console.wrote(self.path, {**drawing.grid_provenance(G), "fps": self.fps})

@@ -1,4 +1,4 @@
-"""Images: pixels, image files and their provenance, grids, videos, and the photos of users.
+"""Images: pixels, image files with provenance, grids, videos and photos.
 
-Reading counts the structure of a file before Pillow decodes it: `structure`, `pillow`.
+The structure of a file is checked before Pillow decodes it: see `structure` and `pillow`.
 """

@@ -1,4 +1,4 @@
-"""What an AVIF asks of its decoder: the lists of its items."""
+"""The decoding cost of an AVIF: the lists of its items."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ AVIF_LISTS = (b"iinf", b"iloc", b"ipma", b"iref", b"grpl")
 def count_avif(cursor: Cursor, budget: Budget) -> int:
     """ISO/IEC 23008-12: boxes in boxes; `meta` lists the items, and `moov` has several images.
 
-    A decoder looks for each item in all of them, so that the lists have to be short.
+    A decoder searches all lists for each item, so they must be short.
     """
-    ends = [cursor.size]  # of the boxes that this place is in
+    ends = [cursor.size]  # of the enclosing boxes
     while ends:
         if cursor.at + 8 > ends[-1]:
             cursor.at = ends.pop()

@@ -45,7 +45,7 @@ def encode(pixels: Pixels, format: str, provenance: Mapping[str, Any]) -> bytes:
     if format == "jpg":
         try:
             image.save(file, "jpeg", quality=95, subsampling=0, exif=exif)
-        except ValueError as error:  # 64 KiB of EXIF are the limit
+        except ValueError as error:  # EXIF is limited to 64 KiB
             raise Sg2Error("the names of its latents are too long for a jpg: use png") from error
     else:
         image.save(file, "webp", quality=95, exif=exif)
@@ -53,17 +53,19 @@ def encode(pixels: Pixels, format: str, provenance: Mapping[str, Any]) -> bytes:
 
 
 def check_format(format: str, channels: int, width: int, height: int) -> None:
-    """UsageError when images of this kind have no such files."""
+    """UsageError if the format cannot hold images with these channels or this size."""
     if format == "jpg" and channels in (2, 4):
-        raise UsageError("this network draws an alpha channel, which jpg lacks: use png or webp")
+        raise UsageError(
+            "this network draws an alpha channel, which jpg does not support: use png or webp"
+        )
     if max(width, height) > LIMITS[format]:
         raise UsageError(f"{width}x{height} pixels are beyond what {format} holds: use png")
 
 
 def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
-    """Width and height, mode, and what made it, as `encode` wrote it, or None; no pixel is read.
+    """Width and height, mode, and the provenance that `encode` wrote, if any; no pixel is read.
 
-    Sg2Error when the file is not an image.
+    Sg2Error if the file is not an image.
     """
     import PIL
 
@@ -86,13 +88,13 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | No
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An image of a kind that sg2 writes; a grid may be large, and only its header be read."""
+    """Open an image in a format that sg2 writes; a grid may be large, so read only its header."""
     with Source(path) as source, opened(source, FORMATS_WRITTEN, sized=False) as image:
         yield image
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Pixels:
-    """The pixels of an image that `encode` wrote, [H,W,C]; Sg2Error if they are not such."""
+    """The pixels [H,W,C] of an image that `encode` wrote; Sg2Error if it has another shape."""
     import numpy as np
 
     try:
@@ -108,9 +110,9 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Pixels:
 
 
 def is_kept(path: Path, provenance: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    """Whether a file holds the whole image [w,h] that these settings give, by any version of sg2.
+    """Whether a file is the complete image [w,h] of these settings, by any version of sg2.
 
-    False where there is none; Sg2Error where something else has its name.
+    False if there is no file; Sg2Error if there is a different one.
     """
     what = kind(path)
     if what == "nothing":
@@ -123,11 +125,11 @@ def is_kept(path: Path, provenance: Mapping[str, Any], size: tuple[int, int]) ->
             return True
         if found is None:
             raise Sg2Error(
-                f"{path} was not written by sg2, or was saved by another program since: "
-                "--overwrite replaces it, another --out keeps it"
+                f"{path} was not written by sg2, or was saved by another program later: "
+                "`overwrite` replaces it, another `out` keeps it"
             )
     raise Sg2Error(
-        f"{path} was made with other settings: --overwrite replaces it, another --out keeps it"
+        f"{path} was made with other settings: `overwrite` replaces it, another `out` keeps it"
     )
 
 
@@ -135,7 +137,7 @@ def _check_unchanged(
     path: Path, provenance: Mapping[str, Any], found: tuple[int, int], size: tuple[int, int]
 ) -> None:
     """Sg2Error for an image file of another size, damaged, or edited since it was written."""
-    remedy = "--overwrite replaces it, another --out keeps it"
+    remedy = "`overwrite` replaces it, another `out` keeps it"
     if found != size:
         raise Sg2Error(
             f"{path} is {found[0]}x{found[1]} pixels instead of {size[0]}x{size[1]}: {remedy}"

@@ -1,4 +1,4 @@
-"""Images of any mode in 8 bits a channel, in sRGB and without transparency."""
+"""Conversion of images of any mode to opaque sRGB with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SIGNED, WHITE_IS_ZERO = 2, 0  # values of a TIFF's SampleFormat and PhotometricI
 
 
 def flatten(strip: Any, whole: Any, mode: str, background: str, to_srgb: dict[str, Any]) -> Any:
-    """In 8 bits a channel, sRGB, opaque: 'RGB', or 'L' of it."""
+    """Opaque sRGB with 8 bits per channel, in mode 'RGB' or 'L'."""
     import PIL.Image
 
     strip, alpha = _without_alpha(_in_8_bits(strip, whole))
@@ -22,10 +22,9 @@ def flatten(strip: Any, whole: Any, mode: str, background: str, to_srgb: dict[st
 
 
 def _without_alpha(image: Any) -> tuple[Any, Any]:
-    """In a mode that an ICC profile may be of, grey, RGB or CMYK; and how opaque it is.
+    """The image in a mode that ICC profiles describe, grey, RGB or CMYK, and its alpha.
 
-    A palette's numbers, or those of a colour that is said to be transparent, are meant before any
-    profile is applied.
+    Palettes and transparent colours are resolved before any profile is applied.
     """
     grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
@@ -37,14 +36,14 @@ def _without_alpha(image: Any) -> tuple[Any, Any]:
 
 
 def _in_8_bits(strip: Any, whole: Any) -> Any:
-    """Images of 12 to 32 bits a pixel, which Pillow would cut off at 255."""
+    """Convert images of 12 to 32 bits per channel, which Pillow would clip at 255."""
     import numpy as np
     import PIL.Image
     from PIL import TiffImagePlugin
 
     fields = getattr(whole, "tag_v2", {})  # of a TIFF
     if SIGNED in fields.get(TiffImagePlugin.SAMPLEFORMAT, ()):
-        raise ValueError("its numbers may be below zero, so that nobody knows what is black")
+        raise ValueError("it has signed values, whose black level is not defined")
     if not strip.mode.startswith(("I", "F")):
         return strip
     values = np.asarray(strip).astype(np.float64)
@@ -53,9 +52,9 @@ def _in_8_bits(strip: Any, whole: Any) -> Any:
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     if values.min() < 0 or values.max() > highest:
-        raise ValueError(f"its values are not of 0 to {highest:g}")
+        raise ValueError(f"its values are not in the range 0 to {highest:g}")
     if fields.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
-        values = highest - values  # which Pillow does for 8 bits only
+        values = highest - values  # Pillow inverts only 8-bit images
     grey = PIL.Image.fromarray((values * (255 / highest) + 0.5).astype(np.uint8))
     transparent = strip.info.get("transparency")
     if isinstance(transparent, int):  # one shade
@@ -64,7 +63,7 @@ def _in_8_bits(strip: Any, whole: Any) -> Any:
 
 
 def embedded_profile(image: Any) -> dict[str, Any]:
-    """For `flatten`: the embedded profile, and by mode the transforms that are made of it."""
+    """The embedded profile for `flatten`, which adds the transforms by mode."""
     from PIL import ImageCms
 
     profile = image.info.get("icc_profile")
@@ -77,7 +76,7 @@ def embedded_profile(image: Any) -> dict[str, Any]:
 
 
 def _in_srgb(strip: Any, to_srgb: dict[str, Any]) -> Any:
-    """Colours as the embedded profile means them; one that cannot be used is left alone."""
+    """Apply the embedded profile; one that cannot be used is ignored."""
     from PIL import ImageCms
 
     if not to_srgb:

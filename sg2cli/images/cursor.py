@@ -1,4 +1,4 @@
-"""Reading an image file onwards in small pieces."""
+"""A cursor that reads an image file sequentially."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK = 1 << 16
 
 
 class Cursor:
-    """Reads onwards in small pieces, from a place on; IndexError at the end."""
+    """Reads sequentially in small pieces; IndexError at the end."""
 
     def __init__(self, source: Source, sized: bool, begin: int = 0, end: int | None = None) -> None:
         self.source, self.sized, self.at = source, sized, begin
@@ -32,7 +32,7 @@ class Cursor:
         return self._block[first : first + count]
 
     def part(self, begin: int, size: int) -> Cursor:
-        """A cursor of its own for so many bytes."""
+        """A separate cursor for `size` bytes."""
         return Cursor(self.source, self.sized, begin, begin + size)
 
     def check_pixels(self, format: str, width: int, height: int, coefficients: int = 0) -> None:
@@ -47,7 +47,7 @@ class Cursor:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))
 
     def find(self, pattern: re.Pattern[bytes]) -> int:
-        """Go behind the next match of two bytes, and give the second."""
+        """Move past the next match of two bytes, and return the second."""
         while self.at + 2 <= self.size:
             first = self.at - self._begin
             if not 0 <= first <= len(self._block) - 2:

@@ -1,4 +1,4 @@
-"""Grids of many images in one file, written as it fills, under a row of labels."""
+"""Grids of images in one file, written row by row, with optional column labels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sg2cli.provenance import PNG_SIGNATURE, PNG_TEXT_AT, png_text
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
 
-MAX_GRID = 1 << 30  # bytes of pixels of a grid that is held in memory
+MAX_GRID = 1 << 30  # bytes of pixels held in memory
 
 
 class ImageGrid:
-    """A grid of images of one size, which are appended along the rows; what is left out is white.
+    """A grid of images of one size, appended in reading order; missing ones are white.
 
-    A PNG is written while the grid fills, so that one row of images is in memory. jpg and webp
-    have to be held whole.
+    A PNG is written row by row, with one row of images in memory; jpg and webp are kept in memory
+    as a whole.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ImageGrid:
         provenance: Mapping[str, Any],
         header: Pixels | None = None,
     ) -> None:
-        """`shape` [H,W,C] is an image's; a header [h,columns*W,C] stands above all."""
+        """`shape` [H,W,C]: of an image; `header` [h,columns*W,C]: drawn above the first row."""
         import numpy as np
 
         height, width, channels = shape
@@ -52,7 +52,9 @@ class ImageGrid:
             self._take, self._finish = stream.write, stream.finish
         else:
             if self.size[0] * self.size[1] * channels > MAX_GRID:
-                raise UsageError(f"{self.size[0]}x{self.size[1]} pixels are too many: use png")
+                raise UsageError(
+                    f"{self.size[0]}x{self.size[1]} pixels are too many for {format}: use png"
+                )
             taken: list[Pixels] = []
             self._take = taken.append
             self._finish = lambda: _write_all(
@@ -71,14 +73,14 @@ class ImageGrid:
             self._take(self._row.copy())
 
     def finish(self) -> None:
-        """Leave what is missing white, and end the file."""
+        """Fill missing cells with white, and end the file."""
         while self._count < self.columns * self.rows:
             self.append(None)
         self._finish()
 
 
 def _white_row(shape: tuple[int, int, int]) -> Pixels:
-    """A row of cells; UsageError when it is too large."""
+    """A white row of cells; UsageError if it is too large."""
     import numpy as np
 
     try:
@@ -87,8 +89,8 @@ def _white_row(shape: tuple[int, int, int]) -> Pixels:
     except MemoryError:
         pass
     raise UsageError(
-        f"a row of the grid has {shape[1]}x{shape[0]} pixels, which memory does not hold: give "
-        "fewer columns"
+        f"a row of the grid has {shape[1]}x{shape[0]} pixels, too many for memory: use fewer "
+        "columns"
     )
 
 
@@ -119,9 +121,9 @@ def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Pixels:
 
 
 class PngStream:
-    """A PNG that is written a few rows at a time, as Pillow cannot (PNG specification 5-10).
+    """Writes a PNG a few rows at a time (PNG specification, sections 5 to 10).
 
-    The file has to be seekable: the hash in the provenance is known when all is written.
+    The file must be seekable: the hash in the provenance is written last.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class PngStream:
         file.write(png_text(provenance))
 
     def write(self, rows: Pixels) -> None:
-        """Rows of pixels [h,W,C], each with the filter Sub: the difference to the pixel before."""
+        """Write rows of pixels [h,W,C] with the filter Sub (differences to the left pixel)."""
         import numpy as np
 
         differences = rows.copy()

@@ -1,4 +1,4 @@
-"""What a JPEG asks of its decoder: its segments and scans."""
+"""The decoding cost of a JPEG: its segments and scans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from sg2cli.images.cursor import Cursor
 from sg2cli.storage.budget import Budget
 
-# Of a segment or the end; libjpeg passes restarts, and markers that mean nothing, byte by byte.
+# Markers of segments and the end; libjpeg skips restarts and reserved markers byte by byte.
 JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 SOF = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
@@ -15,7 +15,7 @@ SOS, EOI = 0xDA, 0xD9
 
 
 def count_jpeg(cursor: Cursor, budget: Budget) -> int:
-    """ITU T.81, annex B: segments, and behind some of them scans, each of which has all pixels."""
+    """ITU T.81, annex B: segments, and scans, each of which covers all pixels."""
     pixels = width = height = components = 0
     progressive = False
     cursor.take(2)
@@ -37,4 +37,4 @@ def count_jpeg(cursor: Cursor, budget: Budget) -> int:
             if marker == 0xE1 and cursor.at + 6 <= cursor.size and cursor.take(6) == b"Exif\0\0":
                 budget.charge("exif_segments")
         cursor.at = begin + max(length, 2)
-    return 1  # further ones, of phones, are previews
+    return 1  # further images, by phones, are previews

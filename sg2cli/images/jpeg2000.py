@@ -1,4 +1,4 @@
-"""What a JPEG 2000 asks of its decoder, counted before Pillow decodes it."""
+"""The decoding cost of a JPEG 2000, counted before Pillow decodes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ J2K_OTHERWISE = (0xFF53, 0xFF5F)  # COC and POC
 
 
 def count_jp2(cursor: Cursor, budget: Budget) -> int:
-    """JPEG 2000, annex I: boxes, one of which has the codestream."""
+    """JPEG 2000, annex I: boxes, one of which holds the codestream."""
     while True:
         begin = cursor.at
         length, kind = cursor.unpack(">I4s")
@@ -30,10 +30,10 @@ def count_jp2(cursor: Cursor, budget: Budget) -> int:
 
 
 def count_j2k(cursor: Cursor, budget: Budget) -> int:
-    """JPEG 2000, annex A: the main header, and that no tile and no component is coded otherwise.
+    """JPEG 2000, annex A: the main header; tiles and components must not override it.
 
-    A decoder visits each packet, a layer of a precinct of a resolution of a component of a tile,
-    and keeps a record of each code block.
+    A decoder visits every packet (a layer of a precinct of a resolution of a component of a tile),
+    and keeps a record of every code block.
     """
     cursor.take(2)
     size: tuple[int, ...] = ()
@@ -43,7 +43,7 @@ def count_j2k(cursor: Cursor, budget: Budget) -> int:
         marker, length = cursor.unpack(">2H")
         budget.charge("parts")
         if marker in J2K_OTHERWISE or (counted and marker == J2K_COD):
-            raise LimitExceeded("it has tiles or components that are coded otherwise than the rest")
+            raise LimitExceeded("it has tiles or components that override the coding of the others")
         if marker == J2K_SIZ:
             size = cursor.unpack(">2x8IH")
             cursor.check_pixels("JPEG2000", size[0] - size[2], size[1] - size[3])
@@ -66,7 +66,7 @@ def count_j2k(cursor: Cursor, budget: Budget) -> int:
 
 def _charge_packets(size: tuple[int, ...], coding: bytes, budget: Budget) -> None:
     if len(size) != 9:
-        raise ValueError("it describes its coding before its size")
+        raise ValueError("its coding style comes before its size")
     x1, y1, x0, y0, tile_width, tile_height, _, _, components = size
     style, _, layers, _, levels, block_x, block_y = struct.unpack_from(">2BH4B", coding)
     tiles = _tiles(size)

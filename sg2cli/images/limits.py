@@ -1,4 +1,4 @@
-"""How much work an image file may ask for, and how many pixels it may have."""
+"""Limits on the work that an image file may cause, and on its number of pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sg2cli.storage.budget import (
 
 
 def budget_of(size: int) -> Budget:
-    """For an image file of so many bytes."""
+    """The budget of an image file of `size` bytes."""
     return Budget(
         parts=min(MAX_PARTS + size // 64, MAX_PARTS_IN_ALL),
         blocks=MAX_BLOCKS,
@@ -54,9 +54,9 @@ def budget_of(size: int) -> Budget:
 
 
 def check_pixels(format: str, width: int, height: int, coefficients: int = 0) -> None:
-    """LimitExceeded for an image that has more pixels than are decoded of its format.
+    """LimitExceeded for an image with more pixels than the limit of its format.
 
-    `coefficients`: how many the decoder holds for each pixel.
+    `coefficients`: how many the decoder keeps for each pixel.
     """
     limit = MAX_PIXELS_OF_FORMAT.get(format, MAX_PIXELS)
     if coefficients:

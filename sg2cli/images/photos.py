@@ -1,6 +1,6 @@
-"""Users' own images, of any kind that Pillow reads, as pixels that a network can be held to.
+"""Photos of users, in any format that Pillow reads, as the target of a projection.
 
-Files are read as if an enemy had made them: the size is checked before a pixel is unpacked.
+Files are untrusted: the size is checked before any pixel is decoded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.images.colours import embedded_profile, flatten
-from sg2cli.images.pillow import BAD_IMAGES, opened, without_words_of_libtiff
+from sg2cli.images.pillow import BAD_IMAGES, opened, without_libtiff_messages
 from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source
 
@@ -29,26 +29,26 @@ Crop = Literal["center", "none"] | Box
 PHOTO_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".jp2")
 )
-# Of all that Pillow reads, formats of images; EPS, for one, would start an interpreter.
+# A subset of what Pillow reads; EPS, for example, would start an interpreter.
 FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "PPM", "JPEG2000"),
     *("TGA", "ICO", "PCX", "SGI", "QOI"),
 )
 ORIENTATION = 0x0112  # the tag of EXIF
-STRIP = 1 << 22  # pixels that are converted at once
-MIN_SIDE = 16  # of what is left after cropping; below, there is nothing to find
+STRIP = 1 << 22  # pixels converted at once
+MIN_SIDE = 16  # minimum side after cropping
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An image as a network of its size is held to it."""
+    """A photo at the resolution of a network."""
 
     pixels: Pixels  # [H,W,C] uint8
     mask: np.ndarray[Any, np.dtype[np.float32]] | None = None  # [H,W]: 0 does not count, 1 does
 
     @property
     def sha256(self) -> str:
-        """Of the pixels and the mask."""
+        """Hash of the pixels and the mask, in hexadecimal."""
         digest = hashlib.sha256(self.pixels.tobytes())
         if self.mask is not None:
             digest.update(self.mask.tobytes())
@@ -66,10 +66,10 @@ def read_photo(
 ) -> Photo:
     """An image file, or its bytes, cropped and reduced (Lanczos) to [size,size,channels].
 
-    What is transparent shows the background; an ICC profile is applied, EXIF rotation is undone.
-    Crop 'center' takes the largest square in the middle, 'none' all, which is squeezed into a
-    square. The mask is an image of the same size, of which white counts and grey weighs.
-    Sg2Error says what is wrong with the file, by its path or the `name` of its bytes.
+    Transparent parts show the background; ICC profiles are applied, EXIF rotation is undone.
+    Crop 'center' takes the largest square in the middle, 'none' squeezes the whole image into a
+    square. The mask is an image of the same size: white has weight 1, black 0. Sg2Error if the file
+    cannot be used; it names the path, or `name` for bytes.
     """
     import numpy as np
 
@@ -92,27 +92,27 @@ def read_photo(
         shades = _reduced(image, box, size, "L", "black", smooth=False)
     weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
-        raise UsageError(f"the mask {mask_name} is black where {name} is cropped: nothing counts")
+        raise UsageError(f"the mask {mask_name} is black everywhere inside the crop of {name}")
     return Photo(pixels, weights)
 
 
 def check_photo(path: Path) -> None:
-    """Sg2Error if this is not an image, or a pipe that can be read later; no pixel is decoded.
+    """Sg2Error if this is not an image; no pixel is decoded, and a pipe is not read.
 
-    UsageError if there is nothing.
+    UsageError if there is no file.
     """
     what = kind(path)
     if what == "nothing":
         raise UsageError(f"no file {path}: check the path")
-    if what != "other":  # a pipe can be read but once
+    if what != "other":  # a pipe can be read only once
         with _reading(path, str(path), decoded=False):
             pass
 
 
 class _Upright:
-    """A decoded image as it is to be seen: a camera may have turned it, and says so in EXIF.
+    """A decoded image with the orientation of its EXIF data applied.
 
-    Parts are turned as they are cut out, so that the whole is in memory but once.
+    Parts are rotated as they are cropped, so that the image is in memory only once.
     """
 
     def __init__(self, image: Any) -> None:
@@ -135,7 +135,7 @@ class _Upright:
         self.size = (height, width) if self._orientation >= 5 else (width, height)
 
     def crop(self, box: Box) -> Any:
-        """The part between left, top, right and bottom."""
+        """The part between left, top, right and bottom, upright."""
         left, top, right, bottom = box
         width, height = self.size
         if self._orientation in (2, 3, 6, 7):
@@ -150,7 +150,7 @@ class _Upright:
 
 @contextmanager
 def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[_Upright]:
-    """An image, upright, and decoded if it is to be; errors that come out of the block name it."""
+    """Open an image, upright, and decode it; errors raised in the block name it."""
     import PIL.Image
 
     try:
@@ -160,10 +160,10 @@ def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[
             with opened(file, FORMATS) as image:
                 if image.mode == "I" and image.format == "TIFF":
                     raise Sg2Error(
-                        f"{name} has 32 bits a pixel, which may mean anything: save it with 8 or 16"
+                        f"{name} has 32 bits per pixel, an ambiguous format: save it with 8 or 16"
                     )
                 if decoded:
-                    with without_words_of_libtiff(image):
+                    with without_libtiff_messages(image):
                         image.load()
                 yield _Upright(image)
     except PIL.UnidentifiedImageError as error:
@@ -179,10 +179,10 @@ def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[
 def _reduced(
     upright: _Upright, box: Box, size: int, mode: str, background: str, smooth: bool
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """What is in the box, in 8 bits a channel, reduced to [size,size] or [size,size,3].
+    """The box, in 8 bits per channel, reduced to [size,size] or [size,size,3].
 
-    By strips, so that beside the image as it was decoded there is little in memory. Lanczos and
-    box filters work on rows first and then on columns, as they do here: the pixels are the same.
+    It works in strips, so that little memory is used beside the decoded image. Lanczos and box
+    filters are separable, rows first, so the pixels equal those of a single call.
     """
     import numpy as np
     import PIL.Image
@@ -204,7 +204,7 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _box(size: tuple[int, int], crop: Crop, name: str, smallest: int) -> Box:
-    """Left, top, right, bottom of what is shown."""
+    """Left, top, right, bottom of the crop."""
     width, height = size
     if crop == "center":
         side = min(size)
@@ -216,10 +216,12 @@ def _box(size: tuple[int, int], crop: Crop, name: str, smallest: int) -> Box:
         left, top, right, bottom = crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]
         if right > width or bottom > height:
             raise UsageError(
-                f"--crop {','.join(map(str, crop))} reaches beyond {name}, {_by(size)} pixels"
+                f"the crop {','.join(map(str, crop))} reaches beyond {name}, {_by(size)} pixels"
             )
         box = (left, top, right, bottom)
     if min(box[2] - box[0], box[3] - box[1]) < smallest:
         shown = _by((box[2] - box[0], box[3] - box[1]))
-        raise Sg2Error(f"{name} shows {shown} pixels: too few, {smallest} x {smallest} are needed")
+        raise Sg2Error(
+            f"{name} shows {shown} pixels: too few, at least {smallest} x {smallest} are needed"
+        )
     return box

@@ -1,7 +1,7 @@
-"""Image files through Pillow, which counts little: their structure is counted first.
+"""Opening untrusted image files with Pillow.
 
-Files are read as if an enemy had made them: the size is checked before a pixel is unpacked, and
-what Pillow reads is charged to a budget.
+The structure of a file is checked first, its size before any pixel is decoded, and all that Pillow
+reads is charged to a budget.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ BAD_IMAGES = (ValueError, SyntaxError, TypeError, LookupError, RuntimeError, str
 
 @contextmanager
 def opened(source: Source, formats: Sequence[str], sized: bool = True) -> Iterator[Any]:
-    """An image in one of Pillow's formats, of which no pixel is read yet, and not several.
+    """Open a single image in one of Pillow's formats; no pixel is decoded yet.
 
-    LimitExceeded for one that asks for too much; OSError and BAD_IMAGES are what Pillow raises,
-    in the block as well. What is not `sized` may have any number of pixels: do not read them.
+    LimitExceeded for a file that exceeds a limit; Pillow raises OSError and BAD_IMAGES, in the
+    block as well. Without `sized`, any number of pixels is accepted: do not decode them.
     """
     import PIL.Image
 
     if sized and source.size > MAX_PHOTO:
-        raise LimitExceeded(f"it has more than {MAX_PHOTO:,} bytes, the most that are read")
+        raise LimitExceeded(f"it has more than the limit of {MAX_PHOTO:,} bytes")
     budget = budget_of(source.size)
     if count_images(source, budget, sized) > 1:
         raise LimitExceeded(SEVERAL)
@@ -101,14 +101,14 @@ def _check_size(image: Any, budget: Budget) -> None:
             f"it has more than {MAX_PIXELS_IN_PYTHON >> 20} million pixels, too many for this kind "
             f"of {image.format}: save it as a PNG"
         )
-    budget.limits["reads"] += 2 * width * height  # such decoders read each pixel, or its parts
+    budget.limits["reads"] += 2 * width * height  # such decoders read pixel by pixel
 
 
 @contextmanager
-def without_words_of_libtiff(image: Any) -> Iterator[None]:
-    """While a TIFF is decoded, what is printed past Python goes nowhere; an exception says it, too.
+def without_libtiff_messages(image: Any) -> Iterator[None]:
+    """Discard what libtiff prints to stderr while it decodes; an exception has it as well.
 
-    For the whole process: there is no other way to libtiff, which Pillow holds.
+    This affects the whole process: libtiff cannot be configured through Pillow.
     """
     try:
         kept = os.dup(2) if image.format == "TIFF" else None
@@ -156,10 +156,10 @@ def _guarded(budget: Budget) -> Iterator[None]:
 
 
 def _charge_tags(directory: Any, file: Any, budget: Budget) -> None:
-    """Count the tags of the directory that begins here, and the bytes that they point at."""
+    """Charge the tags of the directory at this position, and the bytes that they refer to."""
     begin, order = file.tell(), directory._endian
     big = getattr(directory, "_bigtiff", False)
-    with suppress(struct.error):  # what is cut off is left to Pillow
+    with suppress(struct.error):  # truncated: Pillow reports it
         (count,) = _unpack(order + ("Q" if big else "H"), file)
         budget.charge("tags_read", count)
         for _ in range(count):

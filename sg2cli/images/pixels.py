@@ -1,6 +1,6 @@
-"""Pixels: what a network draws, as 8-bit images.
+"""Conversion between the output of a network and 8-bit pixels.
 
-An image is an array [H,W,C] of uint8 with 1 to 4 channels: grey, grey and alpha, RGB, RGBA."""
+Pixels are an array [H,W,C] of uint8 with 1 to 4 channels: grey, grey and alpha, RGB, RGBA."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """[N,C,H,W], of which -1..1 is shown -> [N,H,W,C] uint8, rounded as NVIDIA's scripts do.
+    """[N,C,H,W] in -1..1 -> [N,H,W,C] uint8, clamped and rounded as in NVIDIA's scripts.
 
-    Sg2Error when a value is not finite: no image is better than a wrong one.
+    Sg2Error if a value is not finite.
     """
     import torch
 
     if not images.isfinite().all():
         raise Sg2Error(
-            "the network drew NaN or infinity: a latent that holds them or is too far out, "
-            "or too low a --precision"
+            "the network drew NaN or infinity: the latent holds them or is too far from the mean, "
+            "or the `precision` is too low"
         )
     pixels = (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()

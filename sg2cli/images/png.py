@@ -1,4 +1,4 @@
-"""What a PNG asks of its decoder, and an icon, which is a list of them."""
+"""The decoding cost of a PNG, and of an icon, which is a list of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sg2cli.images.cursor import Cursor
 from sg2cli.storage.budget import MAX_ICON_SIDE, MIB, Budget, LimitExceeded
 
 PNG = b"\x89PNG\r\n\x1a\n"
-PNG_PIXELS = (b"IDAT", b"fdAT")  # Pillow keeps all other chunks, also those that it does not know
+PNG_PIXELS = (b"IDAT", b"fdAT")  # Pillow keeps all other chunks, known or not
 
 
 def count_png(cursor: Cursor, budget: Budget, max_side: int = 1 << 31) -> int:
@@ -26,7 +26,7 @@ def count_png(cursor: Cursor, budget: Budget, max_side: int = 1 << 31) -> int:
             pixels = width * height
         if kind in PNG_PIXELS:
             data += length
-            if data > 16 * pixels + MIB:  # a pixel has up to eight bytes; Pillow reads the rest
+            if data > 16 * pixels + MIB:  # pixels have up to 8 bytes; Pillow reads the rest
                 raise LimitExceeded(f"it has more than {data - 1:,} bytes for {pixels:,} pixels")
         else:
             budget.charge("bytes_of_metadata", length)
@@ -39,12 +39,12 @@ def count_png(cursor: Cursor, budget: Budget, max_side: int = 1 << 31) -> int:
 
 
 def count_ico(cursor: Cursor, budget: Budget) -> int:
-    """An icon: a list of small images, each a PNG or a BMP, whatever size the list says."""
+    """An icon: a list of small images, each a PNG or a BMP of any size."""
     (count,) = cursor.unpack("<4xH")
     budget.charge("icons", count)
     places = [cursor.unpack("<12xI")[0] for _ in range(count)]
     for place in places:
-        one = cursor.part(place, cursor.size)  # Pillow reads on behind the size that the list says
+        one = cursor.part(place, cursor.size)  # Pillow reads beyond the size in the list
         with suppress(struct.error, IndexError):  # cut off
             if one.take(8) == PNG:
                 one.at = place
@@ -59,6 +59,6 @@ def count_ico(cursor: Cursor, budget: Budget) -> int:
 def _check_side(width: int, height: int, limit: int) -> None:
     if max(width, height) > limit:
         raise LimitExceeded(
-            f"it has an icon of {width:,} x {height:,} pixels, and a side of an icon may have "
-            f"{limit:,}: save it as a PNG"
+            f"it has an icon of {width:,} x {height:,} pixels, more than {limit:,} per side: "
+            "save it as a PNG"
         )

@@ -1,8 +1,8 @@
-"""What an image file is made of, counted before Pillow decodes it.
+"""The structure of an image file, checked before Pillow decodes it.
 
-A small file can ask for hours or gigabytes: by thousands of scans, directories that lie on one
-another, a canvas that is never filled. Here the parts are visited once, in time that grows with the
-file, and charged to a budget; no pixel is decoded.
+A small file can take hours or gigabytes to decode: thousands of scans, overlapping directories, a
+canvas that is never filled. Here each part is visited once, in time proportional to the file, and
+charged to a budget; no pixel is decoded.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ NOT_READ = {
 
 
 def count_images(source: Source, budget: Budget, sized: bool = True) -> int:
-    """How many images are in the file, as far as its structure says so: 1, or 2 for several.
+    """The number of images in the file, by its structure: 1, or 2 for several.
 
-    LimitExceeded for a file that asks for more than its budget, or, if it is to be `sized`, that
-    has too many pixels to decode. A damaged file is left to Pillow, which says what is wrong.
+    LimitExceeded for a file that exceeds its budget or, if `sized`, has too many pixels to decode.
+    A damaged file counts as 1; Pillow reports what is wrong.
     """
     start = bytes(source.read(min(16, source.size)))
     count = next((count for magic, count in COUNTERS.items() if start.startswith(magic)), None)
@@ -50,7 +50,7 @@ def count_images(source: Source, budget: Budget, sized: bool = True) -> int:
     try:
         return count(Cursor(source, sized), budget)
     except (struct.error, IndexError, ZeroDivisionError):
-        return 1  # cut off, or nonsense
+        return 1  # truncated or invalid
 
 
 def _not_read(start: bytes) -> str | None:
@@ -90,7 +90,7 @@ def _gif(cursor: Cursor, budget: Budget) -> int:
 
 
 def _webp(cursor: Cursor, budget: Budget) -> int:
-    """The container of WebP: chunks in a RIFF; VP8X has the canvas, and ANMF is a frame."""
+    """The WebP container: chunks in a RIFF; VP8X has the canvas size, ANMF is a frame."""
     frames = 0
     cursor.take(12)
     while cursor.at + 8 <= cursor.size:
@@ -123,7 +123,7 @@ COUNTERS = {
     b"GIF8": _gif,
     b"II*\0": count_tiff,
     b"MM\0*": count_tiff,
-    b"II\0*": count_tiff,  # wrong, and Pillow reads them nevertheless
+    b"II\0*": count_tiff,  # invalid, but Pillow reads them
     b"MM*\0": count_tiff,
     b"II+\0": count_tiff,
     b"MM\0+": count_tiff,

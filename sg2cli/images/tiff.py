@@ -1,4 +1,4 @@
-"""What the first directory of a TIFF claims, counted before Pillow decodes it."""
+"""The decoding cost of a TIFF, by its first directory, before Pillow decodes it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ JPEG_IN_TIFF = (6, 7)
 
 
 def count_tiff(cursor: Cursor, budget: Budget) -> int:
-    """TIFF 6.0, and BigTIFF: the first directory, with what its tags claim."""
+    """TIFF 6.0 and BigTIFF: the tags of the first directory."""
     start = cursor.take(8)
-    if start[:4] == b"MM\0+":  # libtiff and Pillow take it for different things
-        raise LimitExceeded("it is a BigTIFF of big-endian numbers: save it as a PNG")
+    if start[:4] == b"MM\0+":  # libtiff and Pillow interpret it differently
+        raise LimitExceeded("it is a big-endian BigTIFF: save it as a PNG")
     order, big = "<" if start[:2] == b"II" else ">", start[2:4] == b"+\0"
     (cursor.at,) = cursor.unpack(order + "Q") if big else struct.unpack(order + "I", start[4:])
     (count,) = cursor.unpack(order + ("Q" if big else "H"))
@@ -34,7 +34,7 @@ def count_tiff(cursor: Cursor, budget: Budget) -> int:
         size = number * TIFF_SIZES.get(kind, 1)
         if size > len(value):
             budget.charge("bytes_of_tags", size)
-        if tag in counts and tag in TIFF_TAGS:  # of which libtiff takes the first, Pillow the last
+        if tag in counts and tag in TIFF_TAGS:  # libtiff uses the first, Pillow the last
             raise LimitExceeded(f"it has two tags {tag}: save it as a PNG")
         counts[tag] = number
         if kind in TIFF_NUMBERS and number:
@@ -51,7 +51,7 @@ def count_tiff(cursor: Cursor, budget: Budget) -> int:
 
 
 def _charge_jpegs(cursor: Cursor, lists: dict[int, tuple[str, int]], budget: Budget) -> None:
-    """Scan the JPEG of each strip or tile; many may be one and the same, and each is decoded."""
+    """Count the JPEG of each strip or tile; several may share data, but each is decoded."""
     found: list[tuple[int, ...]] = []
     for tags in ((273, 279), (324, 325)):
         if all(tag in lists for tag in tags):
@@ -68,9 +68,9 @@ def _charge_jpegs(cursor: Cursor, lists: dict[int, tuple[str, int]], budget: Bud
 
 
 def _check_strips(values: dict[int, int], counts: dict[int, int], budget: Budget) -> None:
-    """LimitExceeded for more strips or tiles than cover the image: each is decoded.
+    """LimitExceeded for more strips or tiles than the image needs, as each is decoded.
 
-    And for tiles that are far larger than the image, as each is decoded as a whole.
+    And for tiles far larger than the image, as each is decoded completely.
     """
     strips = max(counts.get(273, 0), counts.get(324, 0))
     budget.charge("strips", strips)
@@ -89,4 +89,4 @@ def _check_strips(values: dict[int, int], counts: dict[int, int], budget: Budget
     needed = -(-width // across) * -(-height // min(down, max(height, 1)))
     needed *= max(1, values.get(277, 1)) if values.get(284) == 2 else 1
     if strips > needed:
-        raise LimitExceeded(f"it has {strips:,} strips or tiles, and its image needs {needed:,}")
+        raise LimitExceeded(f"it has {strips:,} strips or tiles, but its image needs {needed:,}")

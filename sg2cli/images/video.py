@@ -1,4 +1,4 @@
-"""Videos: frames to mp4, GIF or animated WebP, each written as it comes."""
+"""Videos: frames to mp4, GIF or animated WebP, one at a time."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ SUFFIXES = (".mp4", ".gif", ".webp")
 
 
 def check_video(path: Path, width: int, height: int, fps: float = 30) -> None:
-    """UsageError when no video of this name and size can be written here."""
+    """UsageError if a video of this name, size and frame rate cannot be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: videos are written as {', '.join(SUFFIXES)} or into a folder")
     if path.suffix.lower() == ".mp4":
         if importlib.util.find_spec("av") is None:
             raise UsageError(
-                "mp4 needs PyAV: pip install 'sg2cli[video]', or write a .gif, .webp or a folder"
+                "mp4 requires PyAV: pip install 'sg2cli[video]', or write a .gif, .webp or folder"
             )
         if width % 2 or height % 2:
-            raise UsageError(f"mp4 needs even sides, not {width}x{height}: write a .gif or .webp")
+            raise UsageError(
+                f"mp4 requires an even width and height, not {width}x{height}: use .gif or .webp"
+            )
     if path.suffix.lower() == ".gif" and fps > 100:
-        raise UsageError(
-            f"a GIF shows 100 frames a second at most, not {fps:g}: write .mp4 or .webp"
-        )
+        raise UsageError(f"a GIF has at most 100 frames per second, not {fps:g}: use .mp4 or .webp")
     if path.suffix.lower() == ".webp" and max(width, height) > 16383:
-        raise UsageError(f"{width}x{height} pixels are beyond what webp holds")
+        raise UsageError(
+            f"{width}x{height} pixels are too many for webp: the limit is 16383 per side"
+        )
 
 
 def write_video(
     file: IO[bytes], suffix: str, frames: Iterator[Pixels], count: int, fps: float
 ) -> None:
-    """Encode `count` frames [H,W,C] of one size as they come; `check_video` has passed."""
+    """Encode `count` frames [H,W,C] of one size; call `check_video` first."""
     writers = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}
     writers[suffix.lower()](file, frames, count, fps)
 
@@ -50,7 +52,7 @@ def _to_pil(frame: Pixels) -> Any:
 
 
 def _opaque(frame: Pixels) -> Any:
-    """As RGB, over white where it has alpha."""
+    """As RGB; alpha is composited over white."""
     import PIL.Image
 
     image = _to_pil(frame)
@@ -66,8 +68,8 @@ def _write_mp4(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float
 
     with av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.pix_fmt = "yuv420p"  # the one that every player knows
-        stream.options = {"crf": "17"}  # looks like the original
+        stream.pix_fmt = "yuv420p"  # supported by every player
+        stream.options = {"crf": "17"}  # visually lossless
         for number, frame in enumerate(frames):
             if number == 0:
                 stream.height, stream.width = frame.shape[:2]
@@ -77,10 +79,10 @@ def _write_mp4(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float
 
 
 def _write_gif(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
-    """A frame at a time, with a palette of its own; Pillow's writer would collect all of them."""
+    """Write frame by frame, each with its own palette; Pillow's writer would collect them."""
     from PIL.GifImagePlugin import getdata, getheader
 
-    shown = 0  # in hundredths of a second, the unit of GIF; rounded so that the sum is right
+    shown = 0  # in 1/100 s, the unit of GIF; rounded so that the total is exact
     for number, frame in enumerate(frames, start=1):
         image = _opaque(frame).quantize(256)
         until = round(number * 100 / fps)
@@ -93,10 +95,9 @@ def _write_gif(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float
 
 
 def _write_webp(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: float) -> None:
-    """Through Pillow, which asks an image of many frames for one after another.
+    """Write with Pillow, which reads the frames of a multi-frame image one by one.
 
-    The encoder makes one longer frame of those that are alike, and holds what is compressed until
-    the end.
+    The encoder merges identical frames, and holds the compressed data until the end.
     """
     import PIL.Image
 
@@ -112,7 +113,7 @@ def _write_webp(file: IO[bytes], frames: Iterator[Pixels], count: int, fps: floa
             return 0
 
         def seek(self, frame: int) -> None:
-            if frame == self._at + 1:  # Pillow goes back to the first when it is done
+            if frame == self._at + 1:  # Pillow seeks to the first frame at the end
                 image = _to_pil(next(frames))
                 image = image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB")
                 self.im, self._size, self._mode = image.im, image.size, image.mode

@@ -1,4 +1,4 @@
-"""Encoding and writing image files beside the network, in order."""
+"""Encoding and writing image files in background threads, in order."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sg2cli.storage.atomic import NameTaken, new_file
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
 
-IN_FLIGHT = 64 << 20  # bytes of pixels that wait for an encoder
+IN_FLIGHT = 64 << 20  # bytes of pixels waiting to be encoded
 Task = tuple[int, Path, "Pixels", Mapping[str, Any]]
 
 
 class ImageWriter:
-    """Encodes and writes images in threads, and reports them in the order in which they were put.
+    """Encodes and writes images in threads, and reports them in the order of `put`.
 
-    `on_written(path, provenance, is_new)` is called for each as soon as it and those before it are
-    complete; not new is what another process wrote meanwhile with the same settings, which
-    `skip_existing` allows. The first error is raised by the next `put`, or at the end of the block.
-    A block that ends by an error finishes what was put; one that is interrupted drops what has not
-    begun, and does not wait for an `on_written` that blocks.
+    `on_written(path, provenance, is_new)` is called for each image once it and all before it are
+    complete; `is_new` is false if another process wrote it meanwhile with the same settings, and
+    `skip_existing` is set. The first error is raised by the next `put`, or when the block ends.
+    After an error in the block, queued images are still written; after an interruption they are
+    dropped, and a blocked `on_written` is not awaited.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class ImageWriter:
         self.on_written = on_written
         self.overwrite = overwrite
         self.skip_existing = skip_existing
-        self._changed = threading.Condition()  # guards the next lines; not held in on_written
+        self._changed = threading.Condition()  # guards the following fields; not held in on_written
         self._put = self._under_way = self._active = 0
         self._done: dict[int, tuple[Path, Mapping[str, Any], bool] | None] = {}  # None: failed
         self._error: BaseException | None = None
         self._dropping = False
-        self._reporting = threading.Lock()  # guards the next lines
+        self._reporting = threading.Lock()  # guards the following fields
         self._reported = 0
         self._stop_reporting = False  # on_written failed: a closed pipe
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        # One is enough to keep up with a CPU; a GPU may outrun it. They are started now, as later
-        # there may be no memory for a thread. Where none can be started, `put` does the work.
+        # One keeps up with a CPU, but not with a GPU. They are started now, because memory for a
+        # thread may be missing later. If none can be started, `put` does the work.
         for _ in range(max(1, min(4, devices.available_cores()))):
             thread = threading.Thread(target=self._serve, name="write", daemon=True)
             try:
@@ -60,7 +60,7 @@ class ImageWriter:
             self._threads.append(thread)
 
     def put(self, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> None:
-        """Take an image; waits while too many are under way."""
+        """Queue an image; waits while too many are queued."""
         limit = max(4, min(64, IN_FLIGHT // image.nbytes))
         with self._changed:
             self._changed.wait_for(lambda: self._under_way < limit or self._error)
@@ -92,7 +92,7 @@ class ImageWriter:
         else:
             for thread in self._threads:
                 thread.join()
-        if self._reporting.acquire(timeout=1):  # those behind one that was dropped
+        if self._reporting.acquire(timeout=1):  # those after a dropped one
             for index in range(self._reported, self._put):
                 self._report(index)
             self._reporting.release()
@@ -129,7 +129,7 @@ class ImageWriter:
                 self._reported += 1
 
     def _write(self, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> bool:
-        """Whether the file is new."""
+        """Write a file; returns whether it is new."""
         content = encode(image, FORMATS[path.suffix.lower()], provenance)
         try:
             with new_file(path, self.overwrite) as file:

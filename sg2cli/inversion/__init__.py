@@ -1,3 +1,3 @@
-"""GAN inversion: the latent of a photo, found by gradient descent, and the network tuned to it."""
+"""GAN inversion: find the latent of a photo by gradient descent, and tune the network."""
 
-LATENT = "projected.safetensors"  # of a result; where it is, all is
+LATENT = "projected.safetensors"  # written last: its presence means that a result is complete

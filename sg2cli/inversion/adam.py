@@ -22,7 +22,7 @@ def adam(
 ) -> tuple[Tensors, Tensors, Tensors]:
     """A step of Adam, the `step`-th from 1: the parameters and their moments, by name.
 
-    torch's operations on lists are one launch each on a GPU, and the same numbers everywhere.
+    torch's foreach operations take one launch each on a GPU, and round as single ones do.
     """
     old, gradients = list(params.values()), list(gradients)
     first = torch._foreach_lerp([moment1[name] for name in params], gradients, 1 - BETA1)

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from sg2cli.latents.sources import Latent
 
 # The snapshot of photos that are projected together is in the folder of the first of them.
-TUNING_STEP = 4  # times as long as a step of projection, about: two images, and all weights
-LONG = 600  # seconds, after which it is worth a message how long it will take
-TOGETHER = {64: 8, 128: 4, 256: 2}  # photos, by resolution, as memory and caches allow
+TUNING_STEP = 4  # duration of a tuning step, in projection steps: two images, all weights
+LONG = 600  # seconds; longer batches are announced with an estimate
+TOGETHER = {64: 8, 128: 4, 256: 2}  # photos at once, by resolution
 
 
 class ProjectionBatch:
     """Projects photos and writes their results; iterate over it once: it yields each result.
 
-    What an earlier run finished is kept, and not yielded. After the iteration, or an interruption,
-    the `targets` of its folder say what became of each photo.
+    Results of an earlier run are kept, and not yielded. After the iteration, or an interruption,
+    the `targets` of the folder hold the status of each photo.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ProjectionBatch:
         self.options, self.tuning = options or BatchOptions(), tuning
         self.events = events
         self.results = BatchResults(projector, self.options, tuning, events)
-        self.halved: int | None = None  # photos at once, that there was memory for
+        self.halved: int | None = None  # photos at once, after running out of memory
         self._done = self._taken = 0  # steps in the progress, steps of any search
 
     def __iter__(self) -> Iterator[Projection]:
@@ -67,13 +67,13 @@ class ProjectionBatch:
             inits = list(self.inits)
             for number in range(count):
                 tasks = self._begin(range(len(targets))[number * size :][:size], inits)
-                # More than once if a snapshot lacks some whose result was there, and is gone.
+                # More than once if the snapshot lacks photos whose results have been removed.
                 while begun := [task for task in tasks if task.has_begun]:
-                    with self._blaming(begun):
+                    with self._failing(begun):
                         is_shared = self.tuning and self.tuning.together
                         done = part * (number + 1) if is_shared else number + part
                         yield from self._project(tasks, self._left(done / count))
-                self._report((number + 1) * steps)  # they may have ended before
+                self._report((number + 1) * steps)  # some may have ended early
                 tasks = [task for task in tasks if task.target.status != "failed"]
                 if not self.tuning:
                     continue
@@ -83,14 +83,14 @@ class ProjectionBatch:
                 todo = [task for task in tasks if task.target.status != "kept"]
                 for i, task in enumerate(todo, 1):
                     done = number + part + (1 - part) * i / len(todo)
-                    with self._blaming([task]):
+                    with self._failing([task]):
                         yield from self.tuning.run(self, [task], self._left(done / count))
             if self.tuning and any(task.target.status != "kept" for task in to_tune):
-                with self._blaming(to_tune):
+                with self._failing(to_tune):
                     yield from self.tuning.run(self, to_tune, self._left(1))
 
     def _left(self, done: float) -> float | None:
-        """Seconds until so much of the work should be done, if there is a limit."""
+        """Seconds left until this fraction of the work is due; None without a limit."""
         seconds = self.options.seconds
         return seconds and self._start + done * seconds - monotonic()
 
@@ -99,11 +99,11 @@ class ProjectionBatch:
         self.events.step("Projecting", done, self._total, lpips)
 
     def _begin(self, indices: Iterable[int], inits: Sequence[Latent]) -> list[Task]:
-        """Read photos, and find out what an earlier run left of their results."""
+        """Read photos, and look for results of an earlier run."""
         tasks = []
         for index in indices:
             target = self.folder.targets[index]
-            with self._blaming([target]):
+            with self._failing([target]):
                 init = inits[index % len(inits)] if inits else None
                 task = self.results.read(target, init)
                 self.results.find_earlier(task, self.folder)
@@ -111,11 +111,11 @@ class ProjectionBatch:
         return tasks
 
     def _project(self, tasks: Sequence[Task], seconds: float | None) -> Iterator[Projection]:
-        """Project those of a batch that have just begun.
+        """Project the photos of a batch that have no result yet.
 
-        A snapshot may have others, whose result was written after it: they are projected again,
-        as rounding depends on the size of a batch, and not written. Where there is no memory for a
-        first step of so many at once, half of them are.
+        A snapshot may contain others, whose results were written after it: they are projected
+        again, because rounding depends on the batch size, but not written. If the first step runs
+        out of memory, the batch is halved.
         """
         snapshot = tasks[0].target.folder / SNAPSHOT
         is_new, taken_before = not is_there(snapshot), self._taken
@@ -129,7 +129,7 @@ class ProjectionBatch:
             return
         snapshots.remove(snapshot)
         half = (len(tasks) + 1) // 2
-        self.events.note(f"out of memory: continuing with --batch {half}")
+        self.events.note(f"out of memory: continuing with {half} photos at once")
         self.halved = half
         for part in (tasks[:half], tasks[half:]):
             yield from self._project(part, seconds and seconds / 2)
@@ -142,9 +142,8 @@ class ProjectionBatch:
         for folder in folders[1:]:
             if is_there(folder.folder / SNAPSHOT):
                 raise Sg2Error(
-                    f"{folder.folder / SNAPSHOT} is of another list of photos, or another --batch: "
-                    "finish that run with the same photos before adding others, or give "
-                    "--overwrite to begin anew"
+                    f"{folder.folder / SNAPSHOT} belongs to a run with other photos or batch size: "
+                    "finish that run first, or start again with `overwrite`"
                 )
         photos, inits = [task.photo for task in tasks], [task.init for task in tasks if task.init]
         search = self.projector.search(photos, inits, estimate=not is_there(snapshot))
@@ -174,7 +173,7 @@ class ProjectionBatch:
         saving = snapshots.SearchSnapshot(snapshot, search, provenance)
         for found in optimise(search, on_step, left, saving):
             if tasks[found.member].has_begun:
-                # An error in writing ends the run: the snapshot has what was found.
+                # A failed write ends the run: the snapshot has the latents.
                 projection = self.results.write(tasks[found.member], found)
                 if not self.tuning:  # else the tuned network's is yielded
                     yield projection
@@ -183,11 +182,11 @@ class ProjectionBatch:
         if seconds > LONG:
             self.events.note(
                 f"about {seconds / 60:.0f} minutes for this batch of {count}: "
-                "--preset fast and --time-limit shorten that, --resume continues after a stop"
+                "a faster `preset` or `seconds` shorten that, `resume` continues an interrupted run"
             )
 
     @contextmanager
-    def _blaming(self, tasks: Sequence[Task | Target]) -> Iterator[None]:
+    def _failing(self, tasks: Sequence[Task | Target]) -> Iterator[None]:
         """Record an error as the failure of these photos; re-raise it if there is only one."""
         try:
             yield

@@ -1,4 +1,4 @@
-"""The results of a batch: what an earlier run left of them, and writing them."""
+"""The results of a batch: finding those of an earlier run, and writing new ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """A photo that was read, and what makes its result, figures apart."""
+    """A photo that was read, and the provenance of its result, without figures."""
 
     target: Target
     photo: Photo
@@ -42,15 +42,15 @@ class Task:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How photos are read, and what is made of them beside their latents."""
+    """How photos are read, and which further files are written."""
 
     crop: Crop = "center"
     background: str = "white"
     mask: Path | None = None
-    npz: bool = False  # NVIDIA's projected_w.npz, too
-    video: bool = False  # of the steps
-    together: int | None = None  # photos that are projected at once; None: by resolution
-    seconds: float | None = None  # for all
+    npz: bool = False  # also write NVIDIA's projected_w.npz
+    video: bool = False  # also write a video of the steps
+    together: int | None = None  # number of photos projected at once; None: by resolution
+    seconds: float | None = None  # time limit for all photos
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class BatchResults:
     events: Events
 
     def read(self, target: Target, init: Latent | None) -> Task:
-        """Read a photo. Sg2Error says what is wrong with it."""
+        """Read a photo; Sg2Error if it cannot be used."""
         options, config = self.options, self.projector.G.config
         reading = (options.crop, options.background, options.mask)
         photo = read_photo_for(config, target.content(), *reading)
@@ -71,7 +71,7 @@ class BatchResults:
         return Task(target, photo, provenance, init)
 
     def find_earlier(self, task: Task, folder: BatchFolder) -> None:
-        """The target is "kept", "projected" (but not tuned) or, without a result, "begun"."""
+        """Set the status: "kept", "projected" (but not tuned) or, without a result, "begun"."""
         target, candidates, found = task.target, [task.provenance], None
         if self.tuning:
             candidates.append(self.tuning.provenance_of(task.provenance))
@@ -92,13 +92,13 @@ class BatchResults:
         target.status = "kept" if is_whole else "projected"
         for name in target.results.changed() if is_whole else ():
             self.events.note(
-                f"{target.folder / name} is missing, or was changed after sg2 wrote it: it stays "
-                "as it is, and --overwrite makes the result anew"
+                f"{target.folder / name} is missing, or was changed after sg2 wrote it: it is left "
+                "as it is; `overwrite` recreates the result"
             )
         target.figures = provenance
 
     def _names(self) -> list[str]:
-        """Of the files of a photo."""
+        """The names of the files of a photo."""
         names = [LATENT, HISTORY, "target.png", "projected.png", "compare.png"]
         names += [f"film{_video_suffix()}"] * self.options.video
         names += ["projected_w.npz"] * self.options.npz
@@ -106,7 +106,7 @@ class BatchResults:
         return names + [TUNED] * bool(self.tuning and not self.tuning.together)
 
     def write(self, task: Task, found: Found) -> Projection:
-        """Write what was found; if the network is to be tuned on it, that comes after."""
+        """Write the result of a projection, before any tuning."""
         folder = task.target.results
         projection = self.describe(task, found, task.provenance)
         paths = results.write_history(folder, projection)
@@ -122,12 +122,12 @@ class BatchResults:
             if not self.tuning:
                 self.events.wrote(path, projection.provenance)
         if folder.replace:
-            folder.clear(keep=[path.name for path in paths])  # what other settings left
+            folder.clear(keep=[path.name for path in paths])  # files of other settings
         folder.done_replacing()
         drop_frames(folder, 0)
         if projection.ended == "not finite":
             self.events.note(
-                f"{task.target.name}: the loss became NaN or infinite: kept the best result so far"
+                f"{task.target.name}: the loss became NaN or infinite; the best result is kept"
             )
         return projection
 
@@ -138,7 +138,7 @@ class BatchResults:
         provenance: Mapping[str, Any],
         G: Generator | None = None,
     ) -> Projection:
-        """Draw what was found, measure it, and note the figures."""
+        """Draw the latent, measure the image, and record the figures."""
         name = task.target.folder.name
         projection = self.projector.projection(found, task.photo, name, provenance, G)
         task.target.status = found.ended

@@ -1,4 +1,4 @@
-"""Tune the network on photos of a batch that are projected, on each or on all together."""
+"""Tune the network on the projected photos of a batch, on each or on all together."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class BatchTuning:
     together: bool = False
 
     def projection_part(self, steps: int, tuning_step: float) -> float:
-        """The part of the time that is for projection; a step of tuning takes `tuning_step`."""
+        """Fraction of the time for projection; `tuning_step` is the duration of a tuning step."""
         return steps / (steps + tuning_step * self.settings.steps)
 
     def provenance_of(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
-        """What makes a tuned result, from what makes the projection."""
+        """The provenance of a tuned result, from that of the projection."""
         return {**provenance, "tune": {**asdict(self.settings), "together": self.together}}
 
     def is_there(self, folder: BatchFolder, target: Target, provenance: Mapping[str, Any]) -> bool:
@@ -50,7 +50,7 @@ class BatchTuning:
     def run(
         self, batch: ProjectionBatch, tasks: Sequence[Task], seconds: float | None
     ) -> Iterator[Projection]:
-        """Tune the network on photos, draw them with it, and write their results anew."""
+        """Tune the network on photos, draw them with it, and rewrite their results."""
         projector, events, G = batch.projector, batch.events, batch.projector.G
         folder = batch.folder.shared if self.together else tasks[0].target.results
         found = [self._found(batch, task) for task in tasks]
@@ -88,11 +88,11 @@ class BatchTuning:
         snapshots.remove(snapshot)
 
     def _found(self, batch: ProjectionBatch, task: Task) -> Found:
-        """The latent of a photo, from its folder."""
+        """Read the latent of a photo from its folder."""
         candidates = [task.provenance, self.provenance_of(task.provenance)]
         result = results.read_result(task.target.folder, candidates, batch.projector.G)
         if not result:
-            raise Sg2Error(f"no latent in {task.target.folder}: --resume recreates it")
+            raise Sg2Error(f"no latent in {task.target.folder}: `resume` recreates it")
         return result[1]
 
 

@@ -1,4 +1,4 @@
-"""The folder that a batch of photos is projected into: who may write there, and the summary."""
+"""The output folder of a batch of photos: locking, existing results and the summary."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class BatchFolder:
         together: bool = False,
         inputs: Sequence[Path] = (),
     ) -> None:
-        """Sg2Error for a folder that cannot be made, or, with neither option, for existing results.
+        """Sg2Error if the folder cannot be created, or results exist and neither option is set.
 
-        `inputs` are files that are read beside the photos: no result may replace them.
+        `inputs`: further files that are read, which no result may replace.
         """
         if overwrite and resume:
-            raise UsageError("--overwrite and --resume are mutually exclusive")
+            raise UsageError("`overwrite` and `resume` are mutually exclusive")
         check_folder(out)
         self.out, self.overwrite, self.resume = out, overwrite, resume
         self.shared = OwnedFolder(out, SHARED)  # the summary, a network for all
@@ -60,20 +60,20 @@ class BatchFolder:
         for target in self.targets:
             if kind(target.folder) not in ("folder", "nothing"):
                 raise Sg2Error(
-                    f"{target.folder} is not a folder, and the results of {target.name} belong "
-                    "there: give another --out"
+                    f"{target.folder} is not a folder, but the results of {target.name} go there: "
+                    "choose another `out`"
                 )
         self._check_existing()
 
     def _check_existing(self) -> None:
-        """Sg2Error for results that are there already, if neither option says what of them."""
+        """Sg2Error for existing results, unless they may be replaced or resumed."""
         for path in self._paths:
             if is_there(path) and not (self.overwrite or self.resume):
-                raise Sg2Error(f"{path} exists: --overwrite replaces it, --resume continues it")
+                raise Sg2Error(f"{path} exists: `overwrite` replaces it, `resume` continues it")
 
     @contextmanager
     def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """The folder, for this process alone. However it ends, the summary is written.
+        """Lock the folder; write the summary when the block ends, even by an error.
 
         `settings` are those of all photos.
         """
@@ -94,10 +94,10 @@ class BatchFolder:
                     owned.leave()
 
     def _take_over(self, settings: Mapping[str, Any]) -> None:
-        """Find out what may be replaced, now that no other process writes here.
+        """Determine what may be replaced, now that no other process writes here.
 
-        That a photo's result is being replaced is noted in its folder, so that --resume may go on
-        replacing it: with the same settings, and for the same photo.
+        Each folder records that its result is being replaced, so that a resumed run may continue
+        to replace it, with the same settings and for the same photo.
         """
         self._check_existing()
         sources = [os.path.realpath(target.source) for target in self.targets]
@@ -116,7 +116,7 @@ class BatchFolder:
             self.shared.check(SUMMARY)
 
     def _discard_snapshots(self) -> None:
-        """Of all photos, as --resume may continue with any of them."""
+        """Remove the snapshots of all photos, so that a resumed run cannot continue from one."""
         from sg2cli.inversion import snapshots  # loads torch
 
         if TUNING in self.shared_files:
@@ -147,7 +147,7 @@ class BatchFolder:
 
 
 def _is_older_result(path: Path) -> bool:
-    """Whether a version of sg2 that kept no record wrote a file, as far as its content shows."""
+    """Whether a version of sg2 without manifests wrote this file, judging by its content."""
     with suppress(OSError, ValueError, Sg2Error):
         if path.suffix == ".safetensors":
             with SafetensorsFile(path) as file:
@@ -167,14 +167,14 @@ def _is_older_result(path: Path) -> bool:
 
 
 def _is_older_plot(path: Path, size: tuple[int, int]) -> bool:
-    """A loss.png had no provenance; matplotlib writes its own name into what it draws."""
+    """loss.png had no provenance; matplotlib writes its own name into its files."""
     with path.open("rb") as file:
         return (path.name, size) == ("loss.png", (800, 450)) and b"Matplotlib" in file.read(200)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Sg2Error when another process has the folder; the lock ends with the process, however."""
+    """Sg2Error if another process has locked the folder; the lock ends with the process."""
     if os.name == "nt":  # where a folder cannot be opened
         yield
         return
@@ -189,7 +189,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 raise BlockingIOError  # another run removed what it had made
         except BlockingIOError:
             raise Sg2Error(
-                f"another sg2 project is writing to {folder}: wait for it, or use another --out"
+                f"another sg2 project is writing to {folder}: wait for it, or use another `out`"
             ) from None
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Frames of a projection, kept as working files beside its snapshot, and the video of them."""
+"""Frames of a projection, stored as working files, and the video made of them."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.search import Search
 
-MAX_FRAMES = 120  # of a video, beside the result
+MAX_FRAMES = 120  # in a video, without the result
 FOLDER = "frames"
-FRAME = re.compile(r"([0-9]{7})\.png")  # named after its step
+FRAME = re.compile(r"([0-9]{7})\.png")  # the step
 
 
 def frame_interval(steps: int) -> int:
-    """Every how many steps a frame is taken."""
+    """Number of steps between frames."""
     return -(-steps // MAX_FRAMES)
 
 
 def take_frames(search: Search, folders: Sequence[OwnedFolder]) -> None:
-    """Draw where the search stands, into the folder of each of its photos."""
+    """Draw the current images of a search into the folders of its photos."""
     with torch.inference_mode():
         images = search.draw(search.state.params)
     for member, image in zip(search.state.members, images, strict=True):
-        if image.isfinite().all():  # else the photo is about to end
+        if image.isfinite().all():  # otherwise the photo ends
             folder = folders[member].work_folder(FOLDER)
             with new_file(folder / f"{search.state.step:07d}.png", overwrite=True) as file:
                 file.write(encode(to_pixels(image[None])[0], "png", {}))
 
 
 def drop_frames(folder: OwnedFolder, step: int) -> None:
-    """Remove frames beyond a step, of a run that was killed after its last snapshot."""
+    """Remove frames beyond a step, left by a run that was killed after its last snapshot."""
 
     def is_beyond(name: str) -> bool:
         match = FRAME.fullmatch(name)
@@ -52,7 +52,7 @@ def drop_frames(folder: OwnedFolder, step: int) -> None:
 
 
 def write_frames(folder: OwnedFolder, target: Pixels, result: Pixels, suffix: str) -> Path:
-    """Write film.mp4 or film.gif: the target beside each frame, and beside the result."""
+    """Write film.mp4 or film.gif: the target beside each frame and the result."""
     frames = sorted(folder.work_folder(FOLDER).iterdir())
     frames = [frame for frame in frames if FRAME.fullmatch(frame.name)]
     drawn = [read_image(frame, target.shape) for frame in frames]

@@ -1,6 +1,6 @@
-"""What an inversion minimises: the perceptual distance LPIPS, and the structure in noise maps.
+"""Losses of an inversion: LPIPS, structure in noise maps, pixels and the spread of W+.
 
-All are sums over what belongs to one image of the batch, never over the batch.
+Each is computed for every image of the batch separately: [N].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Features = tuple[Tensor, ...]  # one a stage, [N,C,h,w]
 
 
 class Stage(NamedTuple):
-    """Convolutions, by their index in torchvision's `features`, behind a pooling of this size."""
+    """Convolutions, by their index in torchvision's `features`, after a max pooling."""
 
     pool: int  # window, in steps of 2; 0: none
     convs: tuple[int, ...]
@@ -46,8 +46,8 @@ STAGES: dict[LpipsNet, tuple[Stage, ...]] = {
         Stage(0, (10,)),
     ),
 }
-SMALLEST: dict[LpipsNet, int] = {"vgg": 16, "alex": 64}  # images that all stages can see
-LARGEST = 256  # to which larger images are reduced, as NVIDIA's projector does
+SMALLEST: dict[LpipsNet, int] = {"vgg": 16, "alex": 64}  # smallest side that all stages accept
+LARGEST = 256  # larger images are reduced to this side, as in NVIDIA's projector
 # ImageNet's mean and standard deviation, for images in -1..1.
 MEAN = (-0.030, -0.088, -0.188)
 STD = (0.458, 0.448, 0.450)
@@ -63,7 +63,7 @@ class LPIPS(nn.Module):
     std: Tensor
 
     def __init__(self, net: LpipsNet) -> None:
-        """Sg2Error when the weights, which come with sg2, are not there."""
+        """Sg2Error if the bundled weights are missing."""
         super().__init__()
         self.net = net
         for name, tensor in read_weights(net).items():
@@ -72,7 +72,7 @@ class LPIPS(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
     def features(self, images: Tensor) -> Features:
-        """What is compared of images [N,1|3,H,W]; one channel counts as grey."""
+        """The activations of images [N,1|3,H,W] that are compared; one channel counts as grey."""
         x = (fit(images, self.net) - self.mean) / self.std
         found = []
         for stage in STAGES[self.net]:
@@ -93,7 +93,7 @@ class LPIPS(nn.Module):
         return F.conv2d(x, weight, bias, stride, padding=2).relu_()
 
     def distance(self, found: Features, target: Features) -> Tensor:
-        """Of two images' features, [N] each, or [1] for all: -> [N]."""
+        """Distance of the features of images; N of each, or one target for all: -> [N]."""
         total = torch.zeros((), dtype=found[0].dtype, device=found[0].device)
         for k, (a, b) in enumerate(zip(found, target, strict=True)):
             total = total + unit_distance(a, b, self.get_buffer(f"lin_{k}_weight"))
@@ -107,18 +107,18 @@ class LPIPS(nn.Module):
 def read_weights(net: LpipsNet) -> dict[str, Tensor]:
     """The backbone and the heads, in float32, under the keys that weights/README.md lists.
 
-    Sg2Error when the file, which comes with sg2, is missing or damaged.
+    Sg2Error if the bundled file is missing or damaged.
     """
     path = checkpoints.weights_folder() / f"lpips-{net}.safetensors"
     try:
         with SafetensorsFile(path) as file:
             return {name: file.tensor(name).float() for name in file.entries}
     except (OSError, ValueError) as error:
-        raise Sg2Error(f"cannot read {path} ({error}): install sg2 again") from error
+        raise Sg2Error(f"cannot read {path} ({error}): reinstall the package sg2cli") from error
 
 
 def fit(images: Tensor, net: LpipsNet) -> Tensor:
-    """Three channels, and a size that the network sees well: [N,1|3,H,W] -> [N,3,h,w]."""
+    """Three channels, at a size for which the network is meant: [N,1|3,H,W] -> [N,3,h,w]."""
     size = images.shape[-1]
     if size > LARGEST:
         images = F.interpolate(images, size=(LARGEST, LARGEST), mode="area")
@@ -128,7 +128,7 @@ def fit(images: Tensor, net: LpipsNet) -> Tensor:
 
 
 def _mean(maps: Tensor) -> Tensor:
-    """Of each of [N,C,H,W], row by row: so it is rounded alike in any batch, on any threads."""
+    """Mean of each of [N,C,H,W], row by row, so that rounding depends on no batch or thread."""
     return maps.mean(dim=3).mean(dim=(1, 2))
 
 
@@ -142,7 +142,7 @@ def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:
     pooled: list[Tensor] = []
     size = maps[0].shape[-1]
     while maps or pooled:
-        # All that have one size at once: on a GPU, operations on small maps cost but their launch.
+        # All maps of one size at once: on a GPU, operations on small maps cost only their launch.
         same = [noise_map for noise_map in maps if noise_map.shape[-1] == size]
         maps = maps[len(same) :]
         if x := pooled + same:

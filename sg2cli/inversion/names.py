@@ -1,4 +1,4 @@
-"""The names of the files that a projection leaves."""
+"""The names of the files of a projection."""
 
 from sg2cli.inversion import LATENT
 from sg2cli.storage.ownership import OWN
@@ -6,7 +6,7 @@ from sg2cli.storage.ownership import OWN
 SNAPSHOT, TUNING = "snapshot.safetensors", "tuning.safetensors"
 TUNED, SUMMARY = "tuned.safetensors", "summary.csv"
 HISTORY = "history.csv"
-RESULTS = (  # of one photo; where the first is, all are
+RESULTS = (  # of one photo; the first is written last
     *(LATENT, SNAPSHOT, TUNED, "projected_w.npz", TUNING),
     *("target.png", "projected.png", "compare.png", HISTORY, "loss.png"),
     *("film.mp4", "film.gif"),

@@ -1,4 +1,4 @@
-"""Photos that a caller of the library has, as a network is held to them."""
+"""Photos in any form that the library accepts: paths, PIL images, arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
 
 PhotoInput = Union[str, Path, "PIL.Image.Image", "Pixels"]
-SAVED_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # that a PNG holds as they are
+SAVED_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # which a PNG can hold
 
 
 def check_network(config: GeneratorConfig) -> None:
@@ -36,15 +36,15 @@ def read_photo_for(
     mask: Path | bytes | None = None,
     name: str | None = None,
 ) -> Photo:
-    """A photo as a network is held to it; see `photos.read_photo`."""
+    """Read a photo at the resolution of a network; see `photos.read_photo`."""
     size, channels = config.img_resolution, config.img_channels
     return read_photo(source, size, channels, crop, background, mask, name)
 
 
 def as_source(given: PhotoInput) -> tuple[str, Path | bytes]:
-    """A name, and a path or the bytes of a PNG, so that all photos are read in one way.
+    """A name, and a path or the bytes of a PNG, so that all photos are read in the same way.
 
-    UsageError for what is not a photo.
+    UsageError for other types.
     """
     import PIL.Image
 

@@ -1,4 +1,4 @@
-"""Project one photo; `batch` projects many, into a folder, with the same parts."""
+"""The function `sg2cli.project`; `batch` projects many photos into a folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Projector:
-    """A network, the settings, and what is measured once for all photos."""
+    """A network, settings, and what is computed once for all photos."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Projector:
         preset: str | None = None,
         class_index: int | None = None,
     ) -> None:
-        """`preset`: the name of the settings, for the metadata. UsageError for a wrong class."""
+        """`preset`: the name of the settings, for the metadata. UsageError for an invalid class."""
         check_settings(G.config, DrawSettings(class_index=class_index), needs_class=True)
         self.G, self.settings, self.class_index = G, settings, class_index
         self.spread = spread_of_w(G, class_index)
@@ -59,14 +59,14 @@ class Projector:
         }
 
     def provenance_of(self, name: str, photo: Photo, init: Latent | None) -> dict[str, Any]:
-        """What makes the result of a photo, figures apart."""
+        """The provenance of a result, without figures."""
         target = {"file": Path(name).name, "sha256": photo.sha256}
         return {**self.provenance, "init": init and dict(init.provenance), "target": target}
 
     def search(
         self, photos: Sequence[Photo], inits: Sequence[Latent] = (), estimate: bool = True
     ) -> Search:
-        """A search for photos at once, from latents for each if given; see `Search`."""
+        """A search for photos, optionally from given latents; see `Search`."""
         starts = [
             (to_ws(self.G, [init], class_index=self.class_index)[0], init.noise) for init in inits
         ]
@@ -80,7 +80,7 @@ class Projector:
         provenance: Mapping[str, Any],
         G: Generator | None = None,
     ) -> Projection:
-        """Draw what was found, with a tuned network if given, and measure it."""
+        """Draw the latent, with a tuned network if given, and measure the image."""
         image = results.redraw(G or self.G, found)
         figures = self.judge.measure(image, photo, found.ws)
         return Projection(
@@ -98,7 +98,7 @@ class Projector:
 
 
 def snapshot_provenance(provenances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a snapshot of these photos is a state of; the version of sg2 does not matter."""
+    """The provenance of a snapshot of these photos, without the version of sg2."""
     return {"recipes": [{**provenance, "version": None} for provenance in provenances]}
 
 
@@ -124,19 +124,19 @@ def project(
         G: a network, from `sg2cli.load`.
         photo: a file, a PIL image, or pixels [H,W], [H,W,3] or [H,W,4] uint8.
         preset: "paper" (NVIDIA's projector), "fast" or "best".
-        settings: instead of a preset; `changes` are single fields of `ProjectSettings`, as steps,
-            seed, space ("w" or "w+"), lr, patience.
+        settings: instead of a preset; `changes` set single fields of `ProjectSettings`, such as
+            steps, seed, space ("w" or "w+"), lr, patience.
         crop: "center" (the largest square), "none" (squeezed) or (x, y, width, height) in pixels.
-        background: the colour behind what is transparent, a name or "#rrggbb".
-        mask: an image as large as the photo: white counts, grey weighs, black is left alone.
-        init: a latent to start from, as `sg2cli.generate` takes it.
+        background: the colour behind transparent parts, a name or "#rrggbb".
+        mask: an image as large as the photo: weights from 0 (black) to 1 (white).
+        init: a latent to start from; see `sg2cli.generate`.
         class_index: the class of a conditional network, from 0.
-        seconds: a time limit; the schedule is hastened to end then.
-        snapshot: a file for the state of an interrupted run, which continues from it; removed when
-            all is done. Without one nothing is written.
+        seconds: a time limit; the schedule is compressed to end within it.
+        snapshot: a file for the state, from which an interrupted run continues; removed at the end.
+            None: nothing is written.
         events: receives progress and messages.
 
-    Returns: ws, noise maps, image and figures; the same photo and settings give the same bits.
+    Returns: ws, noise maps, image and figures, reproducible for the same photo and settings.
     Raises UsageError for settings that do not fit, and Sg2Error for an unreadable photo.
     """
     chosen = choose_settings(preset, settings, changes)
@@ -165,7 +165,7 @@ def project(
 
 
 def start_latents(init: Latents | None, G: Generator, count: int) -> list[Latent]:
-    """None, one latent, or one for each of so many photos; UsageError for others."""
+    """No latent, one, or one for each photo; UsageError for any other number."""
     inits = [] if init is None else list(as_latents(init, G.config))
     if len(inits) not in (0, 1, count):
         photos = f"{count} photos" if count > 1 else "one photo"
@@ -176,7 +176,7 @@ def start_latents(init: Latents | None, G: Generator, count: int) -> list[Latent
 def choose_settings(
     preset: str, settings: ProjectSettings | None, changes: Mapping[str, Any]
 ) -> ProjectSettings:
-    """The settings of a call; UsageError for settings and changes at once."""
+    """The settings of a call; UsageError if settings and changes are given."""
     if settings is None:
         return project_settings(preset, **changes)
     if changes:

@@ -46,23 +46,22 @@ def project_batch(
     Args:
         G: a network, from `sg2cli.load`.
         photos: files, folders or patterns, one or several.
-        out: a folder; each photo gets one in it, as `sg2 project` writes it, and a batch of several
-            a summary.csv.
+        out: a folder with a folder for each photo, and a summary.csv for several.
         preset, settings, class_index, changes: as of `sg2cli.project`.
-        options: how photos are read, and what is made beside their latents.
+        options: how photos are read, and which further files are written.
         init: one latent to start from, or one for each photo.
         tune: settings of pivotal tuning: the network is tuned on each photo after its projection,
             or on all with `tune_together`.
-        resume: keep what an earlier run with the same settings finished, which is not yielded, and
-            continue what it began.
+        resume: keep results of an earlier run with the same settings, which are not yielded, and
+            continue unfinished ones.
         overwrite: replace existing results.
         events: receives progress, messages and the files written.
 
     Yields: each projection when its files are written. A photo that fails is reported to `events`
     and does not affect the others.
 
-    Raises Sg2Error at the end if some photos failed, and UsageError at once for photos or settings
-    that do not fit.
+    Raises Sg2Error at the end if some photos failed, and UsageError at once for invalid photos or
+    settings.
     """
     chosen = choose_settings(preset, settings, changes)
     check_network(G.config)

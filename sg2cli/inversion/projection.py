@@ -1,4 +1,4 @@
-"""The result of a projection, for callers of the library."""
+"""The class `sg2cli.Projection`."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Projection:
-    """The latent found for a photo; a notebook shows it, and any function takes it as a latent.
+    """The latent of a photo; displays in a notebook, and is accepted wherever a latent is.
 
-    `sg2cli.generate(G, found)` draws `found.image` again, pixel for pixel.
+    `sg2cli.generate(G, found)` draws `found.image` again, with identical pixels.
     """
 
     name: str  # of its photo, without the extension
     ws: Array  # [num_ws,w_dim] float32
     noise: Mapping[str, Array]  # optimised noise maps [H,W] by the name of their buffer
-    image: Pixels  # [H,W,C] uint8: what the network draws of ws and noise
-    target: Pixels  # [H,W,C] uint8: the photo as it was fitted
-    figures: results.Figures  # how near the image is to the target
-    steps: int  # taken, of this photo
-    ended: Ended  # "done", or why it ended before: "plateau", "time", "not finite"
-    history: Sequence[Record]  # of each step
+    image: Pixels  # [H,W,C] uint8: the image of ws and noise
+    target: Pixels  # [H,W,C] uint8: the photo, cropped and resized
+    figures: results.Figures  # distances between image and target
+    steps: int  # number of steps taken
+    ended: Ended  # "done", or the reason for ending early: "plateau", "time", "not finite"
+    history: Sequence[Record]  # one record per step
     provenance: Mapping[str, Any]  # network, settings, photo and figures; `save` writes it
 
     @property
     def lpips(self) -> float:
-        """The perceptual distance LPIPS-VGG of image and target: 0 is equal, 0.1 a good copy."""
+        """LPIPS-VGG between image and target: 0 is identical, 0.1 a good copy."""
         return self.figures.lpips_vgg
 
     def save(self, folder: str | Path, overwrite: bool = False) -> list[Path]:

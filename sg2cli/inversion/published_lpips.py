@@ -1,4 +1,4 @@
-"""LPIPS by the package of its authors: the figures in reports, metadata and tables.
+"""LPIPS by the package of its authors, for the figures in reports, metadata and tables.
 
 The optimisers use `losses.LPIPS`, which computes the same distance faster.
 """
@@ -26,12 +26,12 @@ DYNAMO_UTILS = "torch._dynamo.utils"
 class PublishedLPIPS:
     """`lpips.LPIPS` 0.1 with the weights that come with sg2; nothing is downloaded.
 
-    Images are brought to the size at which `losses.LPIPS` compares them. The first use imports
-    lpips and torchvision, so it is made only where something is measured.
+    Images are resized as in `losses.LPIPS`. The first use imports lpips and torchvision, so it is
+    created only when something is measured.
     """
 
     def __init__(self, net: LpipsNet, device: torch.device) -> None:
-        """Sg2Error when the weights are missing."""
+        """Sg2Error if the weights are missing."""
         self.net = net
         self.network = _build(net)
         self.network.load_state_dict(_rename(self.network, read_weights(net)), assign=True)
@@ -54,7 +54,7 @@ def _build(net: LpipsNet) -> nn.Module:
         with _deferred_dynamo():
             import lpips
 
-        with torch.device("meta"):  # but for the constants of its scaling layer
+        with torch.device("meta"):  # except for the constants of its scaling layer
             network: nn.Module = lpips.LPIPS(
                 net=net, pretrained=False, pnet_rand=True, verbose=False
             )

@@ -1,4 +1,4 @@
-"""What a projection leaves in its folder, and how near it came."""
+"""The files of a projection, and how close the image is to the photo."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.projection import Projection
 
-COMPARED = 256  # pixels a side, at least, of the images that are compared
-# Beyond these a photo is called unlike what the network draws. Its own samples, found again, stay
-# below 0.05 and 1.6; photos of the kind that it was trained on, in W, around 0.15 and 1.3.
+COMPARED = 256  # minimum side of the images in compare.png, in pixels
+# Beyond these a photo is reported as out of domain. Samples of the network itself are found within
+# 0.05 and 1.6; photos like its training data, in W, around 0.15 and 1.3.
 FAR_LPIPS, FAR_W = 0.35, 3.0
 
 
 @dataclass(frozen=True)
 class Figures:
-    """How near an image is to its target, as 8-bit images; inside a mask."""
+    """Distances between an image and its target, both in 8 bits, inside the mask."""
 
     lpips_vgg: float
     lpips_alex: float
@@ -58,16 +58,16 @@ class Figures:
 
     @property
     def outside(self) -> str | None:
-        """A plain word, if the photo is not what the network can draw."""
+        """A warning if the photo is outside of the domain of the network."""
         if self.lpips_vgg > FAR_LPIPS:
-            return "the network draws nothing like it"
+            return "the network cannot draw images like it"
         if self.w_distance > FAR_W:
-            return "found far from what the network was trained on: edits of it may fail"
+            return "the latent is far from the training distribution: edits may fail"
         return None
 
 
 class Judge:
-    """Measures images by both networks of LPIPS, as their authors publish them."""
+    """Measures images with the published LPIPS, by both of its networks."""
 
     def __init__(self, spread: Spread) -> None:
         self.spread = spread
@@ -97,14 +97,14 @@ class Judge:
 
 
 def redraw(G: Generator, found: Found) -> Pixels:
-    """The image [H,W,C], exactly as `sg2 generate` draws it from the files."""
+    """The image [H,W,C], exactly as `generate` draws it from the saved files."""
     noise = {name: noise_map.cpu().numpy() for name, noise_map in found.noise.items()}
     (image,) = render(G, [Point(found.ws, noise=noise)], "const", 1)
     return image
 
 
 def write_history(folder: OwnedFolder, projection: Projection) -> list[Path]:
-    """Write how it went, as a table and, if matplotlib is installed, as a curve."""
+    """Write the history as a table and, if matplotlib is installed, as a plot."""
     written = [folder.write(HISTORY, _table(projection.history))]
     if curve := _curve(projection.history, projection.figures):
         written.append(folder.write("loss.png", curve))
@@ -112,9 +112,9 @@ def write_history(folder: OwnedFolder, projection: Projection) -> list[Path]:
 
 
 def write_result(folder: OwnedFolder, projection: Projection, npz: bool = False) -> Iterator[Path]:
-    """Write the files of a photo, each given as soon as it is complete.
+    """Write the files of a photo, and yield each path when it is complete.
 
-    The latent comes last: where it is, all is.
+    The latent is written last, so that its presence means that all files are there.
     """
     provenance = projection.provenance
     yield folder.write("target.png", encode(projection.target, "png", provenance))
@@ -137,10 +137,10 @@ def write_result(folder: OwnedFolder, projection: Projection, npz: bool = False)
 def read_result(
     folder: Path, candidates: Sequence[Mapping[str, Any]], G: Generator
 ) -> tuple[int, Found, dict[str, Any]] | None:
-    """What `write_result` wrote, less its history: of which candidate, and its provenance.
+    """Read what `write_result` wrote: index of the matching candidate, result, provenance.
 
-    None if nothing is there; OtherSettings when it was made by none of the candidates; Sg2Error for
-    a file that is damaged, or was changed since it was written.
+    The history is not read. None if there is no result; OtherSettings if no candidate matches;
+    Sg2Error for a file that is damaged, or was changed after it was written.
     """
     path = folder / LATENT
     if not is_there(path):
@@ -148,21 +148,21 @@ def read_result(
     try:
         provenance = inspect_latents(path)[1]
     except Sg2Error as error:
-        raise Sg2Error(f"{error}: remove it and run again with --resume") from error
+        raise Sg2Error(f"{error}: remove it and run again with `resume`") from error
     which = next(
         (i for i, candidate in enumerate(candidates) if _agrees(provenance, candidate)), None
     )
     if which is None:
         raise OtherSettings(
-            f"{path} was made with other settings, or of another photo: "
-            "--overwrite replaces it, another --out keeps it"
+            f"{path} was made with other settings, or from another photo: "
+            "`overwrite` replaces it, another `out` keeps it"
         )
     latents = list(open_latents([LatentFile(path)], G.config))
     names = {"steps_done", "ended", "outside", *(field.name for field in fields(Figures))}
     values = latents[0].values
     whole = len(latents) == 1 and values is not None and names <= provenance.keys()
     if not whole or is_unchanged(path, provenance) is False:
-        raise Sg2Error(f"{path} was changed after sg2 wrote it: --overwrite replaces it")
+        raise Sg2Error(f"{path} was changed after sg2 wrote it: `overwrite` replaces it")
     assert values is not None
     noise = {name: G.mapping.w_avg.new_tensor(a) for name, a in latents[0].noise.items()}
     ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
@@ -171,7 +171,7 @@ def read_result(
 
 
 class OtherSettings(Sg2Error):
-    """A result of the same name that other settings, or another photo, gave."""
+    """A result of the same name that was made with other settings, or from another photo."""
 
 
 def _agrees(provenance: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:
@@ -179,7 +179,7 @@ def _agrees(provenance: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool
 
 
 def summary(found: Found, figures: Figures) -> dict[str, Any]:
-    """For the metadata: how it ended and how near it came."""
+    """The outcome and the figures, for the metadata."""
     shown = {name: round(value, 6) for name, value in asdict(figures).items()}
     if not math.isfinite(figures.psnr):
         shown["psnr"] = None  # equal pixels; JSON has no infinity

@@ -9,7 +9,7 @@ from sg2cli.settings import ProjectSettings
 
 
 def search_at(settings: ProjectSettings, t: float) -> tuple[int, ProjectSettings, float]:
-    """Which search the part t of all steps is in, from 0, and where in its own schedule."""
+    """The search at fraction t of all steps: number, settings, fraction of its own steps."""
     begins = [0.0, *(restart.at for restart in settings.restarts), 1.0]
     number = max(n for n, at in enumerate(begins[:-1]) if n == 0 or at <= t)
     own = (t - begins[number]) / (begins[number + 1] - begins[number])
@@ -21,7 +21,7 @@ def search_at(settings: ProjectSettings, t: float) -> tuple[int, ProjectSettings
 
 
 def learning_rate(settings: ProjectSettings, t: float) -> float:
-    """At the part t of a schedule: up linearly, down as a cosine."""
+    """The rate at fraction t of a search: linear ramp up, cosine ramp down."""
     down = min(1.0, (1 - t) / settings.lr_rampdown)
     up = min(1.0, t / settings.lr_rampup) if settings.lr_rampup else 1.0
     return settings.lr * (0.5 - 0.5 * math.cos(math.pi * down)) * up

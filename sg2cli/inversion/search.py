@@ -1,7 +1,7 @@
 """Projection into W and W+ by gradient descent (StyleGAN2 appendix D), many images at once.
 
-Nothing of one image reaches another: all that a step reads and makes anew has a row for each,
-every loss is its own, and so are its random numbers and its end.
+Images do not affect each other: each has its own row of the state, losses, random numbers and
+end.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.images.photos import Photo
 
-LEAST_GAIN = 0.001  # of the score, that `patience` counts as an improvement
-SCORE_EVERY = 25  # steps, as long as noise on w makes the loss of a step no score
+LEAST_GAIN = 0.001  # relative decrease of the score that counts as an improvement
+SCORE_EVERY = 25  # steps, while noise on w makes the loss unusable as a score
 
 
 class Saving:
-    """Saves the state of a search while it runs; this one does not, `SearchSnapshot` does."""
+    """Hooks to save the state of a running search; see `SearchSnapshot`. This one saves nothing."""
 
     def save(self) -> None:
-        """Save now: results are about to be given."""
+        """Save now: results are about to be yielded."""
 
     def save_when_due(self) -> None:
-        """Save if that was long ago: a step is done."""
+        """Save if the last time was long ago; called after each step."""
 
     def __enter__(self) -> None:
-        """The search begins, or continues."""
+        """Called when the search begins or continues."""
 
     def __exit__(
         self,
@@ -60,7 +60,7 @@ class Saving:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """The search is over, or was interrupted."""
+        """Called when the search ends or is interrupted."""
 
 
 UNSAVED = Saving()
@@ -72,9 +72,9 @@ def optimise(
     seconds: float | None = None,
     saving: Saving = UNSAVED,
 ) -> Iterator[Found]:
-    """Project the photos of a search: yields what was found for each when it ends.
+    """Project the photos of a search; yields the result of each when it ends.
 
-    Within `seconds` if given: the schedule is hastened, and what is left then ends.
+    With `seconds`, the schedule is compressed to end within that time.
     """
     start = monotonic()
     with saving:
@@ -82,7 +82,7 @@ def optimise(
             part = (monotonic() - start) / max(seconds, 1e-3) if seconds is not None else 0
             found, others = search.ended(part)  # done, on a plateau, out of time or not finite
             if found:
-                saving.save()  # with what is given here: whoever is stopped gets it again
+                saving.save()  # with these results, so that an interrupted run yields them again
                 search.restore(others)
                 yield from found
             else:
@@ -92,7 +92,7 @@ def optimise(
 
 
 class Search:
-    """Photos that are projected together, and their state, which `optimise` takes to the end."""
+    """Photos that are projected together, and their state, which `optimise` advances."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Search:
         inits: Sequence[Init] = (),
         estimate: bool = True,
     ) -> None:
-        """`inits`: for each photo what to start from. `estimate`: not for a state to `restore`."""
+        """`inits`: a start for each photo. `estimate`: false if a state is restored afterwards."""
         self.G, self.settings, self.spread = G, settings, spread
         self.lpips = (lpips or LPIPS(settings.lpips)).to(G.device)
         dtype = G.mapping.w_avg.dtype
@@ -128,7 +128,7 @@ class Search:
         )
 
     def restore(self, state: State) -> None:
-        """Go on from a state that a search for the same photos has, or had."""
+        """Continue from a state of a search for the same photos."""
         self.state = state
         index = torch.tensor(state.members, dtype=torch.long, device=self.targets.device)
         self._targets = self.targets[index]
@@ -137,7 +137,7 @@ class Search:
         self._replayed = functools.lru_cache(maxsize=1)(self._replayed_gradients)
 
     def draw(self, params: Params) -> Tensor:
-        """The network's images [N,C,H,W]; outside of a mask, the target's own pixels."""
+        """Draw images [N,C,H,W]; outside of a mask they have the pixels of the target."""
         ws = params[WS].expand(-1, self.G.config.num_ws, -1)
         maps = {name: param for name, param in params.items() if name != WS}
         image = self.G.synthesis(ws, maps or "const")
@@ -149,7 +149,7 @@ class Search:
         jitter: Tensor | float = 0,
         settings: ProjectSettings | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is minimised, LPIPS and the noise penalty, each [N]; `jitter` is added to ws."""
+        """Total loss, LPIPS and noise penalty, each [N]; `jitter` is added to ws."""
         settings, ws = settings or self.settings, params[WS]
         image = self.draw({**params, WS: ws + jitter})
         if settings.shown:
@@ -165,13 +165,13 @@ class Search:
         return total, distance, penalty
 
     def score(self, params: Params) -> Tensor:
-        """LPIPS [N] as the result would have it."""
+        """LPIPS [N] of the images as they would be saved."""
         with torch.inference_mode():
             image = self.draw(params).clamp(-1, 1)
             return self.lpips.distance(self.lpips.features(image), self._wanted)
 
     def step(self, part: float = 0) -> None:
-        """One step for all; `part` of the time allowed is over, which hastens the schedule."""
+        """One step for all photos; `part`: the elapsed fraction of the time limit."""
         whole = max(self.state.step / self.settings.steps, part)
         number, settings, t = search_at(self.settings, whole)
         if number > self.state.searches:
@@ -201,7 +201,7 @@ class Search:
             ).tolist()
         for row, member in enumerate(old.members):
             record = Record(old.step, lr, *(values[row] for values in measured))
-            del self.history[member][old.step :]  # of a step that was interrupted
+            del self.history[member][old.step :]  # left by an interrupted step
             self.history[member].append(record)
         much_better = score < (1 - LEAST_GAIN) * old.baseline
         self.state = State(
@@ -232,13 +232,13 @@ class Search:
         return Replayed(evaluate)
 
     def _whitened(self, params: Params) -> Params:
-        """With white noise maps."""
+        """Params with whitened noise maps."""
         names = [name for name in params if name != WS]
         maps = self._whiten(*(params[name] for name in names)) if names else ()
         return {**params, **dict(zip(names, maps, strict=True))}
 
     def _restart(self, number: int, samples: int | None) -> None:
-        """Begin a search: from the best so far, or from the start by so many samples."""
+        """Restart from the best so far, or from a start estimated from `samples` images."""
         old = self.state
         last = self.score(old.params)
         better = last < old.score
@@ -246,7 +246,7 @@ class Search:
         params, baseline = kept, score
         if samples is not None:
             params = self._start(samples).only(old.members).params
-            baseline = torch.full_like(score, math.inf)  # it is patient with what begins afresh
+            baseline = torch.full_like(score, math.inf)  # `patience` counts anew
         zeros = {name: torch.zeros_like(param) for name, param in params.items()}
         self.state = replace(
             old,
@@ -263,7 +263,7 @@ class Search:
         )
 
     def ended(self, part: float = 0) -> tuple[list[Found], State]:
-        """Those that are at their end, and the state without them, for `restore`."""
+        """The results of photos that have ended, and the state of the others, for `restore`."""
         state, settings = self.state, self.settings
         all_over = state.step >= settings.steps or part >= 1
         kept = state.kept

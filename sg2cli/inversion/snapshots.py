@@ -1,4 +1,4 @@
-"""States of a run in files, from which it goes on as if it had never stopped."""
+"""Snapshots of projection and tuning, from which an interrupted run continues exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TWISTER = 624
 
 
 def save_state(path: Path, search: Search, provenance: Mapping[str, Any]) -> None:
-    """Write the state of a search, and for what it is a state of."""
+    """Write the state of a search, with the provenance of its photos."""
     state = search.state
     tensors = state.tensors()
     for member in state.members:
@@ -47,9 +47,9 @@ def save_state(path: Path, search: Search, provenance: Mapping[str, Any]) -> Non
 
 
 def load_state(path: Path, search: Search, provenance: Mapping[str, Any]) -> bool:
-    """Bring a search to the state in the file, if there is one.
+    """Restore a search from the file, and return whether there is one.
 
-    Sg2Error when it is damaged, or of other settings; the version of sg2 does not matter.
+    Sg2Error if it is damaged, or has other settings; the version of sg2 does not matter.
     """
     with _reading(path, provenance) as found:
         if not found:
@@ -60,12 +60,12 @@ def load_state(path: Path, search: Search, provenance: Mapping[str, Any]) -> boo
 
 
 def save_tuning(path: Path, tuning: Tuning, provenance: Mapping[str, Any]) -> None:
-    """As `save_state`."""
+    """Write the state of a tuning; see `save_state`."""
     _write(path, tuning.state.tensors(), {"step": tuning.state.step, "recipe": provenance})
 
 
 def load_tuning(path: Path, tuning: Tuning, provenance: Mapping[str, Any]) -> bool:
-    """As `load_state`."""
+    """Restore a tuning; see `load_state`."""
     with _reading(path, provenance) as found:
         if not found:
             return False
@@ -86,24 +86,24 @@ def _write(path: Path, tensors: Mapping[str, Tensor], fields: Mapping[str, Any])
 
 
 def remove(path: Path) -> None:
-    """Remove a snapshot, if there is one; Sg2Error for a file that is none."""
+    """Remove a snapshot, if there is one; Sg2Error for any other file."""
     if _is_ours(path):
         path.unlink()
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a snapshot is there; Sg2Error for another file of its name, which stays."""
+    """Whether there is a snapshot; Sg2Error for any other file of that name."""
     if not is_there(path):
         return False
     with suppress(OSError, ValueError), SafetensorsFile(path) as file:
         if "recipe" in sg2_metadata(file.metadata):
             return True
-    raise Sg2Error(f"{path} is not a snapshot that sg2 wrote: move it away, or give another --out")
+    raise Sg2Error(f"{path} is not a snapshot that sg2 wrote: move it away, or use another `out`")
 
 
 @contextmanager
 def _reading(path: Path, provenance: Mapping[str, Any]) -> Iterator[Contents | None]:
-    """What is in the file, if there is one; Sg2Error for one that does not fit."""
+    """The contents of the file, None if there is none; Sg2Error if they do not fit the run."""
     if not is_there(path):
         yield None
         return
@@ -112,26 +112,26 @@ def _reading(path: Path, provenance: Mapping[str, Any]) -> Iterator[Contents | N
             fields = sg2_metadata(file.metadata)
             if not same_settings(fields["recipe"], provenance):
                 raise Sg2Error(
-                    f"{path} is of other settings, or of another list of photos: finish that run "
-                    "with the same photos and options, or give --overwrite to begin anew"
+                    f"{path} belongs to a run with other settings or photos: finish that run with "
+                    "the same photos and options, or start again with `overwrite`"
                 )
             yield fields, file
     except (OSError, MemoryError) as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     except KeyError as error:
         raise Sg2Error(
-            f"{path} is damaged (it has no {error}): remove it, to begin anew"
+            f"{path} is damaged (it has no {error}): remove it to start again"
         ) from error
     except (TypeError, ValueError) as error:
-        raise Sg2Error(f"{path} is damaged ({error}): remove it, to begin anew") from error
+        raise Sg2Error(f"{path} is damaged ({error}): remove it to start again") from error
 
 
 def _like(
     expected: Mapping[str, Tensor], file: SafetensorsFile, finite: str | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of these names, on their devices; ValueError if they are others.
+    """The tensors of these names, on their devices; ValueError for another shape or dtype.
 
-    Shapes are compared before anything is read, and what else is in the file is not.
+    Shapes are compared before anything is read; other tensors are ignored.
     """
     own = {}
     for name, like in expected.items():
@@ -146,7 +146,7 @@ def _like(
 
 
 def _check_randomness(state: Tensor) -> None:
-    """ValueError for a state of a generator that would read beyond its numbers, or draw NaN."""
+    """ValueError for a generator state that would read out of bounds, or yield NaN."""
     content = state.numpy().tobytes()
     if len(content) != RANDOMNESS.size:
         raise ValueError(f"its random numbers have {len(content)} bytes, not {RANDOMNESS.size}")
@@ -156,7 +156,7 @@ def _check_randomness(state: Tensor) -> None:
     twister, (x, y, rho, normal_is_valid, normal, _) = numbers[:TWISTER], numbers[TWISTER:]
     fresh = (left, position) == (1, 0)  # before the first number
     if not (fresh or (1 <= left <= TWISTER and left + position == TWISTER + 1)):
-        raise ValueError("its random numbers are damaged: they are used beyond their end")
+        raise ValueError("its random numbers are damaged: their position is out of range")
     if seeded != 1 or normal_is_valid not in (0, 1) or max(twister) >= 1 << 32:
         raise ValueError("its random numbers are damaged")
     if not all(map(math.isfinite, (x, y, rho, normal))):
@@ -167,7 +167,7 @@ def _check_randomness(state: Tensor) -> None:
 def _checked(
     search: Search, fields: Mapping[str, Any], file: SafetensorsFile
 ) -> tuple[State, list[list[Record]]]:
-    """The state and the history in the file; ValueError if they are not those of such a run."""
+    """The state and history in the file; ValueError if they do not fit this run."""
     count = len(search.history)
     members = fields["members"]
     counts = {name: fields[name] for name in COUNTS}
@@ -193,7 +193,7 @@ def _checked(
 
 
 def _history(file: SafetensorsFile, name: str, steps: int) -> list[Record]:
-    """A line for each step, in order; ValueError for anything else."""
+    """A record for each step, in order; ValueError for anything else."""
     (rows,) = _like({name: torch.empty(steps, 5, dtype=torch.float64)}, file).values()
     if rows[:, 0].tolist() != list(range(steps)):
         raise ValueError(f"its {name} does not have a line for each step")
@@ -201,9 +201,9 @@ def _history(file: SafetensorsFile, name: str, steps: int) -> list[Record]:
 
 
 class SearchSnapshot(Saving):
-    """Saves a search every half minute, before results are given, and when it is interrupted.
+    """Saves a search every 30 seconds, before results are yielded, and on interruption.
 
-    Whoever is stopped while writing a result gets it again. The file goes when all is done.
+    A run interrupted while it writes a result yields it again. The file is removed at the end.
     """
 
     def __init__(self, path: Path, search: Search, provenance: Mapping[str, Any]) -> None:
@@ -228,7 +228,7 @@ class SearchSnapshot(Saving):
         if kind is None:
             remove(self._path)
         elif kind is not GeneratorExit and self._search.state.step > self._saved_step:
-            self.save()  # a step that is not done has changed nothing
+            self.save()  # an unfinished step has changed nothing
 
 
 def tune(
@@ -238,9 +238,9 @@ def tune(
     on_step: Callable[[float], object] = lambda lpips: None,
     seconds: float | None = None,
 ) -> None:
-    """Take a tuning to its end, or as far as it gets in `seconds`; `on_step` gets its LPIPS.
+    """Run a tuning to its end, or for `seconds`; `on_step` receives the LPIPS of each step.
 
-    Saves the state as `SearchSnapshot` does; the file stays, as what was found is not written.
+    Saves the state as `SearchSnapshot` does; the caller removes the file after writing the result.
     """
     start = saved = monotonic()
     saved_step = tuning.state.step
@@ -250,6 +250,6 @@ def tune(
             if monotonic() - saved > EVERY:
                 save_tuning(snapshot, tuning, provenance)
                 saved = monotonic()
-    finally:  # a step that is not done has changed nothing
+    finally:  # an unfinished step has changed nothing
         if tuning.state.step > saved_step:
             save_tuning(snapshot, tuning, provenance)

@@ -1,4 +1,4 @@
-"""All that a step of a search reads and makes anew, and what is found in the end."""
+"""The state of a search, and its results."""
 
 from __future__ import annotations
 
@@ -12,56 +12,61 @@ from torch import Tensor
 WS = "ws"
 # "ws" [N,1,w_dim] in W, [N,num_ws,w_dim] in W+, and noise maps [N,1,H,W] by their names.
 Params = dict[str, Tensor]
-SINGLE = ("score", "baseline", "improved_at", "randomness")  # tensors of a State, a row an image
+SINGLE = (
+    "score",
+    "baseline",
+    "improved_at",
+    "randomness",
+)  # tensors of a State with a row per image
 Ended = Literal["done", "plateau", "time", "not finite"]
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a step reads and makes anew, a row for each image that is under way."""
+    """The immutable state of a search, with a row for each active image."""
 
     step: int
-    scored_at: int  # the last step at which scores were taken
-    searches: int  # restarts so far
-    began_at: int  # the step at which this search began: 0, or that of the last restart
-    members: tuple[int, ...]  # which of the run's images they are
+    scored_at: int  # the last step with a score
+    searches: int  # number of restarts so far
+    began_at: int  # the step of the last restart, or 0
+    members: tuple[int, ...]  # indices of the images in the run
     params: Params
     moment1: Params
     moment2: Params
-    kept: Params  # the result, if all ended here
-    score: Tensor  # [N], of what is kept
-    baseline: Tensor  # [N], the score that `patience` waits to see improved
-    improved_at: Tensor  # [N], the step of the baseline
-    randomness: Tensor  # [N,bytes], of the generators
+    kept: Params  # the current result
+    score: Tensor  # [N], score of `kept`
+    baseline: Tensor  # [N], the score that must improve within `patience`
+    improved_at: Tensor  # [N], step of the baseline
+    randomness: Tensor  # [N,bytes], states of the generators
 
     def tensors(self) -> dict[str, Tensor]:
-        """Under names that tell them apart; `with_tensors` takes them back."""
+        """All tensors by unique names; the inverse of `with_tensors`."""
         found = {name: getattr(self, name) for name in SINGLE}
         for kind in ("params", "moment1", "moment2", "kept"):
             found |= {f"{kind}.{name}": tensor for name, tensor in getattr(self, kind).items()}
         return found
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> State:
-        """The same with these tensors, of the names that `tensors` gives."""
+        """A copy with these tensors, named as in `tensors`."""
         fields: dict[str, Any] = {name: tensors[name] for name in SINGLE}
         for kind in ("params", "moment1", "moment2", "kept"):
             fields[kind] = {name: tensors[f"{kind}.{name}"] for name in self.params}
         return replace(self, **fields)
 
     def only(self, rows: Sequence[int]) -> State:
-        """Without the images that have ended."""
+        """A copy with these rows only."""
         index = torch.tensor(rows, dtype=torch.long)
         tensors = {name: t[index.to(t.device)] for name, t in self.tensors().items()}
         members = tuple(self.members[row] for row in rows)
         return replace(self.with_tensors(tensors), members=members)
 
     def draw_jitter(self) -> tuple[Tensor, Tensor]:
-        """Normal numbers in the shape of ws, an image's from its own generator; their states."""
+        """Normal noise like ws, each row from its own generator, and the new states of these."""
         drawn, states = [], []
         shape = (1, *self.params[WS].shape[1:])
         for own in self.randomness:
             generator = torch.Generator()
-            generator.set_state(own.clone())  # it reads a whole storage
+            generator.set_state(own.clone())  # set_state ignores strides
             drawn.append(torch.randn(shape, generator=generator))
             states.append(generator.get_state())
         return torch.cat(drawn).to(self.params[WS]), torch.stack(states)
@@ -69,18 +74,18 @@ class State:
 
 @dataclass(frozen=True)
 class Record:
-    """A line of an image's history."""
+    """One step in the history of an image."""
 
     step: int
     lr: float
-    lpips: float  # with the noise on w of that step
+    lpips: float  # including the noise on w of that step
     noise_penalty: float
     w_distance: float
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found for a photo: ws [num_ws,w_dim], noise maps [H,W] by name."""
+    """The result of a search for a photo: ws [num_ws,w_dim], noise maps [H,W] by name."""
 
     member: int
     ws: Tensor
@@ -91,7 +96,7 @@ class Found:
 
 
 def where(rows: Tensor, these: Params, others: Params) -> Params:
-    """These for the rows [N] that are true, the others else."""
+    """Rows of `these` where `rows` [N] is true, else of `others`."""
     if rows.all():
         return these
     return {

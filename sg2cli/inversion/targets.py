@@ -1,4 +1,4 @@
-"""The photos of a batch, and what became of each."""
+"""The photos of a batch, and their status."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sg2cli.storage.ownership import OwnedFolder
 from sg2cli.storage.paths import kind, user_path
 from sg2cli.storage.reading import read_stdin
 
-# "done" to "not finite": how its projection ended; "projected": by an earlier run, but not tuned as
-# is asked for now; "kept": all is there from an earlier run.
+# "done" to "not finite": how the projection ended; "projected": by an earlier run, but not yet
+# tuned; "kept": complete, from an earlier run.
 Status = Literal[
     "not begun", "begun", "done", "plateau", "time", "not finite", "projected", "kept", "failed"
 ]
@@ -26,7 +26,7 @@ FINISHED = ("done", "plateau", "time", "not finite", "kept")
 
 @dataclass
 class Target:
-    """A photo to project, the folder of its results, and what is known of it so far."""
+    """A photo to project, the folder of its results, and its status."""
 
     source: Path  # '-' is stdin
     results: OwnedFolder
@@ -51,24 +51,24 @@ class Target:
         return self.status in ("failed", "not finite")
 
     def content(self) -> Path | bytes:
-        """What `photos.read_photo` takes."""
+        """The source for `photos.read_photo`."""
         if str(self.source) != "-":
             return self.source
         return read_stdin("give a file, or pipe the photo into sg2")
 
 
 def find_photos(arguments: Sequence[str]) -> list[Path]:
-    """Files, the images in folders, what patterns match, and '-'. UsageError for nothing."""
+    """Files, images in folders, matches of patterns, and '-'; UsageError if nothing is found."""
     found: list[Path] = []
     for text in arguments:
         path = user_path(text)
         what = "file" if text == "-" else kind(path)
         if what == "folder":
             named = (p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
-            # No folders, and no pipes, which may never end; broken links are reported later.
+            # No folders or pipes, which may never end; broken links are reported later.
             inside = sorted(p for p in named if p.is_file() or not p.exists())
             if not inside:
-                raise UsageError(f"no image in the folder {path}")
+                raise UsageError(f"no images in the folder {path}")
             found += inside
         elif what == "nothing":
             matching = sorted(glob.glob(str(path))) if glob.has_magic(text) else []  # noqa: PTH207
@@ -83,14 +83,16 @@ def find_photos(arguments: Sequence[str]) -> list[Path]:
 
 
 def folder_names(photos: Sequence[Path]) -> Iterator[str]:
-    """A name of its own for the folder of each photo; equal ones and reserved ones get -2, -3.
+    """Unique folder names for photos; duplicates and reserved names get -2, -3.
 
-    Names that differ in case or in how accents are composed are the same on some disks.
+    Names that differ only in case or Unicode composition are equal on some disks.
     """
     taken = {_folded(name) for name in RESERVED}
     for photo in photos:
         stem = "stdin" if str(photo) == "-" else photo.stem
-        stem = "photo" if stem in (".", "..") else stem  # "...png" is no way out of the folder
+        stem = (
+            "photo" if stem in (".", "..") else stem
+        )  # the stem of "...png" must not leave the folder
         number, name = 1, stem
         while _folded(name) in taken:
             number += 1

@@ -1,8 +1,7 @@
-"""Pivotal tuning: the generator moves to the photo, where its latent only comes near.
+"""Pivotal tuning (Roich et al. 2021, arXiv:2106.05744).
 
-Roich et al. 2021, arXiv:2106.05744: the latent that a projection found stays, and the weights of
-the synthesis are tuned until it gives the photo (eq. 3); what random latents around it give is
-held where it was (locality regularisation, eq. 4-6).
+The projected latent stays fixed, and the synthesis weights are tuned until it reproduces the photo
+(eq. 3); images of random latents nearby are kept unchanged (locality regularisation, eq. 4-6).
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ Weights = Mapping[str, Tensor]  # of the synthesis network, by name
 
 @dataclass(frozen=True)
 class TuneState:
-    """All that a step reads and makes anew."""
+    """The immutable state of a tuning."""
 
     step: int
     weights: Weights
     moment1: Weights
     moment2: Weights
-    randomness: Tensor  # [bytes], of the generator
+    randomness: Tensor  # [bytes], state of the generator
 
     def tensors(self) -> dict[str, Tensor]:
-        """Under names that tell them apart; `with_tensors` takes them back."""
+        """All tensors by unique names; the inverse of `with_tensors`."""
         kinds = {"weights": self.weights, "moment1": self.moment1, "moment2": self.moment2}
         found = {f"{kind}.{name}": t for kind, ts in kinds.items() for name, t in ts.items()}
         return {**found, "randomness": self.randomness}
 
     def with_tensors(self, step: int, tensors: Mapping[str, Tensor]) -> TuneState:
-        """The same at this step with these tensors, of the names that `tensors` gives."""
+        """A state at this step with these tensors, named as in `tensors`."""
         weights, moment1, moment2 = (
             {name: tensors[f"{kind}.{name}"] for name in self.weights}
             for kind in ("weights", "moment1", "moment2")
@@ -56,9 +55,9 @@ class TuneState:
 
 
 class Tuning:
-    """A copy of G that is tuned on photos, each at the latent that was found, in turns.
+    """Tunes a copy of G on photos at their latents, one photo per step, in turns.
 
-    `step` until `over`; `snapshots.tune` does that. `state` is all of it, and can be set.
+    Call `step` until `over`, as `snapshots.tune` does. `state` can be saved and set.
     """
 
     def __init__(
@@ -86,12 +85,12 @@ class Tuning:
         return self.state.step >= self.steps
 
     def step(self) -> float:
-        """One step for the next photo; its LPIPS before. Sg2Error when the loss is not finite."""
+        """One step for the next photo; returns its LPIPS. Sg2Error if the loss is not finite."""
         old, settings, lpips = self.state, self.settings, self.lpips
         for name, param in self._params.items():
             param.data = old.weights[name]
         numbers = torch.Generator()
-        numbers.set_state(old.randomness.clone())  # it reads a whole storage
+        numbers.set_state(old.randomness.clone())  # set_state ignores strides
         pivot = self._pivots[old.step % len(self._pivots)]
         image = pivot.draw(self.tuned)
         distance = lpips.distance(lpips.features(image), pivot.wanted).sum()
@@ -104,7 +103,9 @@ class Tuning:
             change = lpips(now, before).sum() + pixel_distance(now, before).sum()
             loss = loss + settings.locality_weight * change
         if not loss.isfinite():
-            raise Sg2Error("the loss of tuning is not finite any more: the latent is kept untuned")
+            raise Sg2Error(
+                "the loss of tuning became NaN or infinite: the result is kept without tuning"
+            )
         gradients = torch.autograd.grad(loss, list(self._params.values()), materialize_grads=True)
         step = old.step + 1
         new = adam(old.weights, gradients, old.moment1, old.moment2, settings.lr, step)
@@ -112,13 +113,13 @@ class Tuning:
         return distance.item()
 
     def differences(self) -> dict[str, Tensor]:
-        """Of the weights from those of G, float16."""
+        """Tuned weights minus those of G, in float16."""
         own = dict(self.G.synthesis.named_parameters(prefix="synthesis"))
         return {name: (w - own[name]).half() for name, w in self.state.weights.items()}
 
 
 class _Pivot:
-    """A latent with its noise [1,...], and the photo that it is to give."""
+    """A latent with its noise [1,...], and its photo."""
 
     def __init__(self, found: Found, photo: Photo, lpips: LPIPS) -> None:
         self.ws = found.ws[None]
@@ -134,7 +135,7 @@ class _Pivot:
 
 
 def _near(ws: Tensor, spread: Spread, radius: float, numbers: torch.Generator) -> Tensor:
-    """From ws [1,num_ws,w_dim], `radius` standard deviations towards a random w (eq. 4)."""
+    """Move ws [1,num_ws,w_dim] by `radius` standard deviations towards a random w (eq. 4)."""
     index = int(torch.randint(len(spread.samples), (), generator=numbers))
-    way = spread.samples[index] - ws
-    return ws + way * (radius * spread.std / way.norm(dim=2, keepdim=True).clamp_min(1e-8))
+    offset = spread.samples[index] - ws
+    return ws + offset * (radius * spread.std / offset.norm(dim=2, keepdim=True).clamp_min(1e-8))

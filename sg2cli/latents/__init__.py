@@ -1,1 +1,1 @@
-"""Latents: their notation and files, the way from z to ws, mixing, interpolation, directions."""
+"""Latents: notation, files, the mapping from z to ws, mixing, interpolation, directions."""

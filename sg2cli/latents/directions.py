@@ -1,4 +1,4 @@
-"""Directions of W along which one thing changes: found by SeFa and PCA, named, or from files."""
+"""Directions of W: found by SeFa and PCA, by name, or read from files."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Direction:
     """`step` [w_dim] or [num_ws,w_dim]: one standard deviation of W, or a unit of a named one."""
 
     step: Tensor
-    provenance: Mapping[str, Any]  # for an image's metadata: what was asked for, and a file's hash
-    checkpoint: str | None = None  # hash of the network that a file says it was found in
+    provenance: Mapping[str, Any]  # the requested direction and the hash of its file
+    checkpoint: str | None = None  # hash of the network that it was found with, if known
     is_named: bool = False
 
 
@@ -63,7 +63,7 @@ def _file_of(text: str, network: Path | None) -> tuple[Path | None, str]:
 
 
 def check_direction(text: str, config: GeneratorConfig, network: Path | None = None) -> None:
-    """UsageError for what `find_direction` will not find, as far as that can be told at once.
+    """UsageError for directions that cannot exist; other files are not opened.
 
     `network`: the file that the network was loaded from.
     """
@@ -71,10 +71,12 @@ def check_direction(text: str, config: GeneratorConfig, network: Path | None = N
         return
     name, method, number = _split(text)
     if not name and number is None:
-        raise UsageError(f"which of the {method} directions? give {method}:0, the strongest, or on")
+        raise UsageError(
+            f"{method} has several directions: give a number, such as {method}:0 for the strongest"
+        )
     if not name and number is not None and number >= config.w_dim:
         raise _none_such(text, config.w_dim)
-    if name and kind(user_path(name)) not in ("file", "other"):  # the latter may be a pipe
+    if name and kind(user_path(name)) not in ("file", "other"):  # "other" may be a pipe
         file, _ = _file_of(text, network)
         raise unknown(text, list(read_names(file)) if file else [])
 
@@ -89,9 +91,9 @@ def find_direction(
     """'sefa:K', 'pca:K', 'FILE', 'FILE:K' or 'FILE:sefa:K' -> a step of one standard deviation;
     'NAME' or 'FILE:NAME' -> a step as it is stored.
 
-    A FILE is one of `sg2 directions`, an .npy [w_dim], [num_ws,w_dim] or [K,w_dim], or rosinality's
-    factor.pt, of whose columns K is one. `advance` is told how many latents were mapped, to measure
-    the deviation where a file does not say it. UsageError or Sg2Error says what is wrong.
+    FILE: written by `directions`, an .npy [w_dim], [num_ws,w_dim] or [K,w_dim], or rosinality's
+    factor.pt with directions as columns. `advance` receives the number of latents mapped to measure
+    the standard deviation, unless the file has it. UsageError or Sg2Error if it cannot be found.
     """
     check_direction(text, G.config, G.path)
     if found_name := named_file(text, G.path):
@@ -143,7 +145,7 @@ def _none_such(what: object, count: int) -> UsageError:
 
 
 def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorConfig) -> Tensor:
-    """One of the directions [K,w_dim] of a file, or its only one [w_dim] or [num_ws,w_dim]."""
+    """Select one of the directions [K,w_dim], or the only one [w_dim] or [num_ws,w_dim]."""
     if vectors.ndim not in (1, 2) or vectors.shape[-1] != config.w_dim:
         raise UsageError(
             f"{path} has directions of {list(vectors.shape)}, neither [{config.w_dim}] nor "
@@ -154,9 +156,9 @@ def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorCo
             return vectors.reshape(config.w_dim)
         if len(vectors) == config.num_ws:
             return vectors
-        raise UsageError(f"{path} has {len(vectors)} directions: give {path}:0 or another of them")
+        raise UsageError(f"{path} has {len(vectors)} directions: select one, such as {path}:0")
     if vectors.ndim == 1:
-        raise UsageError(f"{path} holds one direction: leave :{number} out")
+        raise UsageError(f"{path} holds a single direction: remove :{number}")
     if number >= len(vectors):
         raise _none_such(path, len(vectors))
     return vectors[number]
@@ -164,7 +166,7 @@ def _choose(vectors: Tensor, number: int | None, path: Path, config: GeneratorCo
 
 @dataclass(frozen=True)
 class _Found:
-    """The directions of a file, and of one of ours the deviation along each and its network."""
+    """The directions of a file; if sg2 wrote it, also their deviations and network."""
 
     vectors: Tensor
     sha256: str  # of the file
@@ -193,19 +195,19 @@ def _read_directions(path: Path, method: str) -> _Found:
         if vectors is None or deviations is None:
             raise ValueError(f"it has no directions {method or 'sefa or pca'}")
         if deviations.shape != vectors.shape[:1]:
-            raise ValueError("it has not one deviation for each direction")
+            raise ValueError("it does not have one deviation for each direction")
         return _Found(vectors, file.sha256, deviations, file.metadata.get("checkpoint"))
 
 
 def _is_arrays(content: bytes) -> bool:
-    """Whether these are the bytes of a .npy or .safetensors, not of torch.save."""
+    """Whether this is the content of an .npy or .safetensors, not of torch.save."""
     return content.startswith(NPY) or content[8:9] == b"{"
 
 
 def _eigenvectors(content: bytes) -> Tensor:
-    """What rosinality's closed_form_factorization.py saved; ValueError for anything else."""
+    """Read the file of rosinality's closed_form_factorization.py; ValueError for any other."""
     try:
-        stored = read_torch(content, GLOBALS)  # it may hold the options that it was made with
+        stored = read_torch(content, GLOBALS)  # it may hold the options of the script
     except CheckpointError as error:
         raise ValueError(f"it is not a factor.pt, {error}") from error
     found = stored.get("eigvec") if isinstance(stored, dict) else None
@@ -214,12 +216,12 @@ def _eigenvectors(content: bytes) -> Tensor:
     if math.prod(found.shape) > MAX_DIRECTIONS:
         raise LimitExceeded(f"its eigvec has more than {MAX_DIRECTIONS:,} numbers")
     if not found.dtype.startswith(("float", "bfloat")):
-        raise ValueError("its eigvec is not of floating point numbers")
+        raise ValueError("its eigvec is not a floating point tensor")
     return found.tensor()
 
 
 def edit(ws: Tensor, direction: Direction, amount: float, rows: Sequence[int]) -> Tensor:
-    """Move rows of ws [num_ws,w_dim] by so many steps of the direction; by 0 changes nothing."""
+    """Move rows of ws [num_ws,w_dim] by `amount` steps of the direction."""
     step = direction.step.expand_as(ws)
     edited = ws.clone()
     edited[list(rows)] += amount * step[list(rows)]

@@ -1,7 +1,6 @@
 """Files of latents and noise maps: .safetensors, .npz and .npy.
 
-Files are read as if an enemy had made them: shapes are checked against the network before anything
-is made of them.
+Files are untrusted: shapes are checked against the network before arrays are read.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ NAMES = ("z", "w", "ws")
 
 
 def read_latents(file: Path | bytes, name: str) -> ArrayFile:
-    """The latents and noise maps of a file, or of its bytes; arrays of other names are left alone.
+    """Read the latents and noise maps of a file, or of its bytes; other arrays are ignored.
 
-    Sg2Error, with the name that the user gave it, for one that cannot be read or is damaged.
+    Sg2Error, with the `name` that the user gave, for a file that cannot be read or is damaged.
     """
     with reading_of(name, "is damaged or holds no latents"):
         return read_arrays(file, _is_ours)
@@ -40,8 +39,7 @@ def read_latents(file: Path | bytes, name: str) -> ArrayFile:
 
 @contextmanager
 def reading_of(name: str, otherwise: str) -> Iterator[None]:
-    """What goes wrong with a file of that name, as Sg2Error: in the system's words, or `otherwise`
-    and what the reader says."""
+    """Convert errors of the system, and of the reader with `otherwise`, to Sg2Error."""
     try:
         yield
     except (OSError, MemoryError) as error:
@@ -57,16 +55,16 @@ def _is_ours(name: str) -> bool:
 def fit(
     array: StoredArray, space: Literal["z", "w"], is_ws: bool, name: str, config: GeneratorConfig
 ) -> StoredArray:
-    """The array as [N,...], if its rows are latents of the network; UsageError with both sizes."""
+    """The array as [N,...]; UsageError if its rows are not latents of the network."""
     shape = array.shape
     if len(shape) == (2 if is_ws else 1):  # one latent, without the N
         single, shape = array, (1, *shape)
         array = StoredArray(shape, lambda rows: single.rows(slice(None))[None][rows])
     dim = config.z_dim if space == "z" else config.w_dim
     if not 2 <= len(shape) <= (2 if space == "z" else 3) or not shape[0]:
-        raise Sg2Error(f"{name} has an array of shape {list(shape)}: no latents")
+        raise Sg2Error(f"{name} has an array of shape {list(shape)}, which is not one of latents")
     if shape[-1] != dim:
-        raise UsageError(f"{name} has {space} of {shape[-1]} numbers, this network has {dim}")
+        raise UsageError(f"{name} has {space} of dimension {shape[-1]}, this network has {dim}")
     if len(shape) == 3 and shape[1] != config.num_ws:
         raise UsageError(f"{name} has ws of {shape[1]} rows, this network has {config.num_ws}")
     return array
@@ -75,7 +73,7 @@ def fit(
 def fit_noise(
     key: str, array: StoredArray, count: int, name: str, config: GeneratorConfig
 ) -> Array:
-    """Noise maps as [N,H,W], or [H,W] where all rows share one."""
+    """Noise maps as [N,H,W], or [H,W] if all rows share one."""
     import numpy as np
 
     match = re.fullmatch(r"synthesis\.b(\d{1,7})\.conv([01])\.noise_const", key)
@@ -94,7 +92,7 @@ def fit_noise(
 
 @dataclass(frozen=True)
 class Stream:
-    """An array whose rows are made as they are written: shape [N,...], and N rows."""
+    """An array whose rows are created while they are written: shape [N,...], and N rows."""
 
     shape: tuple[int, ...]
     rows: Iterable[Array]
@@ -113,13 +111,13 @@ def save_latents(
 ) -> None:
     """Write arrays, `ws` and noise maps, row by row, so that any number fits in memory.
 
-    A .safetensors has, in its metadata, what made them; an .npz has `ws` under NVIDIA's name `w`;
-    an .npy has `ws` alone. UsageError for another extension, or for noise in an .npy.
+    A .safetensors has their provenance in its metadata; an .npz has `ws` under NVIDIA's name `w`;
+    an .npy has only `ws`. UsageError for another extension, or for noise in an .npy.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: latents are saved as {', '.join(SUFFIXES)}")
     if path.suffix == ".npy" and len(arrays) > 1:
-        raise UsageError(f"{path}: an .npy has no room for noise maps: save a .safetensors")
+        raise UsageError(f"{path}: an .npy cannot hold noise maps: save a .safetensors")
     with new_file(path, overwrite, durable) as file:
         write_latents(file, path.suffix, arrays, provenance)
 
@@ -127,7 +125,7 @@ def save_latents(
 def write_latents(
     file: IO[bytes], suffix: str, arrays: Mapping[str, Stream], provenance: Mapping[str, Any]
 ) -> None:
-    """As `save_latents`, into an open file that can be read and sought."""
+    """As `save_latents`, into an open, seekable file."""
     if suffix == ".safetensors":
         shapes = {name: array.shape for name, array in arrays.items()}
         file.write(safetensors_header(shapes, {**provenance, HASH_KEY: PLACEHOLDER}))
@@ -160,7 +158,7 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 def inspect_latents(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """The shapes of a file's arrays, and what made it, where a .safetensors says so."""
+    """The shapes of the arrays in a file, and the provenance in a .safetensors."""
     found = read_latents(path, str(path))
     return {name or "unnamed": array.shape for name, array in found.arrays.items()}, found.metadata
 

@@ -1,4 +1,4 @@
-"""Latents that a caller of the library has: text, numbers, files, results, arrays, tensors."""
+"""Latents in any form that the library accepts: text, seeds, files, results, arrays, tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class HasLatent(Protocol):
-    """An image, a projection: what has ws [num_ws,w_dim] and noise maps [H,W] by name."""
+    """An object with ws [num_ws,w_dim] and noise maps [H,W] by name: an image, a projection."""
 
     @property
     def name(self) -> str: ...
@@ -40,18 +40,18 @@ class HasLatent(Protocol):
     def noise(self) -> Mapping[str, Any]: ...
 
 
-# What the functions of `sg2cli` take for latents: `as_latents` says what each is.
+# What the functions of `sg2cli` accept as latents; see `as_latents`.
 Latents = Union[
     str, int, Path, Latent, HasLatent, LatentSource, LatentList, "Array", "Tensor", Iterable[Any]
 ]
 
 
 def as_latents(given: Latents, config: GeneratorConfig, reserved: Iterable[str] = ()) -> LatentList:
-    """Latents from what a caller may have: each of `Latents`, or a list of them.
+    """Convert any of `Latents`, or a list of them, to a list of latents.
 
     Text is in the notation of the command line ("85", "0-9,85", "faces.npz[2]", "avg"), a number is
     a seed, a path a file; an array or tensor is w [w_dim], ws [num_ws,w_dim] or [N,num_ws,w_dim].
-    UsageError for what is none of these, or does not fit the network.
+    UsageError for other types, and for latents that do not fit the network.
     """
     if isinstance(given, LatentList):
         return given
@@ -89,7 +89,7 @@ def _sources(given: Any, config: GeneratorConfig) -> Iterator[LatentSource | Lat
 
 
 def _numbers(array: Any) -> Array:
-    """A tensor on any device, or an array, as float32."""
+    """A tensor on any device, or an array, as a float32 array."""
     import numpy as np
 
     if hasattr(array, "detach"):
@@ -98,7 +98,7 @@ def _numbers(array: Any) -> Array:
 
 
 def latent_of(name: str, ws: Any, noise: Mapping[str, Any]) -> Latent:
-    """A latent in W+ of tensors or arrays, with a hash of them for its provenance."""
+    """A latent in W+ from tensors or arrays; their hash is its provenance."""
     values, maps = _numbers(ws), {key: _numbers(x) for key, x in noise.items()}
     digest = hashlib.sha256(values.tobytes())
     for key in sorted(maps):
@@ -108,7 +108,7 @@ def latent_of(name: str, ws: Any, noise: Mapping[str, Any]) -> Latent:
 
 
 def _fitting(latent: Latent, config: GeneratorConfig) -> Latent:
-    """A latent in W or W+ of this network; UsageError with both sizes for another's."""
+    """Check that a latent in W or W+ fits the network; UsageError names both sizes."""
     values = latent.values
     assert values is not None
     if values.shape not in ((config.w_dim,), (config.num_ws, config.w_dim)):

@@ -1,4 +1,4 @@
-"""Interpolation: a path that begins at the first latent, and passes through all of them."""
+"""Interpolation: a path that starts at the first latent and passes through all of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 
 def key_frames(keys: int, frames: int, loop: bool) -> list[int]:
-    """The frames that show the key latents, as evenly as whole frames allow.
+    """The frames that show the key latents, spaced as evenly as whole numbers allow.
 
-    A loop ends one frame before the first latent comes again, which is `frames`, the last number
-    of the list then. UsageError when there are too few latents or frames.
+    A loop ends one frame before the first latent returns; the list then ends with `frames`.
+    UsageError for too few latents or frames.
     """
     if keys < 2:
-        raise UsageError("a walk needs two latents or more: --latents 85,265")
+        raise UsageError("an interpolation needs at least two latents, such as 85,265")
     if frames < keys:
         raise UsageError(f"{frames} frames are too few to pass through {keys} latents")
     if loop:
@@ -30,7 +30,7 @@ def key_frames(keys: int, frames: int, loop: bool) -> list[int]:
 
 
 def steps(keys: int, frames: int, loop: bool) -> Iterator[tuple[int, int, float]]:
-    """For each frame the latents that it lies between, and how far it is, 0 to 1."""
+    """For each frame, the two latents that it lies between, and its position, 0 to 1."""
     at = key_frames(keys, frames, loop)
     segment = 0
     for frame in range(frames):
@@ -47,9 +47,9 @@ def interpolate(
     loop: bool = False,
     centre: Array | None = None,
 ) -> Iterator[Array]:
-    """Positions [...] between keys [...], each made when it is asked for.
+    """Positions [...] between keys [...], computed one at a time.
 
-    A frame that shows a key latent is that latent to the last bit. slerp turns each row around
+    A frame that shows a key latent equals it exactly. slerp turns each row around
     `centre` (0 if not given: z; w_avg for w) while its distance changes evenly (Shoemake 1985);
     cubic is a natural spline, or with `loop` a closed one.
     """
@@ -74,7 +74,7 @@ def interpolate(
 
 
 def slerp(a: Array, b: Array, t: float, centre: Array | float = 0) -> Array:
-    """Between a [...,dim] and b at t, on the arc around a centre. Opposite rows go straight."""
+    """Between a [...,dim] and b at t, on an arc around a centre; opposite rows go straight."""
     import numpy as np
 
     a, b = (a - centre).astype(np.float64), (b - centre).astype(np.float64)
@@ -91,10 +91,10 @@ def slerp(a: Array, b: Array, t: float, centre: Array | float = 0) -> Array:
 def blend_noise(
     a: Mapping[str, Array], b: Mapping[str, Array], t: float, own: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Noise maps between two latents', scaled so that a map is as strong as those it comes from.
+    """Interpolate the noise maps of two latents, scaled to keep their standard deviation.
 
-    A sum of independent maps would be weaker by up to sqrt(2). Where one has no map, its place is
-    taken by the checkpoint's `own`.
+    A sum of independent maps would be weaker by up to sqrt(2). A missing map is replaced by the
+    checkpoint's `own`.
     """
     import numpy as np
 

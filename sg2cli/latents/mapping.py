@@ -1,6 +1,6 @@
-"""From z to w to ws, and truncation.
+"""The mapping from z to w to ws, and truncation.
 
-z [N,z_dim] -> mapping -> w [N,w_dim] -> one row a layer -> ws [N,num_ws,w_dim]"""
+z [N,z_dim] -> mapping -> w [N,w_dim] -> one row per layer -> ws [N,num_ws,w_dim]"""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -
 
 
 def seed_to_z(seed: int, z_dim: int) -> Array:
-    """The z [z_dim] of a seed, float32: the one that NVIDIA's scripts draw."""
+    """The z [z_dim] of a seed, float32, as in NVIDIA's scripts."""
     import numpy as np
 
     return np.random.RandomState(seed).randn(1, z_dim)[0].astype(np.float32)
 
 
 def z_of(latent: Latent, z_dim: int) -> Array:
-    """The z [z_dim] of a latent that is one or a seed."""
+    """The z [z_dim] of a latent in Z or of a seed."""
     own = latent.values if latent.space == "z" else None
     return seed_to_z(latent.seed, z_dim) if own is None else own
 
 
 def class_vectors(G: Generator, count: int, class_index: int) -> Tensor | None:
-    """One-hot c [N,c_dim] for the mapping network; None where there are no classes."""
+    """One-hot c [N,c_dim] for the mapping network; None for a network without classes."""
     import torch
 
     if not G.config.c_dim:
@@ -59,18 +59,18 @@ def to_ws(
 ) -> Tensor:
     """Map and truncate: -> ws [N,num_ws,w_dim] on the device of the network.
 
-    Without a psi, latents from seeds and z are taken as they are, which is psi 1. With one, w and
-    ws from files are truncated, too. A class is needed for z of a conditional network.
+    With psi None nothing is truncated; else w and ws are truncated like seeds and z. A conditional
+    network requires a class for seeds and z.
     """
     import numpy as np
     import torch
 
     config = G.config
     rows: list[Tensor] = []
-    # All go through the mapping network, so that its batch, and so its rounding, is the same
-    # whatever the latents are.
+    # All latents go through the mapping network, so that its batch size, and so its rounding, does
+    # not depend on their kind.
     zs = [z_of(latent, config.z_dim) for latent in latents]
-    c = class_vectors(G, len(zs), class_index or 0)  # of latents that need none, any will do
+    c = class_vectors(G, len(zs), class_index or 0)  # any class for latents that need none
     mapped = G.mapping(torch.from_numpy(np.stack(zs)).to(G.device), c)
     for latent, w in zip(latents, mapped, strict=True):
         if latent.space == "avg":

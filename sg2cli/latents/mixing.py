@@ -1,4 +1,4 @@
-"""Style mixing: which rows of ws carry which resolutions (StyleGAN section 3.1)."""
+"""Style mixing: the rows of ws of each resolution (StyleGAN section 3.1)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ Styles = tuple[str | tuple[int, int], ...]
 
 
 def parse_styles(text: str) -> Styles:
-    """'0-6', '0,3-5', 'coarse,middle' -> names and ranges; ValueError says what is wrong."""
+    """'0-6', '0,3-5', 'coarse,middle' -> names and ranges; ValueError for other text."""
     styles: list[str | tuple[int, int]] = []
     for part in (part.strip() for part in text.split(",")):
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part, re.ASCII)
         if part in NAMES:
             styles.append(part)
         elif not match:
-            raise ValueError(f"{part!r} is none of {', '.join(NAMES)}, nor rows of ws as 0-6")
+            raise ValueError(
+                f"{part!r} is not a style: use {', '.join(NAMES)} or rows of ws such as 0-6"
+            )
         elif int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"the rows {part} fall: write {match[2]}-{match[1]}")
+            raise ValueError(f"range {part} is descending; did you mean {match[2]}-{match[1]}?")
         else:
             styles.append((int(match[1]), int(match[2] or match[1])))
     return tuple(styles)
@@ -38,9 +40,9 @@ def format_styles(styles: Styles) -> str:
 
 
 def style_rows(styles: Styles, config: GeneratorConfig) -> list[int]:
-    """The rows of ws that they name, rising. UsageError for what the network does not have.
+    """The rows of ws of these styles, sorted; UsageError if the network lacks some.
 
-    A convolution's row has the name of its resolution; the last ToRGB's goes with the last of them.
+    The row of a convolution belongs to its resolution, that of the last ToRGB to the highest.
     """
     resolutions = [4, *(r for r in config.resolutions[1:] for _ in range(2)), config.img_resolution]
     rows: set[int] = set()
@@ -50,13 +52,13 @@ def style_rows(styles: Styles, config: GeneratorConfig) -> list[int]:
             named = [row for row, r in enumerate(resolutions) if low <= r <= high]
             if not named:
                 raise UsageError(
-                    f"this network has no {style} styles: it ends at {config.img_resolution}x"
-                    f"{config.img_resolution}, they begin at {low}x{low}"
+                    f"this network has no {style} styles: they begin at {low}x{low}, its "
+                    f"resolution is {config.img_resolution}x{config.img_resolution}"
                 )
             rows.update(named)
         elif style[1] >= config.num_ws:
             raise UsageError(
-                f"row {style[1]} is beyond this network's {config.num_ws} rows of ws, "
+                f"row {style[1]} is out of range: this network has rows of ws "
                 f"0 to {config.num_ws - 1}"
             )
         else:
@@ -65,7 +67,7 @@ def style_rows(styles: Styles, config: GeneratorConfig) -> list[int]:
 
 
 def default_styles(config: GeneratorConfig) -> Styles:
-    """NVIDIA's 0-6, which is coarse and middle; in a small network all rows but the last."""
+    """NVIDIA's 0-6, which is coarse and middle; in a small network all rows except the last."""
     return ((0, min(6, config.num_ws - 2)),)
 
 

@@ -1,4 +1,4 @@
-"""A name of its own for each latent of a list: the name of its image."""
+"""Unique names for the latents of a list, which become the names of their images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from sg2cli.latents.notation import SeedRange
 
 
 class Names:
-    """Gives each latent of a list a name of its own.
+    """Gives each latent of a list a unique name.
 
-    A seed's second image is seed0085-2. A list may have thousands of ranges, and a range billions
-    of seeds: they are cut where ranges begin and end, and what is between two cuts is counted as a
-    whole.
+    The second image of a seed is seed0085-2. A list may have thousands of ranges, and a range
+    billions of seeds, so repetitions are counted per segment between the ends of ranges.
     """
 
     def __init__(self, parts: Iterable[object], reserved: Iterable[str]) -> None:
@@ -22,12 +21,12 @@ class Names:
         self.starts = sorted(r.first for r in ranges)
         self.ends = sorted(r.last + 1 for r in ranges)
         self.cuts = sorted({*self.starts, *self.ends})
-        self.times = [0] * len(self.cuts)  # how often what follows each cut came so far
+        self.times = [0] * len(self.cuts)  # occurrences so far of the segment after each cut
         self.taken = set(reserved)
-        self.numbers: dict[str, int] = {}  # the last number that a name was given with
+        self.numbers: dict[str, int] = {}  # the last number used with a name
 
     def seeds(self, part: SeedRange) -> Iterator[tuple[int, int]]:
-        """Each seed of a range, and the how-manieth time it comes."""
+        """Each seed of a range, and its number of occurrences so far."""
         begin, end = bisect_left(self.cuts, part.first), bisect_left(self.cuts, part.last + 1)
         for i in range(begin, end):
             self.times[i] += 1
@@ -35,7 +34,7 @@ class Names:
                 yield seed, self.times[i]
 
     def free(self, name: str) -> str:
-        """The name, or the name with the first number that nothing else has."""
+        """The name, with the first unused number if it is taken."""
         number = self.numbers.get(name, 0) + 1
         candidate = name if number == 1 else f"{name}-{number}"
         while candidate in self.taken or self._is_seed_name(candidate):

@@ -30,7 +30,7 @@ class SeedRange:
 
 @dataclass(frozen=True)
 class LatentFile:
-    """Rows of a file of latents; path '-' is stdin. `holds_z` says so of an .npy."""
+    """Rows of a file of latents; path '-' is stdin; `holds_z`: an .npy with z, not w."""
 
     path: Path
     first: int | None = None  # None: all rows
@@ -47,15 +47,15 @@ LatentSource = SeedRange | LatentFile | MeanLatent
 
 
 def parse_seeds(text: str) -> tuple[SeedRange, ...]:
-    """'0-99', '85,100-105' -> ranges. ValueError says what is wrong with it."""
+    """'0-99', '85,100-105' -> ranges. ValueError for other text."""
     return tuple(_seed_range(part.strip()) for part in text.split(","))
 
 
 def parse_latents(text: str) -> tuple[LatentSource, ...]:
-    """A comma-separated list in the notation of the module. ValueError says what is wrong."""
+    """A comma-separated list in this notation -> sources. ValueError for other text."""
     parts = [part.strip() for part in text.split(",")]
     plain = all(part == "avg" or SEED.fullmatch(part) for part in parts)
-    if not plain and kind(Path(text)) == "file":  # also one with a comma in its name
+    if not plain and kind(Path(text)) == "file":  # its name may contain a comma
         return (_latent_file(text),)
     return tuple(_latent_source(part) for part in parts)
 
@@ -67,7 +67,7 @@ def _seed_range(text: str) -> SeedRange:
             f"{brief(text)} is not a seed: use numbers and ranges, such as 0-99 or 85,100-105"
         )
     if max(len(digits or "") for digits in match.groups()) > 10:
-        raise ValueError(f"{brief(text)} goes beyond the largest seed, {MAX_SEED}")
+        raise ValueError(f"{brief(text)} is beyond the largest seed, {MAX_SEED}")
     first = int(match[1])
     last = int(match[2] or first)
     if last < first:
@@ -93,18 +93,20 @@ def _latent_file(text: str) -> LatentFile:
             raise ValueError(f"{brief(text)} is not a latent: use {NOTATION}")
         path, holds_z = user_path(match[1]), bool(match[2] or match[5])
         if holds_z and path.suffix.lower() in (".npz", ".safetensors"):
-            raise ValueError(f"{brief(text)}: only the array of an .npy has no name and needs ':z'")
+            raise ValueError(f"{brief(text)}: ':z' is only for .npy files, whose array has no name")
         if match[3]:
             first, last = int(match[3]), int(match[4] or match[3])
             if last < first:
-                raise ValueError(f"rows of {brief(text)} are descending: use [{last}-{first}]")
+                raise ValueError(
+                    f"range {first}-{last} is descending; did you mean [{last}-{first}]?"
+                )
         if str(path) != "-" and kind(path) in ("nothing", "folder"):
             raise ValueError(f"no file {path}")
     return LatentFile(path, first, last, holds_z)
 
 
 def _may_hold_latents(name: str) -> bool:
-    """Whether a name is of stdin or a file of latents; a pipe, as of <(...), may have any name."""
+    """Whether this names stdin or a file of latents; pipes such as <(...) have any name."""
     if name == "-" or name.lower().endswith(SUFFIXES):
         return True
     return kind(user_path(name)) == "other"

@@ -1,4 +1,4 @@
-"""Latents from seeds, files and the mean, in order, each made when it is asked for."""
+"""Latents from seeds, files and the mean, in order, created one at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Latent:
-    """One latent, its name, and where it comes from.
+    """One latent, its name and its origin.
 
     `values` are z [z_dim], w [w_dim] or ws [num_ws,w_dim], by `space`; a seed and avg have none.
     """
@@ -85,8 +85,8 @@ class _Rows:
     rows: range
     noise: Mapping[str, Array]  # each [H,W] or [N,H,W]
     sha256: str
-    checkpoint: str | None  # hash of the network it was made with, if it says so
-    tuned: str | None  # and of the file of differences that it was drawn with
+    checkpoint: str | None  # hash of the network that it was made with, if known
+    tuned: str | None  # hash of the weight deltas that it was drawn with
 
     def latent(self, row: int, name: str) -> Latent:
         values = self.array.row(row)
@@ -96,10 +96,10 @@ class _Rows:
 
 
 class LatentList:
-    """Latents in order, each with a name of its own; made one at a time, so any number fits."""
+    """Latents in order, each with a unique name; created one at a time, so any number fits."""
 
     def __init__(self, parts: Sequence[Part], reserved: Iterable[str] = ()) -> None:
-        """`reserved` names are given to none."""
+        """`reserved`: names that no latent gets."""
         self.parts = parts
         self.reserved = frozenset(reserved)
 
@@ -108,7 +108,7 @@ class LatentList:
 
     @property
     def need_mapping(self) -> bool:
-        """Whether the mapping network is needed, and so a class, if it has classes."""
+        """Whether the mapping network is needed, and therefore a class if it has classes."""
         return any(
             isinstance(p, SeedRange)
             or (isinstance(p, _Rows) and p.space == "z")
@@ -117,10 +117,10 @@ class LatentList:
         )
 
     def warnings(self, checkpoint: str, tuned: str | None = None) -> list[str]:
-        """Files that say they were made with another network than the one of these hashes."""
+        """Warnings for files that were made with another network than that of these hashes."""
         rows = [part for part in self.parts if isinstance(part, _Rows)]
         untuned = [
-            f"a network was tuned for {part.stem}: --tuned draws with it"
+            f"{part.stem} belongs to a tuned network: give its weight deltas as `tuned`"
             for part in rows
             if part.tuned not in (None, tuned)
         ]
@@ -132,12 +132,12 @@ class LatentList:
 
     @property
     def noise_names(self) -> list[str]:
-        """Of the noise maps that come with any of them."""
+        """The names of the noise maps of all latents."""
         parts = [part for part in self.parts if isinstance(part, _Rows | Latent)]
         return sorted({name for part in parts for name in part.noise})
 
     def describe(self) -> list[Any]:
-        """For the metadata of a grid: what was asked for, or of a long list its hash."""
+        """The sources, for the metadata of a grid; a long list is shortened to its hash."""
         described: list[Any] = []
         for part in self.parts:
             if isinstance(part, SeedRange):
@@ -165,11 +165,11 @@ class LatentList:
                 where = latent.name
                 if "row" in latent.provenance:
                     where = f"row {latent.provenance['row']} of {latent.provenance['file']}"
-                raise Sg2Error(f"{where} holds NaN or infinity: nothing to draw")
+                raise Sg2Error(f"{where} holds NaN or infinity")
             yield latent
 
     def unchecked(self) -> Iterator[Latent]:
-        """With those that cannot be drawn, for commands that go on without their images."""
+        """All latents, also those that hold NaN, for callers that continue without them."""
         names = Names(self.parts, self.reserved)
         for part in self.parts:
             if isinstance(part, SeedRange):
@@ -199,10 +199,10 @@ def open_latents(
 ) -> LatentList:
     """Open the files among the sources, and check that they fit the network.
 
-    UsageError for latents of another network, with both sizes, or rows that are not there;
-    Sg2Error for a file that is damaged or holds no latents.
+    UsageError for latents that do not fit the network, or rows that do not exist; Sg2Error for a
+    file that is damaged or holds no latents.
     """
-    files: dict[Path, ArrayFile] = {}  # a file of which single rows are asked for is read once
+    files: dict[Path, ArrayFile] = {}  # each file is read once
     noise: dict[Path, Mapping[str, Array]] = {}
     parts: list[Part] = []
     for source in sources:
@@ -245,7 +245,7 @@ def _open_rows(source: LatentFile, file: ArrayFile, config: GeneratorConfig) -> 
     first = 0 if source.first is None else source.first
     last = count - 1 if source.last is None else source.last
     if last >= count:
-        raise UsageError(f"{name} has {count} rows, 0 to {count - 1}: there is no row {last}")
+        raise UsageError(f"row {last} of {name} is out of range: it has rows 0 to {count - 1}")
     stem = "stdin" if name == "stdin" else source.path.stem
     made_with = (file.metadata.get("checkpoint"), file.metadata.get("tuned"))
     return _Rows(stem, space, array, range(first, last + 1), {}, file.sha256, *made_with)

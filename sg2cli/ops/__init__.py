@@ -1,7 +1,7 @@
-"""The operations that the networks call, and the only place that picks a backend for them.
+"""The operations of the networks, and the only place that selects a backend.
 
-`reference` defines each in plain torch. On a CPU, `cpu` has them in code that LLVM compiles; on
-CUDA, `cuda` has some as Triton kernels. SG2_BACKEND=reference switches both off.
+`reference` defines each in plain torch. `cpu` implements them with kernels compiled by LLVM, `cuda`
+some of them with Triton kernels. SG2_BACKEND=reference disables both.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ __all__ += ["only_reference", "release_memory", "styled_conv", "styled_conv_rgb"
 __all__ += ["to_rgb", "unit_distance", "upsample2d"]
 
 if hasattr(os, "register_at_fork"):
-    # The threads of OpenMP stay behind: a child that counts on them waits forever, in torch's own
-    # operations as well.
+    # A forked child does not have the threads of OpenMP, and would wait for them forever.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
@@ -46,7 +45,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
     """leaky_relu(conv2d(x) + bias), padded: x [N,I,H,W], weight [O,I,3,3], bias [O] -> [N,O,H,W].
 
-    On a CPU, without gradients of weight and bias, an image comes out the same in any batch.
+    On a CPU, without gradients of weight and bias, results do not depend on the batch.
     """
     right = x.ndim == weight.ndim == 4 and weight.shape[1:] == (x.shape[1], 3, 3)
     right = right and (bias is None or bias.shape == weight.shape[:1])
@@ -78,7 +77,7 @@ def styled_conv(
 
 
 def styled_convs(x: Tensor, layers: Sequence[Layer]) -> Tensor:
-    """`styled_conv` by each of the layers, where nothing else needs what is between them."""
+    """Several layers of `styled_conv` in sequence, without access to intermediate results."""
     shape: tuple[int, ...] = x.shape
     for layer in layers:
         shape = shapes.check_styled_conv(shape, *layer[:5])
@@ -101,11 +100,10 @@ def _styled_convs_reference(x: Tensor, layers: Sequence[Layer]) -> Tensor:
 def styled_conv_rgb(
     x: Tensor, layers: Sequence[Layer], rgb_weight: Tensor, rgb_styles: Tensor
 ) -> Tensor:
-    """`to_rgb` of `styled_convs`, where nothing else needs what is between them: [N,C,H,W].
+    """`to_rgb` of `styled_convs`, without access to intermediate results: [N,C,H,W].
 
-    rgb_weight [C,O,1,1], rgb_styles [N|1,O]. The layers are one, or one that upsamples and one that
-    does not. So the largest feature maps of a network are never stored on a CPU, unless a gradient
-    needs them.
+    rgb_weight [C,O,1,1], rgb_styles [N|1,O]; one layer, or an upsampling one and another. On a CPU,
+    the largest feature maps of a network are thus never stored, unless a gradient needs them.
     """
     tensors = [x, rgb_weight, rgb_styles, *(t for layer in layers for t in layer[:4])]
     if not any_requires_grad(*tensors) and all(_supports_layer(x, layer) for layer in layers):
@@ -123,7 +121,7 @@ def _rgb_reference(x: Tensor, layers: Sequence[Layer], weight: Tensor, styles: T
 
 
 def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
-    """A 1x1 convolution, modulated and not demodulated: x [N,I,H,W] -> [N,C,H,W].
+    """A modulated 1x1 convolution without demodulation: x [N,I,H,W] -> [N,C,H,W].
 
     weight [C,I,1,1], styles [N|1,I]. ValueError if a shape does not fit.
     """
@@ -150,7 +148,7 @@ def add_rgb(
 
 
 def upsample2d(x: Tensor, taps: ResampleFilter) -> Tensor:
-    """Twice the size, brightness kept: x [N,C,H,W] -> [N,C,2H,2W]."""
+    """Upsample by 2 with a filter of gain 1: x [N,C,H,W] -> [N,C,2H,2W]."""
     if _supports_cpu(x) and _cpu().is_short(taps):
         from sg2cli.ops.cpu import upsample
 
@@ -170,11 +168,11 @@ def unit_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return reference.unit_distance(a, b, weight)
 
 
-# Which backend.
+# Selection of the backend.
 
 
 def _supports_layer(x: Tensor, layer: Layer) -> bool:
-    """Whether compiled code computes this layer of x."""
+    """Whether the CPU kernels support this layer of x."""
     weight, styles, bias, noise, taps, *_ = layer
     o, i, *_ = weight.shape
     return (
@@ -187,7 +185,7 @@ def _supports_layer(x: Tensor, layer: Layer) -> bool:
 
 
 def _supports_cpu(*tensors: Tensor | None) -> bool:
-    """Whether compiled code may be given these."""
+    """Whether the CPU kernels support these tensors."""
     for t in tensors:
         if t is not None and t.dtype != torch.float32:
             return False
@@ -195,7 +193,7 @@ def _supports_cpu(*tensors: Tensor | None) -> bool:
 
 
 def _supports_cuda(x: Tensor, *weights: Tensor) -> bool:
-    """Whether Triton kernels may be given x in single or half precision, and these weights."""
+    """Whether the Triton kernels support x, in single or half precision, and these weights."""
     return (
         x.is_cuda
         and x.dtype in (torch.float32, *HALF)
@@ -210,14 +208,14 @@ def _supports_cuda(x: Tensor, *weights: Tensor) -> bool:
 
 @cache
 def _cpu() -> Any:
-    """The compiled operations, once they are known to work: the module needs llvmlite."""
+    """The compiled operations, imported on first use: the module requires llvmlite."""
     from sg2cli.ops.cpu import autograd
 
     return autograd
 
 
 def _compiled(name: str, plain: Callable[..., Tensor], *args: Any) -> Tensor:
-    """The operation in compiled code, or plain if that cannot be compiled."""
+    """Run the compiled operation, or `plain` if it cannot be compiled."""
     try:
         result: Tensor = getattr(_cpu(), name)(*args)
         return result
@@ -227,7 +225,7 @@ def _compiled(name: str, plain: Callable[..., Tensor], *args: Any) -> Tensor:
 
 
 def _triton(name: str, plain: Callable[..., Tensor], *args: Any) -> Tensor:
-    """The operation by Triton kernels, or plain if they cannot be compiled."""
+    """Run the Triton kernels, or `plain` if they cannot be compiled."""
     from sg2cli.ops.cuda import autograd
 
     try:
@@ -239,20 +237,20 @@ def _triton(name: str, plain: Callable[..., Tensor], *args: Any) -> Tensor:
 
 
 def has_compiled_cpu() -> bool:
-    """Whether the operations are compiled for this CPU."""
+    """Whether the CPU kernels are in use."""
     return not only_reference() and runtime.why_not() is None
 
 
 @cache
 def has_triton() -> bool:
-    """Whether torch brought Triton, and the GPU is one that it compiles for."""
+    """Whether Triton is installed and supports the GPU."""
     if not torch.cuda.is_available() or not find_spec("triton"):
         return False
     return bool(torch.version.hip) or torch.cuda.get_device_capability() >= (7, 5)
 
 
 def describe_backend(device: str) -> str:
-    """Which operations a device uses, and why no faster ones, for people."""
+    """A description of the operations that a device uses, and why no faster ones."""
     plain = "torch's own operations"
     if only_reference():
         return f"{plain}: {backend.VARIABLE}=reference"
@@ -264,9 +262,9 @@ def describe_backend(device: str) -> str:
             return "cuDNN's convolutions, fused Triton kernels for the rest"
         missing = "this GPU is too old for it" if find_spec("triton") else "it is not installed"
         return f"{plain}, without Triton: {backend.failure('cuda') or missing}"
-    return f"{plain}: there are faster ones for CPU and CUDA only"
+    return f"{plain}: kernels exist only for CPU and CUDA"
 
 
 def release_memory() -> None:
-    """Give back what this thread's kernels keep between calls."""
+    """Free the memory that the kernels of this thread keep between calls."""
     runtime.release_scratch()

@@ -1,4 +1,4 @@
-"""Which backend the user wants, and what became of those that failed."""
+"""The backend chosen by the user, and backends that failed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _FAILED: dict[str, str] = {}
 
 
 class KernelUnavailable(RuntimeError):
-    """A kernel could not be compiled or made executable; nothing has been computed yet."""
+    """A kernel could not be compiled or made executable."""
 
 
 @cache
 def only_reference() -> bool:
-    """Whether SG2_BACKEND=reference switches the tuned kernels off; UsageError if it is neither
-    that nor 'auto'. The variable is read once."""
+    """Whether SG2_BACKEND is 'reference'; UsageError if it is neither that nor 'auto'.
+
+    The variable is read once.
+    """
     chosen = os.environ.get(VARIABLE, "auto")
     if chosen not in ("auto", "reference"):
         raise UsageError(f"{VARIABLE} is {brief(chosen)}: set it to auto or reference, or unset it")
@@ -27,7 +29,7 @@ def only_reference() -> bool:
 
 
 def give_up(device: str, error: KernelUnavailable) -> None:
-    """Compute with plain torch on that kind of device ('cpu', 'cuda') from here on; warns once."""
+    """Use plain torch on a kind of device ('cpu', 'cuda') from now on; warns once."""
     if device not in _FAILED:
         _FAILED[device] = reason = " ".join(str(error).split())
         message = f"{reason}: torch's own operations are used on {device}, which is slower"
@@ -35,5 +37,5 @@ def give_up(device: str, error: KernelUnavailable) -> None:
 
 
 def failure(device: str) -> str | None:
-    """Why the kernels of that kind of device are not used any more."""
+    """The reason why the kernels of a kind of device failed, else None."""
     return _FAILED.get(device)

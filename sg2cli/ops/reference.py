@@ -1,6 +1,6 @@
 """The operations of the networks in plain torch: any device, precision and order of derivative.
 
-This is the definition. The faster ways in `sg2cli.ops.cpu` and `sg2cli.ops.cuda` are held to it.
+This is the definition; the kernels in `sg2cli.ops.cpu` and `sg2cli.ops.cuda` are tested against it.
 N is the batch, I and O are channels in and out, H and W the height and width.
 """
 
@@ -17,12 +17,12 @@ from sg2cli.ops.tensors import is_intercepted
 from sg2cli.settings import ResampleFilter
 
 HALF = (torch.float16, torch.bfloat16)
-# So that vectors of zeros have a gradient: added to the square of a length, and to the length.
+# Added to squared lengths and to lengths, so that zero vectors have a gradient.
 SQUARE_EPSILON, LENGTH_EPSILON = 1e-20, 1e-10
 
 
 class Layer(NamedTuple):
-    """What `styled_conv` takes beside x."""
+    """The arguments of `styled_conv` beside x."""
 
     weight: Tensor
     styles: Tensor
@@ -109,12 +109,12 @@ def modulated_conv2d(
 def modulation(
     dtype: torch.dtype, weight: Tensor, styles: Tensor, demodulate: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What scales the activations before the convolution, its weight, and what scales its result.
+    """Scales of the activations before a convolution, its weight, and scales of its result.
 
     weight [O,I,k,k], styles [N,I] -> styles [N,I], weight [O,I,k,k], scale [N,O] or [N,1]
 
-    In half precision the convolution sees styles of at most 1 and weights small enough that no
-    sum overflows; the scale, in float32, makes up for it.
+    In half precision, styles are normalised to at most 1 and weights so that no sum overflows; the
+    scale, in float32, compensates.
     """
     scale = torch.ones_like(styles[:, :1])
     if demodulate:
@@ -139,7 +139,7 @@ def _convolve(x: Tensor, weight: Tensor, resample_filter: Tensor | None) -> Tens
 
 
 def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
-    """A 1x1 convolution, modulated and not demodulated: x [N,I,H,W] -> [N,C,H,W].
+    """A modulated 1x1 convolution without demodulation: x [N,I,H,W] -> [N,C,H,W].
 
     weight [C,I,1,1], styles [N|1,I]
     """
@@ -150,7 +150,7 @@ def to_rgb(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
 
 
 def rgb_weights(n: int, weight: Tensor, styles: Tensor) -> Tensor:
-    """weight [C,I,1,1] scaled by styles [N|1,I] -> [N,C,I]: few enough to have them per image."""
+    """weight [C,I,1,1] scaled by styles [N|1,I] -> [N,C,I]: small enough to store per image."""
     return (weight.flatten(1) * styles[:, None]).expand(n, -1, -1)
 
 
@@ -181,7 +181,7 @@ def _unit(x: Tensor) -> Tensor:
 
 def filter_kernel(taps: ResampleFilter, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The kernel [f,f], sum 1, of taps [f] (for both directions) or [f][f]; one copy is shared."""
-    if is_intercepted():  # what is made under a tracer belongs to it
+    if is_intercepted():  # tensors created under a tracer belong to it
         return _filter_kernel(taps, dtype, device)
     with torch.inference_mode(False):
         return _shared_filter_kernel(taps, dtype, device)
@@ -215,6 +215,6 @@ def upfirdn2d(
 
 
 def upsample2d(x: Tensor, taps: ResampleFilter) -> Tensor:
-    """Twice the size, brightness kept: x [N,C,H,W] -> [N,C,2H,2W]."""
+    """Upsample by 2 with a filter of gain 1: x [N,C,H,W] -> [N,C,2H,2W]."""
     f = filter_kernel(taps, x.dtype, x.device)
     return upfirdn2d(x, f, up=2, padding=((len(f) + 1) // 2, (len(f) - 2) // 2), gain=4)

@@ -1,4 +1,4 @@
-"""Each tuned operation against its reference in float64, on small inputs: for `sg2 doctor`."""
+"""Comparison of each operation with its float64 reference on small inputs, for `sg2 doctor`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLUR = (1.0, 3.0, 3.0, 1.0)
 
 
 class Check(NamedTuple):
-    """An operation, its reference, and the shapes of its operands; the first takes a gradient."""
+    """An operation, its reference, and the shapes of its operands; the first has a gradient."""
 
     name: str
     tuned: Callable[..., Tensor]
@@ -72,7 +72,7 @@ CHECKS = (
 
 
 def errors(device: str) -> Iterator[tuple[str, float]]:
-    """The name of each operation, and the larger relative error of its values and gradient."""
+    """The name of each operation, and the larger of the relative errors of values and gradient."""
     for check in CHECKS:
         numbers = torch.Generator().manual_seed(0)
         given = [
@@ -91,7 +91,7 @@ def _results(
     device: str,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The values, and the gradient of a weighted sum of them in the first operand."""
+    """The values, and the gradient of their weighted sum with respect to the first operand."""
     x, *rest = (t.to(device, dtype, copy=True) for t in given)
     y = operation(x.requires_grad_(check.gradient), *rest, *check.constants)
     if not check.gradient:

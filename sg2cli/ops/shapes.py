@@ -1,4 +1,4 @@
-"""Shapes of what the operations take: the same ValueError on every device, before any work."""
+"""Checks of shapes, with the same ValueError on every device, before any work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_styled_conv(
 ) -> tuple[int, ...]:
     """x [N,I,H,W], weight [O,I,3,3], styles [N|1,I], bias [O], noise [uH,uW] or [N|1,1,uH,uW].
 
-    Takes the shape of x, and returns that of the result.
+    `shape`: of x; returns the shape of the result.
     """
     n, i, h, w = _four("styled_conv", shape)
     o = weight.shape[0]
@@ -31,7 +31,7 @@ def check_styled_conv(
 
 
 def check_to_rgb(shape: tuple[int, ...], weight: Tensor, styles: Tensor) -> None:
-    """x [N,I,H,W], of which the shape is given, weight [C,I,1,1], styles [N|1,I]."""
+    """`shape`: of x [N,I,H,W]; weight [C,I,1,1], styles [N|1,I]."""
     n, i, _, _ = _four("to_rgb", shape)
     _check("to_rgb", "weight", weight, (weight.shape[0], i, 1, 1))
     _check("to_rgb", "styles", styles, (n, i), (1, i))

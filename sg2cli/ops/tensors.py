@@ -1,4 +1,4 @@
-"""What compiled code may be given, and gradients that are written by hand."""
+"""Which tensors compiled code accepts, and helpers for its gradients."""
 
 from __future__ import annotations
 
@@ -31,24 +31,23 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether these are memory on a CPU and nothing else, and nobody looks at the operations.
+    """Whether these are plain CPU memory, and operations are not intercepted.
 
-    What is left out: tensors that stand for something else (fake, functional, batched, dual,
-    lazily negated or conjugated), other layouts (sparse, nested, quantized), subclasses, and all
-    tensors under a tracer, a mode or a transform.
+    Not plain are fake, functional, batched, dual, and lazily negated or conjugated tensors, sparse,
+    nested and quantized layouts, subclasses, and all tensors under a tracer, mode or transform.
     """
     return not is_intercepted() and all(t is None or has_plain_memory(t) for t in tensors)
 
 
 def has_plain_memory(t: Tensor) -> bool:
-    """`is_plain`, where nobody looks at the operations."""
+    """`is_plain`, if operations are not intercepted."""
     return type(t) in PLAIN and torch._C._dispatch_keys(t).raw_repr() in _plain_keys()
 
 
 def is_intercepted() -> bool:
-    """Whether torch hands operations to a tracer, a mode or a transform.
+    """Whether torch passes operations to a tracer, a mode or a transform.
 
-    Only operations of torch itself are right then, and nothing that they make may be kept.
+    Then only operations of torch may be used, and their results must not be cached.
     """
     return bool(
         torch.compiler.is_compiling()
@@ -61,14 +60,14 @@ def is_intercepted() -> bool:
 
 
 def _has_function_mode() -> bool:
-    """Other than that of `torch.set_default_device`, which compiled code need not mind."""
+    """Whether there is a mode other than `torch.set_default_device`, which is harmless."""
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return any(not isinstance(mode, DeviceContext) for mode in modes)
 
 
 @cache
 def _plain_keys() -> tuple[int, int]:
-    """Under which torch dispatches operations on plain tensors, without and in inference mode."""
+    """The dispatch keys of plain tensors, outside and inside of inference mode."""
     keys = []
     for inference in (False, True):
         with torch.inference_mode(inference):
@@ -77,13 +76,13 @@ def _plain_keys() -> tuple[int, int]:
 
 
 def constant(values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A tensor on the CPU that may be kept: fit for gradients, whatever torch's defaults are."""
+    """A CPU tensor that may be cached: usable with gradients, independent of torch's defaults."""
     with torch.inference_mode(False), torch.no_grad():
         return torch.tensor(values, dtype=dtype, device="cpu")
 
 
 def saved(ctx: Any) -> tuple[Tensor, ...]:
-    """What `forward` saved, which hooks may have changed on its way."""
+    """The tensors saved by `forward`; RuntimeError if hooks changed them."""
     tensors: tuple[Tensor, ...] = ctx.saved_tensors
     if not all(t is None or (t.dtype == torch.float32 and has_plain_memory(t)) for t in tensors):
         raise RuntimeError(CHANGED)
@@ -91,16 +90,16 @@ def saved(ctx: Any) -> tuple[Tensor, ...]:
 
 
 def any_requires_grad(*tensors: Tensor | None) -> bool:
-    """Whether a gradient is to be computed for one of these."""
+    """Whether a gradient is required for one of these tensors."""
     wanted = any(t is not None and t.requires_grad for t in tensors)
     return wanted and torch.is_grad_enabled()
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """For `backward` of a function that has no second derivative: RuntimeError where one is asked.
+    """Decorate a `backward` without second derivative: RuntimeError if one is requested.
 
-    torch's `once_differentiable` takes the first derivative for a constant where the loss is
-    linear in the result, and says nothing.
+    torch's `once_differentiable` silently treats the first derivative as a constant if the loss is
+    linear in the result.
     """
 
     @wraps(backward)

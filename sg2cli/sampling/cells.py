@@ -1,4 +1,4 @@
-"""Images that are cells of a grid: drawn, kept or empty, in the order of reading."""
+"""The cells of a grid: drawn, kept or empty, in reading order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class IncompleteGrid(Sg2Error):
-    """Images of the grid failed, so that it is not written; the others are."""
+    """The grid is not written because some of its images failed; the other images are."""
 
 
 def draw_cells(
@@ -31,11 +31,11 @@ def draw_cells(
     singles: bool = True,
     on_image: Callable[[], object] = lambda: None,
 ) -> None:
-    """Draw the cells as they come, and `grid`, the grid of them; without `singles` only that.
+    """Draw the cells and, with `grid`, their grid; without `singles` only the grid.
 
-    What `output` keeps is not drawn, but read for the grid; a grid that is kept itself needs
-    nothing. Where something else has an image's name, or one cannot be drawn or read, the others
-    are drawn all the same; IncompleteGrid is raised at the end, if there was to be a grid.
+    Images that `output` keeps are not drawn, but read for the grid, unless the grid is kept too. An
+    image that cannot be drawn, read or written does not affect the others; IncompleteGrid is raised
+    at the end if there was to be a grid.
     """
     made: dict[str, Any] = drawing.grid_provenance(G) if grid else {}
     header = drawing.header() if grid else None
@@ -55,7 +55,7 @@ def draw_cells(
 
 
 class _Cells:
-    """The cells on their way from the network to their files and the grid."""
+    """Passes cells from the network to their files and the grid."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class _Cells:
     ) -> None:
         self.output, self.shape, self.count, self.grid = output, shape, count, grid
         self.on_image = on_image
-        # Name and provenance of each cell in order, and whether it is drawn; not its source.
+        # Name and provenance of each cell in order, and whether it is drawn.
         self.waiting: deque[tuple[str | None, Mapping[str, Any], bool]] = deque()
-        self.complete = True  # the grid has all that belongs in it
+        self.complete = True  # the grid has all of its images
 
     def draw(self, drawing: Drawing, G: Generator, singles: bool) -> bool:
-        """Whether the grid has all that belongs in it."""
+        """Draw all cells; returns whether the grid has all of its images."""
         output = self.output
         with output:
             sources = self._to_draw(drawing.cells(G), singles)
@@ -88,7 +88,7 @@ class _Cells:
         return self.complete
 
     def _to_draw(self, cells: Iterable[Cell | None], singles: bool) -> Iterator[Any]:
-        """The sources of the cells that are not kept."""
+        """The sources of the cells to draw; records the kept ones."""
         size = (self.shape[1], self.shape[0])
         for cell in cells:
             name, kept = cell.name if cell and singles else None, False
@@ -105,7 +105,7 @@ class _Cells:
                 self._place_kept()
 
     def _place_kept(self) -> None:
-        """Pass on the cells before the next that is drawn."""
+        """Place kept cells up to the next one to be drawn."""
         while self.waiting and not self.waiting[0][2]:
             name, _, _ = self.waiting.popleft()
             self._place(self._read_kept(name) if name and self.grid else None)
@@ -125,7 +125,7 @@ class _Cells:
         self.on_image()
 
     def _fail(self, name: str | None, error: Sg2Error) -> None:
-        if self.count == 1 or self.output.holds_one:  # nothing else comes out
+        if self.count == 1 or self.output.holds_one:  # the only image
             raise error
         if name:
             self.output.fail(name, error)

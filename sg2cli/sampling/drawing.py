@@ -1,8 +1,8 @@
-"""What is to be drawn: cells in the order of a grid, their names, and what made each of them.
+"""Drawings: the cells of a grid in order, their names and provenance.
 
-A `Drawing` is checked against the configuration of the network, before torch or any weight is
-loaded; the generator is needed only for its cells. `sampling.generate`, `mix`, `truncate`, `edit`
-and `interpolate` have one subclass each.
+A `Drawing` is checked against the configuration of the network before torch or weights are loaded;
+only `cells` needs the generator. `sampling.generate`, `mix`, `truncate`, `edit` and `interpolate`
+define one subclass each.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """An image to be drawn. Without a name it is in the grid only."""
+    """An image to be drawn; without a name it appears only in the grid."""
 
-    source: Latent | Point  # a latent that is yet to be mapped, or ws and noise
+    source: Latent | Point  # a latent to be mapped, or ws and noise
     provenance: Mapping[str, Any]
     name: str | None
     is_header: bool = False  # the unmixed image that begins a row or column
@@ -55,20 +55,20 @@ class Drawing(ABC):
 
     @property
     def count(self) -> int:
-        """How many cells there are."""
+        """Number of cells."""
         return self.columns * self.rows
 
     @abstractmethod
     def names(self) -> Iterator[str]:
-        """Of all images, without that of the grid."""
+        """The names of all images, without the grid."""
 
     @abstractmethod
     def cells(self, G: Generator) -> Iterator[Cell | None]:
-        """One after the other, along the rows; None is an empty one."""
+        """The cells in reading order; None is an empty one."""
 
     @abstractmethod
     def details(self) -> Mapping[str, Any]:
-        """What the provenance of the grid or video says of all its latents."""
+        """The fields for all latents in the provenance of the grid or video."""
 
     @property
     @abstractmethod
@@ -76,12 +76,12 @@ class Drawing(ABC):
         """Whether any of the latents goes through the mapping network."""
 
     def provenance(self, G: Generator, details: Mapping[str, Any], mapped: bool) -> dict[str, Any]:
-        """Of an image, a grid or a video: `details` say which latents."""
+        """The provenance of an image, grid or video; `details`: the fields of its latents."""
         made = image_provenance(G.checkpoint, G.precision, self.settings, details, mapped)
         return {**made, "tuned": G.tuned} if G.tuned else made
 
     def grid_provenance(self, G: Generator) -> dict[str, Any]:
-        """Of the grid or video of all images."""
+        """The provenance of the grid or video of all images."""
         return self.provenance(G, self.details(), self.is_mapped)
 
     def header(self) -> Pixels | None:
@@ -89,11 +89,11 @@ class Drawing(ABC):
         return column_header(self.labels, self.shape) if self.labels else None
 
     def points(self, G: Generator, sources: Iterable[Any], size: int) -> Iterator[Point]:
-        """What the synthesis network draws for the sources of cells; a subclass may map them."""
+        """The points to draw for the sources of cells; a subclass may map latents."""
         return iter(sources)
 
     def batch_size(self, G: Generator, count: int | None = None) -> int:
-        """How many images are drawn at once."""
+        """Number of images per batch."""
         return batch_size(G, self.settings, self.count if count is None else count)
 
     def render(
@@ -103,15 +103,15 @@ class Drawing(ABC):
         on_note: Callable[[str], object] = lambda text: None,
         on_point: Callable[[Point], object] = lambda point: None,
     ) -> Iterator[Pixels | Sg2Error]:
-        """Draw the sources of cells, in batches: pixels [H,W,C], or why there are none.
+        """Draw the sources of cells, in batches: pixels [H,W,C], or the error.
 
-        `on_point` gets each of the points, in order, before it is drawn.
+        `on_point` receives each point, in order, before it is drawn.
         """
         sources = iter(sources)
         size = self.batch_size(G)
         first = list(islice(sources, size))
         if self.settings.batch is None:
-            size = max(1, len(first))  # no copies where one batch is all
+            size = max(1, len(first))  # no padding if there is a single batch
         points = _each(self.points(G, chain(first, sources), size), on_point)
         return try_render(G, points, self.settings.noise_mode, size, on_note)
 
@@ -123,12 +123,12 @@ def _each(points: Iterable[Point], on_point: Callable[[Point], object]) -> Itera
 
 
 def check_latents(latents: LatentList, config: GeneratorConfig, settings: DrawSettings) -> None:
-    """UsageError where there are none, or the settings do not fit them and the network."""
+    """UsageError if the settings do not fit the latents and the network."""
     check_settings(config, settings, latents.need_mapping)
 
 
 def grid_shape(count: int) -> tuple[int, int]:
-    """Columns and rows: nearly square, and full where 2:1 allows that."""
+    """Columns and rows: nearly square, without empty cells if 2:1 allows it."""
     side = math.isqrt(max(count, 1) - 1) + 1
     full = [columns for columns in range(side, 2 * side) if count % columns == 0]
     columns = full[0] if full and full[0] ** 2 <= 2 * count else side
@@ -136,7 +136,7 @@ def grid_shape(count: int) -> tuple[int, int]:
 
 
 def number_labels(values: Sequence[float], sign: str = "") -> list[str]:
-    """Numbers as short as tells them apart, with at least four digits; sign "+" shows it always."""
+    """Numbers with at least four digits, more if needed; sign "+" always shows the sign."""
     for digits in range(4, 18):
         texts = [f"{value:{sign}.{digits}g}" for value in values]
         if len(set(texts)) == len(set(values)):

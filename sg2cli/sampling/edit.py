@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Edit(Drawing):
-    """A row for each latent, a column for each amount."""
+    """A grid with a row for each latent and a column for each amount."""
 
     direction: Direction | None = None  # found by `find`
 
@@ -43,7 +43,7 @@ class Edit(Drawing):
         self.moved = style_rows(layers, config) if layers else list(range(config.num_ws))
         directions.check_direction(direction, config, network)
         check_latents(latents, config, settings)
-        # W's deviation is measured through the mapping network, whatever the latents are.
+        # The standard deviation of W is measured with the mapping network.
         check_settings(config, settings, needs_class=True)
         self.latents, self.name, self.amounts = latents, direction, list(amounts)
         self.columns, self.rows = len(self.amounts), len(latents)
@@ -52,7 +52,7 @@ class Edit(Drawing):
     def find(
         self, G: Generator, on_mapped: Callable[[int], object] = lambda count: None
     ) -> Direction:
-        """The direction; `on_mapped` gets the number of latents that measured it, as they come."""
+        """Find the direction; `on_mapped` receives the number of latents mapped to measure it."""
         if self.direction is None:
             index = self.settings.class_index
             found = directions.find_direction(self.name, G, self.moved, index, on_mapped)
@@ -101,18 +101,18 @@ def edit(
 
     Args:
         G: a network, from `sg2cli.load`.
-        latents: a row each, as `generate` takes them.
-        direction: a name, of the file beside the network (`sg2 directions --list`); "sefa:K" or
+        latents: one per row; see `generate`.
+        direction: a name, from the file beside the network (`sg2 directions --list`); "sefa:K" or
             "pca:K" (from 0, the strongest), a file of `directions` as "FILE:sefa:K" or "FILE:NAME",
             an .npy [w_dim] or [num_ws,w_dim], or rosinality's factor.pt as "FILE:K".
-        amounts: how far, one or several: in standard deviations of W along the direction, or in
+        amounts: one or several distances, in standard deviations of W along the direction, or in
             units of a named direction.
-        layers: rows of ws that move, as `styles` of `mix`; None: all.
+        layers: rows of ws to move, like `styles` of `mix`; None: all.
         psi, cutoff, class_index, noise_mode, batch: see `generate`.
 
-    Returns: the images, a latent after the other.
+    Returns: the images, latent by latent.
 
-    Raises UsageError for what does not fit the network, Sg2Error for a file that cannot be read.
+    Raises UsageError for arguments that do not fit the network, Sg2Error for an unreadable file.
     """
     settings = DrawSettings(psi, cutoff, class_index, noise_mode, batch)
     try:
@@ -121,7 +121,7 @@ def edit(
         raise UsageError(str(error)) from error
     each = [amounts] if isinstance(amounts, int | float) else list(amounts)
     if not each:
-        raise UsageError("no amounts: give a number, or several")
+        raise UsageError("no amounts: give at least one number")
     listed = as_latents(latents, G.config, reserved=["grid"])
     drawing = Edit(G.config, listed, direction, each, chosen, settings, G.path)
     drawing.find(G)

@@ -26,7 +26,7 @@ MAX_EMPTY = 10_000  # cells of a grid
 
 
 class Generate(Drawing):
-    """The images of latents, or of each `shard[1]`-th of them from `shard[0]` on (from 1)."""
+    """One image per latent; `shard` (i, n) selects every n-th one, starting with the i-th."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Generate(Drawing):
         grid: tuple[int, int] | None = None,
         shard: tuple[int, int] = (1, 1),
     ) -> None:
-        """`grid`: columns and rows, if there is to be one of another shape than `grid_shape`."""
+        """`grid`: columns and rows; None: by `grid_shape`."""
         super().__init__(config, settings)
         check_latents(latents, config, settings)
         self.latents, self.shard = latents, shard
@@ -44,12 +44,12 @@ class Generate(Drawing):
         empty = self.columns * self.rows - len(latents)
         if empty < 0:
             raise UsageError(
-                f"a grid of {self.columns}x{self.rows} has no room for {len(latents)} images"
+                f"a grid of {self.columns}x{self.rows} is too small for {len(latents)} images"
             )
         if empty > MAX_EMPTY:
             raise UsageError(
-                f"a grid of {self.columns}x{self.rows} leaves {empty:,} cells empty: "
-                f"{MAX_EMPTY:,} are the limit"
+                f"a grid of {self.columns}x{self.rows} has {empty:,} empty cells: "
+                f"the limit is {MAX_EMPTY:,}"
             )
 
     @property
@@ -128,19 +128,18 @@ def generate(
         latents: seeds and files as text ("85", "0-9,85", "faces.npz[2]", "avg"), a seed, an array
             ws [num_ws,w_dim] or [N,num_ws,w_dim], an `Image`, `Latent` or `Projection`, or a
             list of these.
-        psi: truncation, 0 (the mean) to 1 (none); None is 1 for seeds, and leaves w and ws as
-            they are.
-        cutoff: how many rows of ws, from the first, are truncated; None: all.
+        psi: truncation, from 0 (the mean) to 1 (none); None: 1 for seeds, w and ws unchanged.
+        cutoff: number of rows of ws to truncate, from the first; None: all.
         class_index: the class of a conditional network, from 0.
-        noise_mode: the checkpoint's noise maps ("const"), noise of each image's own seed
-            ("random"), or none ("none").
-        batch: images computed at once; None: by resolution and device.
+        noise_mode: "const" (the noise maps of the checkpoint), "random" (by the seed of each image)
+            or "none".
+        batch: images per batch; None: by resolution and device.
 
-    Returns: images that are drawn, in batches, as they are asked for, so that any number fits in
-    memory; the seeds give the images that NVIDIA's scripts give.
+    Returns: images that are drawn lazily, in batches, so that any number fits in memory. Seeds give
+    the same images as NVIDIA's scripts.
 
-    Raises UsageError for latents or settings that do not fit the network, and Sg2Error, when it is
-    drawn, for an image that is not finite.
+    Raises UsageError for latents or settings that do not fit the network, and Sg2Error while
+    drawing for an image that is not finite.
     """
     settings = DrawSettings(psi, cutoff, class_index, noise_mode, batch)
     return Images(G, Generate(G.config, as_latents(latents, G.config), settings))

@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Image:
-    """An image that a network drew; a notebook shows it, and any function takes it as a latent.
+    """A generated image; displays in a notebook, and is accepted wherever a latent is.
 
     `numpy.asarray(image)` is its pixels.
     """
 
-    name: str  # of its file, without the extension: seed0085
+    name: str  # of the file, without extension: seed0085
     pixels: Pixels  # [H,W,C] uint8, C 1 to 4: grey, grey and alpha, RGB, RGBA
     latent: Latent  # ws [num_ws,w_dim] as it was drawn, and noise maps [H,W]
-    provenance: Mapping[str, Any]  # what made it: checkpoint, seed, psi, ...; `save` writes it
+    provenance: Mapping[str, Any]  # checkpoint, seed, psi, ...; written by `save`
 
     @property
     def ws(self) -> Any:
-        """[num_ws,w_dim] as it was drawn, truncation included, in float32."""
+        """[num_ws,w_dim] after truncation, in float32."""
         return self.latent.ws
 
     @property
     def noise(self) -> Mapping[str, Any]:
-        """The noise maps [H,W] that came with the latent, by the name of their buffer."""
+        """The noise maps [H,W] of the latent, by the name of their buffer."""
         return self.latent.noise
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write a .png, .jpg or .webp, with the provenance in it.
+        """Write a .png, .jpg or .webp with its provenance.
 
         UsageError for another extension; Sg2Error if the file exists, unless `overwrite`.
         """
@@ -74,10 +74,10 @@ class Image:
 
 
 class Images:
-    """Images that are drawn as they are asked for, in batches: iterate, index, or save them all.
+    """Images that are drawn lazily, in batches: iterate over, index or save them.
 
-    Each iteration draws them anew. A notebook shows the grid of them; any function takes them as
-    latents.
+    Each iteration draws them again. A notebook shows their grid; they are accepted wherever latents
+    are.
     """
 
     def __init__(self, G: Generator, drawing: Drawing) -> None:
@@ -93,12 +93,12 @@ class Images:
                 yield image
 
     def __getitem__(self, index: int) -> Image:
-        """Draws the images up to this one; from the end, all of them."""
+        """Draws all images up to this one; for a negative index, all images."""
         images = list(self) if index < 0 else self
         for number, image in enumerate(images):
             if number == (index if index >= 0 else index + len(images)):
                 return image
-        raise IndexError(f"there is no image {index}")
+        raise IndexError(f"image {index} is out of range")
 
     def _drawn(self) -> Iterator[tuple[Cell | None, Image | None]]:
         """Every cell of the grid with its image, in order."""
@@ -118,10 +118,10 @@ class Images:
             yield cell, Image(name, pixels, latent, cell.provenance)
 
     def save(self, path: str | Path, fps: float = 30, overwrite: bool = False) -> None:
-        """Write the images into a folder, the grid into a .png, .jpg or .webp, or all as a video.
+        """Write all images into a folder, or as a grid (.png, .jpg, .webp) or video.
 
-        A single image is written as it is. A video is an .mp4 (which needs the extra `video`) or a
-        .gif of `fps` frames a second; a .webp is one where the images are an interpolation.
+        A single image is not put into a grid. A video is an .mp4 (requires the extra `video`) or
+        .gif of `fps` frames per second; an interpolation is also saved as an animated .webp.
         UsageError for another extension; Sg2Error if a file exists, unless `overwrite`.
         """
         file, drawing = user_path(str(path)), self._drawing
@@ -166,7 +166,7 @@ class Images:
 
 
 def _format_of(file: Path) -> str:
-    """Of an image's file; UsageError for another extension."""
+    """The format of an image file; UsageError for another extension."""
     try:
         return FORMATS[file.suffix.lower()]
     except KeyError:

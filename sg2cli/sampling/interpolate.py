@@ -24,7 +24,7 @@ InterpolationSpace = Literal["z", "w"]
 
 
 class Interpolate(Drawing):
-    """`frames` images on a path that begins at the first latent and passes through all of them."""
+    """`frames` images on a path that starts at the first latent and passes through all."""
 
     has_grid = False
 
@@ -42,10 +42,10 @@ class Interpolate(Drawing):
         check_latents(latents, config, settings)
         key_frames(len(latents), frames, loop)
         if method not in METHODS:
-            raise UsageError(f"{method!r} is not a method: give {', '.join(METHODS)}")
+            raise UsageError(f"unknown method {method!r}: use {', '.join(METHODS)}")
         self.latents, self.keys = latents, list(latents)
         if space == "z" and not all(latent.is_mapped for latent in self.keys):
-            raise UsageError("space z is for seeds and files of z: w and avg are in space w")
+            raise UsageError("space z requires seeds or z: w, ws and avg have no z")
         self.frames, self.method, self.space, self.loop = frames, method, space, loop
         self.columns, self.rows = grid_shape(frames)
 
@@ -120,16 +120,16 @@ def interpolate(
 
     Args:
         G: a network, from `sg2cli.load`.
-        latents: two or more that the path passes through, as `generate` takes them.
-        frames: how many images; the first and the last are the first and the last latent.
+        latents: two or more key latents of the path; see `generate`.
+        frames: number of images; the first and last show the first and last latent.
         method: "linear", "slerp" (Shoemake 1985) or "cubic" (a spline without corners).
         space: "w", or "z" for seeds and z only.
-        loop: return to the first latent, a frame before it comes again.
+        loop: return to the first latent; the last frame is the one before it.
         psi, cutoff, class_index, noise_mode, batch: see `generate`.
 
-    Returns: the frames, whose `save` writes a video where the name ends in .mp4, .gif or .webp.
+    Returns: the frames; their `save` writes a video if the name ends in .mp4, .gif or .webp.
 
-    Raises UsageError for too few latents or frames, or what does not fit the network.
+    Raises UsageError for too few latents or frames, or latents that do not fit the network.
     """
     settings = DrawSettings(psi, cutoff, class_index, noise_mode, batch)
     listed = as_latents(latents, G.config)

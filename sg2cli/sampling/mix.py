@@ -1,4 +1,4 @@
-"""Style mixing: a grid of the styles of some latents in others (StyleGAN section 3.1)."""
+"""Style mixing: rows with the styles of columns, as a grid (StyleGAN section 3.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sg2cli.settings import DrawSettings, GeneratorConfig, NoiseMode
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
 
-MAX_LATENTS = 10_000  # rows or columns: their ws are held in memory
+MAX_LATENTS = 10_000  # rows or columns, whose ws are held in memory
 
 
 class Mix(Drawing):
@@ -40,7 +40,7 @@ class Mix(Drawing):
             check_latents(latents, config, settings)
             if len(latents) > MAX_LATENTS:
                 raise UsageError(
-                    f"a grid has {MAX_LATENTS:,} rows and columns at most: mix fewer at a time"
+                    f"a grid has at most {MAX_LATENTS:,} rows and columns: mix fewer at a time"
                 )
         self.row_list, self.column_list = rows, columns
         self.row_latents = list(rows.unchecked())
@@ -87,18 +87,20 @@ class Mix(Drawing):
 
 
 def _check_names(rows: list[str], columns: list[str]) -> None:
-    """UsageError where two images would have one name, as files may have a dash in theirs."""
+    """UsageError if two images would get the same name, as names of files may contain dashes."""
     row_set, column_set = set(rows), set(columns)
     for name in {*row_set, *column_set}:
         for match in re.finditer("-", name):
             first, rest = name[: match.start()], name[match.end() :]
             twice = name in row_set and any(f"{rest}-{column}" in column_set for column in columns)
             if first in row_set and (rest in column_set or twice):
-                raise UsageError(f"two images would be named after {name}: rename the file")
+                raise UsageError(
+                    f"two images would get the same name because of {name}: rename the file"
+                )
 
 
 def _renamed(latents: list[Latent], others: list[Latent]) -> list[Latent]:
-    """Latents whose names differ from those of others, unless they are the same latent."""
+    """Rename latents whose names equal those of different latents in `others`."""
     found = {latent.name: latent.provenance for latent in others}
     renamed = []
     for latent in latents:
@@ -126,14 +128,14 @@ def mix(
 
     Args:
         G: a network, from `sg2cli.load`.
-        rows: latents that keep the other styles, as `generate` takes them.
-        cols: latents that the styles come from.
-        styles: what comes from `cols`: "coarse" (4 to 8 pixels), "middle" (16 to 32), "fine" (64
-            and up), or rows of ws as "0-6" or "0,3-5"; None: "0-6", as NVIDIA's script takes.
+        rows: latents that provide the remaining styles; see `generate`.
+        cols: latents that provide the styles.
+        styles: the styles taken from `cols`: "coarse" (4-8 pixels), "middle" (16-32), "fine"
+            (64 and up), or rows of ws as "0-6" or "0,3-5"; None: "0-6".
         psi, cutoff, class_index, noise_mode, batch: see `generate`.
 
-    Returns: the mixed images, a row after the other; saved or shown as a grid, the unmixed ones
-    begin its rows and columns.
+    Returns: the mixed images, row by row; their grid also has the unmixed images, at the start of
+    its rows and columns.
 
     Raises UsageError for latents, styles or settings that do not fit the network.
     """

@@ -1,4 +1,4 @@
-"""Where images are written: a folder, a file or a stream; what is kept, and what failed."""
+"""The destination of images: a folder, a file or a stream; which are kept, and which failed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sg2cli.storage.paths import kind, refuse_special
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
 
-MAX_FAILED = 1000  # more are no bad images but wrong settings
-MAX_FAILURES_SHOWN = 10  # as they come; the summary has all of them
+MAX_FAILED = 1000  # more indicate wrong settings
+MAX_FAILURES_SHOWN = 10  # as they occur; the summary has all of them
 LOOK_AHEAD = 10_000  # names checked before the first image is drawn
 
 
@@ -31,51 +31,51 @@ def _ignore(*args: object) -> None:
 
 @dataclass
 class ImageOutput:
-    """Images are encoded and written beside the network, in the order in which they are put.
+    """Encodes and writes images in the background, in the order in which they are put.
 
-    `on_written` gets the path and provenance of each file when it is complete, `on_note` messages.
+    `on_written` receives the path and provenance of each complete file, `on_note` messages.
     """
 
     folder: Path
-    file: Path | None = None  # the only image; else they are files of the folder
+    file: Path | None = None  # for a single image; None: files in the folder
     format: str = "png"
     overwrite: bool = False
-    skip_existing: bool = False  # keep what the same settings made
-    stream: Callable[[bytes], object] | None = None  # takes the only image instead
+    skip_existing: bool = False  # keep files of the same settings
+    stream: Callable[[bytes], object] | None = None  # receives a single image instead
     on_written: Callable[[Path, Mapping[str, Any]], object] = _ignore
     on_note: Callable[[str], object] = _ignore
     kept: int = 0
     written: int = 0
-    failed: dict[str, str] = field(default_factory=dict)  # what was wrong with an image, by name
+    failed: dict[str, str] = field(default_factory=dict)  # reasons, by the name of the image
 
     @property
     def holds_one(self) -> bool:
-        """Whether there is room for a single image only."""
+        """Whether the destination holds a single image."""
         return self.stream is not None or self.file is not None
 
     def path(self, name: str) -> Path:
-        """Of the image of this name."""
+        """The path of the image of this name."""
         return self.file or self.folder / f"{name}.{self.format}"
 
     def needs_folder(self) -> None:
-        """UsageError where this is no folder, for what makes several images."""
+        """UsageError if the destination holds a single image."""
         if self.holds_one:
-            raise UsageError("this command writes several images: --out must be a folder")
+            raise UsageError("several images are written: `out` must be a folder")
 
     def check(self, names: Iterable[str]) -> None:
-        """Find out before any work whether the folder can be made, and a name is taken."""
+        """Check that the folder can be created and that names are free, before any work."""
         if self.stream:
             return
         check_folder(self.folder)
         if self.file:
             refuse_special(self.file)
         if kind(self.folder) == "folder" and not (self.overwrite or self.skip_existing):
-            for name in islice(names, LOOK_AHEAD):  # the others are found as they come
+            for name in islice(names, LOOK_AHEAD):  # the others are found later
                 if kind(self.path(name)) != "nothing":
-                    raise NameTaken(self.path(name))
+                    raise NameTaken(self.path(name), or_skipped=True)
 
     def keeps(self, name: str, provenance: Mapping[str, Any], size: tuple[int, int]) -> bool:
-        """Whether an existing image of [w,h] is kept; Sg2Error if another is there."""
+        """Whether an existing image [w,h] is kept; Sg2Error if it is a different one."""
         kept = self.skip_existing and not self.stream and is_kept(self.path(name), provenance, size)
         self.kept += kept
         return kept
@@ -110,7 +110,7 @@ class ImageOutput:
             self.kept += 1
 
     def put(self, name: str, image: Pixels, provenance: Mapping[str, Any]) -> None:
-        """Take an image to be encoded and written beside the network; see ImageWriter."""
+        """Queue an image to be encoded and written; see ImageWriter."""
         if self.stream:
             self.stream(encode(image, self.format, provenance))
         else:
@@ -120,7 +120,7 @@ class ImageOutput:
     def open(
         self, name: str, provenance: Mapping[str, Any], size: tuple[int, int]
     ) -> Iterator[IO[bytes]]:
-        """A file of this name and an image of [w,h] to be written, reported when the block ends."""
+        """A file for an image [w,h] of this name, reported when the block ends."""
         if self.stream:
             content = io.BytesIO()
             yield content
@@ -130,7 +130,7 @@ class ImageOutput:
             try:
                 with new_file(self.path(name), self.overwrite) as file:
                     yield file
-            except NameTaken:  # another process was quicker
+            except NameTaken:  # another process was faster
                 if not self.keeps(name, provenance, size):
                     raise
             else:

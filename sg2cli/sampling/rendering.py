@@ -1,4 +1,4 @@
-"""Points of W+ to images, in batches of constant memory."""
+"""Draw points of W+ as images, in batches, in constant memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Point:
-    """What the synthesis network draws: ws [num_ws,w_dim], and the noise that belongs to it."""
+    """The input of the synthesis network: ws [num_ws,w_dim] and noise."""
 
     ws: Tensor
     seed: int = 0  # of random noise
@@ -36,20 +36,20 @@ class Point:
 
 
 def check_settings(config: GeneratorConfig, settings: DrawSettings, needs_class: bool) -> None:
-    """UsageError when the network cannot be drawn so."""
+    """UsageError if the settings do not fit the network."""
     if settings.cutoff is not None and settings.cutoff > config.num_ws:
         raise UsageError(
             f"a cutoff of {settings.cutoff} is beyond this network's {config.num_ws} rows of ws"
         )
     if settings.class_index is not None and not config.c_dim:
-        raise UsageError("this network has no classes: leave --class out")
+        raise UsageError("this network has no classes: do not give `class_index`")
     if settings.class_index is None and config.c_dim and needs_class:
         raise UsageError(
-            f"this network has {config.c_dim} classes: give --class 0 to {config.c_dim - 1}"
+            f"this network has {config.c_dim} classes: give `class_index` 0 to {config.c_dim - 1}"
         )
     if settings.class_index is not None and not 0 <= settings.class_index < config.c_dim:
         raise UsageError(
-            f"class {settings.class_index} is none of this network's {config.c_dim}, "
+            f"class {settings.class_index} is out of range: this network has classes "
             f"0 to {config.c_dim - 1}"
         )
 
@@ -72,14 +72,14 @@ def render(
     points: Iterable[Point],
     noise_mode: NoiseMode,
     size: int,
-    say: Callable[[str], object] = lambda text: None,
+    on_note: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Pixels]:
-    """Draw points, `size` at a time: an image [H,W,C] uint8 for each.
+    """Draw points, `size` at a time: pixels [H,W,C] uint8 for each.
 
-    Where there is no memory for so many at once, half of them are, from there on. A batch is filled
-    up with copies of its last, as in `_batches`. Sg2Error for an image that is not finite.
+    If a batch runs out of memory, it and all later ones are halved. The last batch is padded with
+    copies, as in `_batches`. Sg2Error for an image that is not finite.
     """
-    return _all_drawn(try_render(G, points, noise_mode, size, say))
+    return _all_drawn(try_render(G, points, noise_mode, size, on_note))
 
 
 def _all_drawn(images: Iterable[Pixels | Sg2Error]) -> Iterator[Pixels]:
@@ -94,9 +94,9 @@ def try_render(
     points: Iterable[Point],
     noise_mode: NoiseMode,
     size: int,
-    say: Callable[[str], object] = lambda text: None,
+    on_note: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Pixels | Sg2Error]:
-    """As `render`, but an error takes the place of an image that is not finite."""
+    """As `render`, but yields an error in place of an image that is not finite."""
     import torch
 
     from sg2cli import ops
@@ -119,12 +119,12 @@ def try_render(
         except (MemoryError, RuntimeError) as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
-        if not images:  # here, where nothing holds the memory of the attempt any more
+        if not images:  # here, where nothing refers to the memory of the attempt any more
             size = (size + 1) // 2
             ops.release_memory()
             devices.release_memory()
             attempt = devices.in_new_thread(synthesize)
-            say(f"out of memory: {size} images at once from here on")
+            on_note(f"out of memory: continuing with {size} images at once")
             points = chain(batch, points)
         else:
             yield from images
@@ -141,10 +141,10 @@ def _to_each_image(images: Tensor) -> list[Pixels | Sg2Error]:
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]:
-    """Lists of up to `size` items, and the same filled up with copies of the last.
+    """Lists of up to `size` items, and the same padded with copies of the last item.
 
-    So every image comes out of a batch of the same size and, to the last bit, does not depend on
-    what else is drawn.
+    So every image comes from a batch of the same size, and its bits do not depend on what else is
+    drawn.
     """
     items = iter(items)
     while batch := list(islice(items, size)):
@@ -152,7 +152,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], list[T]]]
 
 
 def batch_size(G: Generator, settings: DrawSettings, count: int) -> int:
-    """For `render`, of so many images."""
+    """The batch size for `render` of `count` images."""
     return settings.batch or max(1, min(count, default_batch(G)))
 
 
@@ -162,7 +162,7 @@ def ws_streams(
     settings: DrawSettings,
     on_row: Callable[[], object] = lambda: None,
 ) -> dict[str, Stream]:
-    """The ws as drawn, and the noise maps that come with latents, for `save_latents`."""
+    """The truncated ws, and the noise maps of the latents, for `save_latents`."""
     count, config = len(latents), G.config
 
     def ws() -> Iterator[Array]:
@@ -187,13 +187,13 @@ def ws_streams(
 
 
 def default_batch(G: Generator) -> int:
-    """As many images as pay: by resolution on a CPU, whose caches are small; more on a GPU."""
+    """Batch size by resolution: smaller on a CPU, whose caches are small."""
     fits = (1024 // G.config.img_resolution) ** 2
     return max(1, min(32, 8 * fits if G.device.type != "cpu" else fits // 8))
 
 
 def noise_of(G: Generator, points: Sequence[Point], mode: NoiseMode) -> Noise:
-    """The noise of a batch: by the mode; in mode const a point's own maps, where it has some."""
+    """The noise of a batch, by mode; in mode const, the maps of each point that has its own."""
     import numpy as np
     import torch
 

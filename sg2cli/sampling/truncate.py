@@ -1,4 +1,4 @@
-"""The truncation trick as a grid: latents between their opposites, the mean and themselves."""
+"""The truncation trick as a grid: each latent at several values of psi."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PSIS = (-1, -0.5, 0, 0.5, 0.7, 1)
 
 
 class Truncate(Drawing):
-    """A row for each latent, a column for each psi."""
+    """A grid with a row for each latent and a column for each psi."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Truncate(Drawing):
 
     @property
     def is_mapped(self) -> bool:
-        return True  # all are truncated, so that psi 1 is to be recorded
+        return True  # all are truncated, so psi is always recorded
 
     def names(self) -> Iterator[str]:
         for latent in self.latents.unchecked():
@@ -67,16 +67,16 @@ def truncate(
     noise_mode: NoiseMode = "const",
     batch: int | None = None,
 ) -> Images:
-    """Draw latents at several truncations: `sg2cli.truncate(G, "0-3", psis=(0, 0.5, 1))`.
+    """Draw latents with several truncations: `sg2cli.truncate(G, "0-3", psis=(0, 0.5, 1))`.
 
     Args:
         G: a network, from `sg2cli.load`.
-        latents: a row each, as `generate` takes them.
-        psis: a column each: 0 is the mean image, 1 the latent itself, -1 its opposite (StyleGAN
+        latents: one per row; see `generate`.
+        psis: one per column: 0 is the mean, 1 the latent itself, -1 its opposite (StyleGAN
             appendix B).
         cutoff, class_index, noise_mode, batch: see `generate`.
 
-    Returns: the images, a latent after the other.
+    Returns: the images, latent by latent.
 
     Raises UsageError for latents or settings that do not fit the network.
     """

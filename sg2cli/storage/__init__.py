@@ -1,1 +1,1 @@
-"""Files as they lie on the disk: read with limits, without trust in what they say."""
+"""File storage: reading untrusted files with limits, atomic writes, downloads."""

@@ -1,7 +1,7 @@
-"""Arrays of numbers in files: .safetensors, .npz and .npy, distinguished by their content.
+"""Arrays in .safetensors, .npz and .npy files, distinguished by their content.
 
-No pickled object is loaded, and what a header claims is compared with the bytes that are there
-before any memory is taken for it.
+Pickled objects are never loaded, and sizes in headers are compared with the actual bytes before any
+memory is allocated.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NPY = b"\x93NUMPY"
 UNNAMED = ""  # the array of an .npy
-MAX_NPY_HEADER = 10_000  # bytes, as in NumPy; Python's parser is slow beyond
-BAD_NPY_HEADERS = (  # what NumPy and Python's parser raise; the last, for brackets without end
+MAX_NPY_HEADER = 10_000  # bytes, as in NumPy; Python's parser is slow for more
+BAD_NPY_HEADERS = (  # raised by NumPy and Python's parser; the last ones for endless brackets
     *(LookupError, TypeError, SyntaxError, OverflowError, struct.error, tokenize.TokenError),
     *(RecursionError, MemoryError),
 )
@@ -40,7 +40,7 @@ DTYPES = ("f2", "f4", "f8", "F16", "F32", "F64")
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file, of which single rows can be had."""
+    """An array in a file; single rows can be read."""
 
     shape: tuple[int, ...]
     rows: Callable[[slice], Array]
@@ -48,11 +48,11 @@ class StoredArray:
     def row(self, index: int) -> Array:
         import numpy as np
 
-        with np.errstate(over="ignore"):  # what float32 cannot hold is found to be infinite
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite
             return np.array(self.rows(slice(index, index + 1)), np.float32)[0]
 
     def whole(self) -> Array:
-        """All of it in float32."""
+        """The whole array in float32."""
         import numpy as np
 
         with np.errstate(over="ignore"):
@@ -61,7 +61,7 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """The arrays of a file by name, the hash of the file, and what its metadata tell."""
+    """The arrays of a file by name, its hash and metadata."""
 
     arrays: dict[str, StoredArray]
     sha256: str
@@ -69,11 +69,11 @@ class ArrayFile:
 
 
 def read_arrays(file: Path | bytes, wanted: Callable[[str], bool]) -> ArrayFile:
-    """The arrays whose names are wanted, of a file or of its bytes; others are left alone.
+    """Read the wanted arrays of a file, or of its bytes; other arrays are ignored.
 
-    A large file stays open as long as its arrays are in use, and its rows are read from it when
-    they are asked for; a small one is read at once, as is a pipe. OSError for a file that cannot be
-    read, ValueError for one that is damaged or asks for more than its size allows.
+    A large file stays open while its arrays are in use, and rows are read on demand; a small file
+    or a pipe is read at once. OSError for a file that cannot be read, ValueError for one that is
+    damaged or exceeds a limit.
     """
     source = Source(file)
     start = bytes(source.read(min(len(NPY), source.size)))
@@ -88,7 +88,7 @@ def read_arrays(file: Path | bytes, wanted: Callable[[str], bool]) -> ArrayFile:
 
 
 def names_of(path: Path) -> set[str]:
-    """The names of the arrays in a file; nothing of them is read. Errors as of `read_arrays`."""
+    """The names of the arrays in a file, which are not read. Errors as in `read_arrays`."""
     with Source(path) as source:
         start = bytes(source.read(min(len(NPY), source.size)))
         if start == NPY:
@@ -109,7 +109,7 @@ def _safetensors(
             arrays[name] = StoredArray(entry.shape, partial(file.array, name))
     metadata = sg2_metadata(file.metadata)
     if not all(isinstance(metadata.get(key, ""), str) for key in ("checkpoint", "tuned")):
-        raise ValueError("its sg2 metadata are not what sg2 writes")
+        raise ValueError("its sg2 metadata are invalid")
     return arrays, metadata
 
 
@@ -138,11 +138,11 @@ def _npy(source: Source, label: str) -> StoredArray:
     shape, fortran, dtype, begin = _npy_header(source, label)
     _check_dtype(label, dtype.str[1:], dtype.name)
     if math.prod(shape) * dtype.itemsize > source.size - begin:
-        raise ValueError(f"its {label} lacks most of {list(shape)} numbers")
+        raise ValueError(f"its {label} is too short for the shape {list(shape)}")
 
     @cache
     def whole() -> Array:
-        """In memory from then on, as a row of it lies all over the file."""
+        """The array, cached, because its rows are not contiguous in the file."""
         flat = np.empty(math.prod(shape), dtype)
         source.fill(flat.view(np.uint8).data, begin)
         return flat.reshape(shape, order="F")
@@ -160,7 +160,7 @@ def _npy(source: Source, label: str) -> StoredArray:
 
 
 def _npy_header(source: Source, label: str) -> tuple[tuple[int, ...], bool, Any, int]:
-    """Shape, whether columns come first, type of the numbers, and where they begin."""
+    """Shape, Fortran order, dtype, and offset of the data."""
     import numpy as np
 
     start = io.BytesIO(bytes(source.read(min(source.size, MAX_NPY_HEADER + 12))))
@@ -169,21 +169,21 @@ def _npy_header(source: Source, label: str) -> tuple[tuple[int, ...], bool, Any,
         readers = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
-            (3, 0): np.lib.format.read_array_header_2_0,  # but for names of fields in UTF-8
+            (3, 0): np.lib.format.read_array_header_2_0,  # except for field names in UTF-8
         }
         if version not in readers:
-            raise ValueError(f"its {label} is of the unknown version {version} of .npy")
+            raise ValueError(f"its {label} has the unknown .npy version {version}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of headers that Python 2 wrote
+            warnings.simplefilter("ignore", UserWarning)  # about headers written by Python 2
             shape, fortran, dtype = readers[version](start, max_header_size=MAX_NPY_HEADER)
     except BAD_NPY_HEADERS as error:
         raise ValueError(f"the header of its {label} cannot be read") from error
     if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"its {label} has no shape")
+        raise ValueError(f"its {label} has an invalid shape")
     return shape, fortran, dtype, start.tell()
 
 
 def _check_dtype(label: str, dtype: str, name: str = "") -> None:
-    """ValueError, with the name that NumPy gives the type, if it has one."""
+    """ValueError for other types than floats; `name` is that of NumPy."""
     if dtype not in DTYPES:
         raise ValueError(f"its {label} holds {name or dtype}, not float16, float32 or float64")

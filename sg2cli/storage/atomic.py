@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, then linked into place."""
+"""Atomic files: complete or absent, written under a temporary name, then linked into place."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from sg2cli.errors import Sg2Error, reason
 from sg2cli.storage.paths import is_there, kind, refuse_special
 
 TEMPORARY = re.compile(r"\.sg2-([0-9a-f]{16})-([0-9a-f]{8})\.tmp")
-SKIPPABLE = (".png", ".jpg", ".jpeg", ".webp")  # files that say what made them
 
 
 def make_folder(folder: Path) -> None:
-    """With its parents; an existing one is fine, and swept. Sg2Error says why it cannot be."""
+    """Create a folder and its parents; remove leftovers in it. Sg2Error if it cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -28,7 +27,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes had begun to write; files still being written are locked."""
+    """Remove unfinished files of killed processes; files that are being written are locked."""
     with os.scandir(folder) as entries:
         leftovers = [entry for entry in entries if _is_temporary(entry)]
     for entry in leftovers:
@@ -49,9 +48,9 @@ def _checksum(nonce: str) -> str:
 
 
 def lock(handle: int) -> bool:
-    """Take an open file or folder until it is closed, or the process ends, however.
+    """Lock an open file or folder until it is closed or the process ends.
 
-    BlockingIOError when another has it; False where there are no locks.
+    BlockingIOError if another process has locked it; False if locks are not supported.
     """
     try:
         import fcntl
@@ -67,16 +66,16 @@ def lock(handle: int) -> bool:
 
 
 class NameTaken(Sg2Error):
-    """The answer to a file that is there and may not be replaced."""
+    """The file exists, and may not be replaced."""
 
-    def __init__(self, path: Path) -> None:
-        keeps = path.suffix.lower() in SKIPPABLE
-        more = ", --skip-existing keeps what the same settings made" if keeps else ""
-        super().__init__(f"{path} exists: --overwrite replaces it{more}")
+    def __init__(self, path: Path, or_skipped: bool = False) -> None:
+        """`or_skipped`: whether the caller could also keep files of the same settings."""
+        more = ", `skip_existing` keeps what the same settings made" if or_skipped else ""
+        super().__init__(f"{path} exists: `overwrite` replaces it{more}")
 
 
 def check_folder(folder: Path) -> None:
-    """Sg2Error when a folder cannot be made or written into, which is tried; nothing is made."""
+    """Sg2Error if a folder cannot be created or written to; this tests it and leaves nothing."""
     there = folder
     while kind(there) == "nothing" and there != there.parent:
         there = there.parent
@@ -92,7 +91,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_file(path: Path, overwrite: bool) -> None:
-    """Sg2Error when a file cannot be made, or is there and may not be replaced."""
+    """Sg2Error if a file cannot be created, or exists and may not be replaced."""
     check_folder(path.parent)
     if is_there(path) and not overwrite:
         raise NameTaken(path)
@@ -107,9 +106,9 @@ def new_file(
 ) -> Iterator[BinaryIO]:
     """A file to write that appears as `path` when the block ends, and not at all if it raises.
 
-    An existing file is replaced only with `overwrite`; else it stays, even if it came meanwhile.
-    FIFOs, sockets and devices are never replaced. A durable file is on the disk, name and all, when
-    the block has ended: power may go. `before_naming` gets the whole file, to be read.
+    An existing file is replaced only with `overwrite`, even if it appeared in the meantime. FIFOs,
+    sockets and devices are never replaced. A durable file is synced, name included, when the block
+    ends. `before_naming` receives the complete file before it gets its name.
     """
     try:
         refuse_special(path)
@@ -139,7 +138,7 @@ def new_file(
 
 
 def _temporary(folder: Path) -> tuple[Path, BinaryIO]:
-    """A new file that is locked, so that no sweep takes it."""
+    """A new file, locked so that no `sweep` removes it."""
     while True:
         nonce = secrets.token_hex(8)
         path = folder / f".sg2-{nonce}-{_checksum(nonce)}.tmp"
@@ -148,11 +147,11 @@ def _temporary(folder: Path) -> tuple[Path, BinaryIO]:
             lock(file.fileno())
             if os.fstat(file.fileno()).st_nlink:
                 return path, file
-        file.close()  # a sweep came before the lock
+        file.close()  # a sweep removed it before it was locked
 
 
 def _sync(folder: Path) -> None:
-    """See to it that the names in a folder are on the disk, where a system can do that."""
+    """Sync the names in a folder to the disk, where the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

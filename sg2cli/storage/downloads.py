@@ -1,4 +1,4 @@
-"""Files from the web: continued where they broke off, checked by size, version and hash."""
+"""Downloads that can be continued, checked by size, version and hash."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from sg2cli.storage.partial_files import PartialFile, Version, version_of
 if TYPE_CHECKING:
     import httpx
 
-MAX_FAILURES = 5  # in a row, each with less than MIN_BYTES more; and of times to begin again
-MAX_SIZE = 16 << 30  # bytes; networks have up to some 500 MiB
+MAX_FAILURES = 5  # consecutive, each with less than MIN_BYTES; or restarts
+MAX_SIZE = 16 << 30  # bytes; networks have up to about 500 MiB
 WORTH_ANOTHER_TRY = (408, 429)  # and 5xx
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 
 class Download:
-    """A file that was fetched, and the SHA-256 of what was read back through the open file.
+    """A downloaded file, and its SHA-256 read back through the open file.
 
     Read it by `path` inside a `with` block; it is removed when the block ends.
     """
@@ -60,22 +60,22 @@ def download(
     folder: Path,
     expected_sha256: str | None = None,
     progress: Callable[[int, int | None], object] = lambda done, total: None,
-    say: Callable[[str], object] = lambda text: None,
+    on_note: Callable[[str], object] = lambda text: None,
     pause: float = 1.0,
 ) -> Download:
     """Fetch a file into a folder, under a hidden name made of its address.
 
-    A part that an earlier call left is continued, if the server still has the same version of the
-    file. `progress` receives how many bytes are there, of how many. After a failure that may pass,
-    `say` receives a line, and another request follows `pause` seconds later, then twice that.
-    UsageError for what is not an address; Sg2Error when the server cannot be reached, refuses, is
-    too slow or sends something else than it announced, or the hash is not the expected one.
+    A partial download of an earlier call is continued if the server still has the same version.
+    `progress` receives the bytes so far, and in total. After a temporary failure, `on_note`
+    receives a message, and the request is repeated after `pause` seconds, doubled each time.
+    UsageError for an invalid address; Sg2Error if the server cannot be reached, refuses,
+    is too slow, or sends other data than announced, and if the hash is not the expected one.
     """
     check_address(url)
     try:
         part = PartialFile(folder, hashlib.sha256(url.encode()).hexdigest()[:16])
         try:
-            _Transfer(url, part, progress, say).run(pause)
+            _Transfer(url, part, progress, on_note).run(pause)
             found = Download(part)
         except BaseException:
             part.close(keep=True)
@@ -86,31 +86,31 @@ def download(
         with found:
             raise Sg2Error(
                 f"{public(url)} has the SHA-256 {found.sha256}, not {expected_sha256}: "
-                "it is another file"
+                "it is a different file"
             )
     return found
 
 
 class _Broken(Exception):
-    """What another request may repair."""
+    """A failure that may be temporary."""
 
 
 class _Transfer:
-    """The requests that complete a partial file."""
+    """Completes a partial file by one or more requests."""
 
     def __init__(
         self,
         url: str,
         part: PartialFile,
         progress: Callable[[int, int | None], object],
-        say: Callable[[str], object],
+        on_note: Callable[[str], object],
     ) -> None:
         self.url, self.shown, self.part = url, public(url), part
-        self.progress, self.say = progress, say
+        self.progress, self.on_note = progress, on_note
         self.pace = Pace()
 
     def run(self, pause: float) -> None:
-        """Request after request until the file is complete; Sg2Error when they lead nowhere."""
+        """Send requests until the file is complete; Sg2Error after too many failures."""
         import httpx
 
         begun, failures, furthest = False, 0, self.part.size
@@ -129,28 +129,28 @@ class _Transfer:
                     if isinstance(error, httpx.RemoteProtocolError) and not may_pass(message):
                         raise self._error(not_http(message)) from error
                 except httpx.TimeoutException:
-                    message = f"nothing came for {TIMEOUT:g} seconds"
+                    message = f"no data for {TIMEOUT:g} seconds"
                 except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
                     raise self._error(f"it cannot be fetched ({quoted(error)})") from error
                 failures += 1
-                furthest = min(furthest, self.part.size)  # it may have begun again
+                furthest = min(furthest, self.part.size)  # it may have been restarted
                 if self.part.size >= furthest + MIN_BYTES:
                     begun, failures, furthest = True, 0, self.part.size
                 if max(failures, self.part.restarts) >= MAX_FAILURES:
                     raise self._error(message, ": try again later")
                 wait = pause * 2**failures
-                self.say(f"{self.shown}: {message}; {self._kept()}, next attempt in {wait:g} s")
+                self.on_note(f"{self.shown}: {message}; {self._kept()}, next attempt in {wait:g} s")
                 time.sleep(wait)
 
     def _error(self, message: str, otherwise: str = "") -> Sg2Error:
-        kept = f"; {self._kept()}, the same command continues"
+        kept = f"; {self._kept()}, run the same command to continue"
         return Sg2Error(f"{self.shown}: {message}{kept if self.part.size else otherwise}")
 
     def _kept(self) -> str:
-        return f"{self.part.size:,} bytes are kept"
+        return f"{self.part.size:,} bytes are saved"
 
     def _request(self, client: httpx.Client) -> None:
-        """One request: for the rest of the file if it can be continued, else for all of it."""
+        """Send one request, for the rest of the file if possible, else for all of it."""
         start = self._resume_from()
         headers = {"Accept-Encoding": "identity"}
         if start and self.part.version:
@@ -163,7 +163,7 @@ class _Transfer:
             if code not in (200, 206, 416):
                 raise Refused(f"the server answers {code}: check the address")
             if theirs.get("content-encoding", "identity").lower() != "identity":
-                raise Refused("the server sends it compressed only: fetch it with a browser")
+                raise Refused("the server sends it only compressed: download it with a browser")
             length = int(theirs["content-length"]) if "content-length" in theirs else None
             if code == 200:
                 end = length
@@ -173,22 +173,22 @@ class _Transfer:
                 end = self._continued(theirs, start, length) if code == 206 else None
                 if end is None:
                     self.part.restart(None)
-                    raise _Broken("the server has another version of the file now")
+                    raise _Broken("the file on the server has changed")
             self._receive(response, end)
 
     def _resume_from(self) -> int:
-        """From which byte on to ask; 0 if what is there cannot be continued."""
+        """The byte to continue from; 0 if the partial file cannot be continued."""
         part, version = self.part, self.part.version
         if not version or not version.condition:
             return 0
         if version.size is not None and part.size > version.size:
             return 0
-        if part.size == version.size:  # so that the server can confirm that it is this version
+        if part.size == version.size:  # so that the server can confirm the version
             part.truncate(max(part.size - 1, 0))
         return part.size
 
     def _continued(self, theirs: httpx.Headers, start: int, length: int | None) -> int | None:
-        """Where a response of 206 ends; None unless it continues what is there."""
+        """The end of a 206 response; None if it does not continue the partial file."""
         match = CONTENT_RANGE.fullmatch(theirs.get("content-range", ""))
         version = self.part.version
         if not match or not version or not start:
@@ -223,4 +223,4 @@ class _Transfer:
     def _check_size(self, size: int) -> None:
         if size > MAX_SIZE:
             self.part.restart(None)
-            raise Refused(f"it has more than {MAX_SIZE >> 30} GiB, which no network has")
+            raise Refused(f"it has more than {MAX_SIZE >> 30} GiB, too much for a network")

@@ -1,4 +1,4 @@
-"""Requests: redirects that may be followed, and a server that may not take for ever."""
+"""HTTP requests: safe redirects, and a minimum transfer rate."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_REDIRECTS = 20
-MAX_HEADERS = 4 << 20  # bytes of all that comes before the file, redirects included
+MAX_HEADERS = 4 << 20  # bytes before the file, redirects included
 MAX_LINE = 100 << 10  # bytes of headers of a response or of a chunk: the limit of httpcore
-MAX_QUOTED = 200  # characters of what a server or a library says
-MIN_BYTES, MIN_SECONDS = 64 << 10, 60.0  # at least so many bytes in so many seconds
+MAX_QUOTED = 200  # characters quoted from a server or library
+MIN_BYTES, MIN_SECONDS = 64 << 10, 60.0  # minimum bytes per period
 TIMEOUT = 30.0  # seconds without a byte
-BROKE_OFF = ("closed connection", "disconnected")  # words of h11 and httpcore
-TOO_LONG = "Receive buffer too long"  # and those for MAX_LINE
+BROKE_OFF = ("closed connection", "disconnected")  # in messages of h11 and httpcore
+TOO_LONG = "Receive buffer too long"  # their message for MAX_LINE
 
 
 class Refused(Exception):
-    """What another request would not change."""
+    """A failure that another request would not change."""
 
 
 class Pace:
-    """Ends a download that comes too slowly, whatever it is that comes.
+    """Aborts a download that is too slow, in headers or content.
 
-    A timeout between two bytes would let a server send one now and then, or headers for ever.
+    A timeout between bytes alone would let a server send one now and then, or endless headers.
     """
 
     def begin(self) -> None:
-        """Before a request. What comes without a call of `receive` is headers."""
+        """Start a request. Bytes without a call of `receive` count as headers."""
         self.since, self.received, self.headers = time.monotonic(), 0, 0
 
     def receive(self, count: int) -> None:
-        """So many bytes of the file have come."""
+        """Record received bytes of the file."""
         self.received += count
         self.headers = 0
         self.seconds_left()
@@ -46,11 +46,11 @@ class Pace:
         if self.received >= MIN_BYTES:
             self.since, self.received = now, 0
         if now >= self.since + MIN_SECONDS:
-            raise Refused(f"less than {MIN_BYTES >> 10} KiB came in {MIN_SECONDS:g} seconds")
+            raise Refused(f"less than {MIN_BYTES >> 10} KiB arrived in {MIN_SECONDS:g} seconds")
         return self.since + MIN_SECONDS - now
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """What httpx calls at every step: has each read from a new connection come through here."""
+        """Trace hook of httpx: wraps the reads of each new connection."""
         if not event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             return
         stream = info["return_value"]
@@ -78,7 +78,7 @@ def new_client() -> httpx.Client:
         return httpx.Client(timeout=TIMEOUT)
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
         raise Sg2Error(
-            f"no connection can be set up ({quoted(error)}): check the environment variables "
+            f"cannot set up a connection ({quoted(error)}): check the environment variables "
             "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
         ) from error
 
@@ -86,7 +86,7 @@ def new_client() -> httpx.Client:
 def final_response(
     client: httpx.Client, url: str, headers: dict[str, str], pace: Pace
 ) -> httpx.Response:
-    """The response at the end of all redirects, whose own content is not read."""
+    """The response after all redirects; content of redirects is not read."""
     request = client.build_request("GET", url, headers=headers, extensions={"trace": pace.trace})
     for _ in range(MAX_REDIRECTS + 1):
         response = client.send(request, stream=True)
@@ -95,9 +95,9 @@ def final_response(
             return response
         response.close()
         if not _is_fetchable(target.url):
-            raise Refused("it redirects to what is not an http or https address")
+            raise Refused("it redirects to an address that is not http or https")
         if request.url.scheme == "https" and target.url.scheme == "http":
-            raise Refused("it redirects from https to http, where anybody may change the file")
+            raise Refused("it redirects from https to insecure http")
         request = target
     raise Refused(f"it redirects more than {MAX_REDIRECTS} times: check the address")
 
@@ -122,20 +122,17 @@ def _is_fetchable(url: httpx.URL) -> bool:
 
 
 def may_pass(message: str) -> bool:
-    """Whether a violation of HTTP is a connection that broke off, not a server that errs again."""
+    """Whether a protocol error is a closed connection, which may be temporary."""
     return any(words in message for words in BROKE_OFF)
 
 
 def not_http(message: str) -> str:
     if TOO_LONG in message:
-        return (
-            f"the server sends headers, or a header of a part, of more than {MAX_LINE >> 10} KiB: "
-            "check the address"
-        )
-    return f"the server does not answer as HTTP demands ({message}): check the address"
+        return f"the server sends headers of more than {MAX_LINE >> 10} KiB: check the address"
+    return f"the server violates HTTP ({message}): check the address"
 
 
 def quoted(error: Exception) -> str:
-    """What a library says, which may quote the server, in a length that fits a message."""
+    """The message of a library, which may quote the server, shortened."""
     text = redact_addresses(" ".join(str(error).split()))
     return text[:MAX_QUOTED] or type(error).__name__

@@ -1,7 +1,7 @@
-"""Folders that sg2 shares with its user, and the record of which files in them it wrote.
+"""Output folders that may hold files of the user, and the record of those that sg2 wrote.
 
-Nothing is replaced or removed that is not in the record with the hash that the file still has.
-The record is `.sg2/manifest.json`, which also marks `.sg2` as ours; working files lie beside it.
+Only files that are in the record, with the hash that they still have, are replaced or removed.
+The record is `.sg2/manifest.json`, which also marks `.sg2` as ours; working files are beside it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class OwnedFolder:
-    """A folder of results. It is made when the first file is written into it."""
+    """A folder of results; it is created when the first file is written."""
 
     def __init__(self, folder: Path, names: Collection[str], replace: bool = False) -> None:
         """`names` are those of all files that may be recorded.
 
-        With `replace`, files that others wrote give way to results of the same name. Sg2Error where
-        `.sg2` is there and not ours.
+        With `replace`, results replace files of the same name that sg2 did not write. Sg2Error if
+        there is a `.sg2` that sg2 did not create.
         """
         self.folder, self.replace = folder, replace
         self.own = folder / OWN
@@ -42,7 +42,7 @@ class OwnedFolder:
 
     def refresh(self) -> None:
         """Read the record again: another process may have written it."""
-        self.fields: dict[str, Any] = {}  # what else the manifest tells
+        self.fields: dict[str, Any] = {}  # the other fields of the manifest
         self._hashes: dict[str, list[str]] = {}  # two where a replacement may not have happened
         if kind(self.own) != "nothing":
             self._read()
@@ -72,15 +72,15 @@ class OwnedFolder:
 
     def _not_ours(self, why: str) -> Sg2Error:
         return Sg2Error(
-            f"{self.own} was not made by sg2, or is damaged: {why}; move it away, or give another "
-            "--out"
+            f"{self.own} was not made by sg2, or is damaged: {why}; move it away, or use another "
+            "`out`"
         )
 
     def allow_replacing(self, key: str, begin: bool, note: bool) -> None:
-        """Let files that others wrote give way to results of the same name.
+        """Let results replace files of the same name that sg2 did not write.
 
-        At the beginning, and then in later runs with the same `key` until `done_replacing`, if
-        there is something to `note` it for.
+        Allowed if `begin`, and in later runs with the same `key` until `done_replacing`; `note`
+        records it for them.
         """
         if begin and note:
             self.fields["replacing"] = key
@@ -88,36 +88,36 @@ class OwnedFolder:
         self.replace = begin or self.fields.get("replacing") == key
 
     def done_replacing(self) -> None:
-        """What is there now was written by the run that replaces."""
+        """End the permission: all results are written."""
         if self.fields.pop("replacing", None):
             self.save()
 
     def is_ours(self, name: str) -> bool:
-        """Whether a file is there, and as sg2 wrote it."""
+        """Whether a file exists and is unchanged since sg2 wrote it."""
         return self._own_hash(name) is not None
 
     def _own_hash(self, name: str) -> str | None:
-        """Of a file that is there and as sg2 wrote it."""
+        """The hash of a file that is unchanged since sg2 wrote it, else None."""
         path, known = self.folder / name, self._hashes.get(name)
         found = sha256(path) if known and kind(path) == "file" else None
         return found if known and found in known else None
 
     def changed(self) -> list[str]:
-        """Files that sg2 wrote, and that are gone or not as it wrote them."""
+        """Files that sg2 wrote and that are missing or changed."""
         return [name for name in self._hashes if not self.is_ours(name)]
 
     def check(self, *names: str) -> None:
-        """Sg2Error for files that are not ours to replace."""
+        """Sg2Error for existing files that may not be replaced."""
         for name in names:
             if is_there(self.folder / name) and not (self.replace or self.is_ours(name)):
                 raise Sg2Error(
-                    f"{self.folder / name} exists and is not as sg2 wrote it: move it away, or "
-                    "give --overwrite or another --out"
+                    f"{self.folder / name} exists and is not as sg2 wrote it: move it away, or use "
+                    "`overwrite` or another `out`"
                 )
 
     @contextmanager
     def new_file(self, name: str, durable: bool = False) -> Iterator[BinaryIO]:
-        """As `atomic.new_file`, and recorded as ours; Sg2Error for a file that others wrote."""
+        """As `atomic.new_file`, and record it; Sg2Error if the name may not be replaced."""
         self.check(name)
         ours = self._own_hash(name)
         before = [ours] if ours else []
@@ -140,13 +140,13 @@ class OwnedFolder:
         return self.folder / name
 
     def adopt(self, *names: str) -> None:
-        """Record files of a version that had no manifests as ours; they are there."""
+        """Record existing files that a version without manifests wrote."""
         if names:
             self._hashes |= {name: [sha256(self.folder / name)] for name in names}
             self.save()
 
     def clear(self, keep: Collection[str] = ()) -> None:
-        """Remove the files that are ours, and as we wrote them, but for those to keep.
+        """Remove the recorded files that are unchanged, except those to keep.
 
         Links, to files or to the folder itself, are not followed.
         """
@@ -158,13 +158,13 @@ class OwnedFolder:
             self.save()
 
     def make(self) -> None:
-        """The folder itself."""
+        """Create the folder."""
         missing = [path for path in (self.folder, *self.folder.parents) if kind(path) == "nothing"]
         make_folder(self.folder)
         self._made += missing
 
     def work_folder(self, name: str) -> Path:
-        """A folder for working files, in `.sg2`."""
+        """Create a folder for working files in `.sg2`."""
         folder = self.own / name
         if folder.is_symlink() or kind(folder) not in ("folder", "nothing"):
             raise Sg2Error(f"{folder} is not a folder that sg2 made: move it away")
@@ -174,7 +174,7 @@ class OwnedFolder:
         return folder
 
     def remove_work(self, name: str, is_to_go: Callable[[str], bool]) -> None:
-        """Remove the working files of such names, and their folder if it is empty then."""
+        """Remove the selected working files, and their folder if it is then empty."""
         folder = self.own / name
         if folder.is_symlink() or kind(folder) != "folder":
             return
@@ -195,7 +195,7 @@ class OwnedFolder:
             file.write(content)
 
     def leave(self) -> None:
-        """Remove what this object made and left empty: the record of nothing, and folders."""
+        """Remove an empty record and the empty folders that this object created."""
         if (
             not (self._hashes or self.fields)
             and kind(self.own) == "folder"

@@ -1,8 +1,8 @@
-"""What a download has fetched so far: one open, locked file, and a note of what it is a part of.
+"""Partial downloads: an open, locked file, and a note of the version that it belongs to.
 
-Its name can be predicted, so that the same command continues it, and so that anybody who may write
-into the folder can put something else there. Nothing is followed, truncated or removed that is not
-a regular file of this user's with one name.
+Its name is predictable, so that the same command continues it; others who may write into the folder
+could therefore put something else there. Only regular files of this user with a single name are
+opened, truncated or removed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from sg2cli.storage.atomic import lock, new_file
 
 SUFFIX, NOTE_SUFFIX = ".part", ".json"
 MAX_NOTE = 4096  # bytes
-MAX_ATTEMPTS = 100  # to open a file that another run removes again and again
+MAX_ATTEMPTS = 100  # to open a file that other runs keep removing
 ETAG = r'(?:(?:W/)?"[\x21\x23-\x7e]{0,200}")?'  # or none
 DATE = r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
-# No link is followed; a FIFO that nobody writes does not block; Windows has neither.
+# Links are not followed, and FIFOs do not block; Windows has neither.
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 @dataclass(frozen=True)
 class Version:
-    """What tells this state of a file on a server from another: validators ('' for none), size."""
+    """The version of a file on a server: validators ('' for none) and size."""
 
     etag: str = ""
     modified: str = ""
@@ -41,20 +41,20 @@ class Version:
 
     @property
     def condition(self) -> str:
-        """What If-Range takes, which is not a weak validator; '' if there is none."""
+        """The validator for If-Range, which must not be weak; '' if there is none."""
         return self.etag if self.etag.startswith('"') else self.modified
 
 
 class PartialFile:
-    """`.sg2-NAME.part` in a folder, created or continued; nobody else's until it is closed.
+    """`.sg2-NAME.part` in a folder, created or continued, and locked until it is closed.
 
-    Sg2Error when another run has it, or when something else has its name; OSError for the disk.
+    Sg2Error if another run has locked it, or if there is something else; OSError of the disk.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._name = folder / f".sg2-{name}{SUFFIX}"
         self._note = self._name.with_suffix(NOTE_SUFFIX)
-        self.restarts = 0  # how often something that was there has been thrown away
+        self.restarts = 0  # how often data were discarded
         self._handle = _open_locked(self._name)
         try:
             self.version = self._read_note()
@@ -64,7 +64,7 @@ class PartialFile:
 
     @property
     def path(self) -> Path:
-        """For reading this very file, whatever has its name by then, where a system can do that."""
+        """A path to this open file, independent of its name where the system supports it."""
         by_handle = Path(f"/proc/self/fd/{self._handle}")
         return by_handle if by_handle.exists() else self._name
 
@@ -73,16 +73,16 @@ class PartialFile:
         return os.fstat(self._handle).st_size
 
     def restart(self, version: Version | None) -> None:
-        """Throw away what is there; from here on it is a part of this version."""
+        """Discard the data; new data belong to this version."""
         self.restarts += self.size > 0
-        self.truncate(0)  # first: with the note of another version it would be continued
+        self.truncate(0)  # first: the note must not describe other data
         self.record(version)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._handle, size)
 
     def record(self, version: Version | None) -> None:
-        """Note what this is a part of; a version that is not known cannot be continued."""
+        """Record the version; None cannot be continued."""
         self.version = version
         with new_file(self._note, overwrite=True) as file:
             file.write(json.dumps(asdict(version) if version else {}).encode())
@@ -94,7 +94,7 @@ class PartialFile:
             rest = rest[os.write(self._handle, rest) :]
 
     def sha256(self) -> str:
-        """Of what is read through the open file, in hexadecimal."""
+        """Hash of the open file, in hexadecimal."""
         digest = hashlib.sha256()
         os.lseek(self._handle, 0, os.SEEK_SET)
         while block := os.read(self._handle, 1 << 20):
@@ -102,7 +102,7 @@ class PartialFile:
         return digest.hexdigest()
 
     def close(self, keep: bool) -> None:
-        """Let others have it. It goes, with its note, if it is empty or shall not be kept."""
+        """Unlock the file; remove it and its note if it is empty or not to be kept."""
         if not keep or not self.size:
             with suppress(OSError):
                 if _is_ours(self._note.lstat()):
@@ -125,7 +125,7 @@ class PartialFile:
 
 
 def version_of(headers: Mapping[str, str], size: int | None) -> Version:
-    """By a response. A validator that cannot be sent back as it came is as good as none."""
+    """The version of a response; validators that cannot be sent back unchanged are ignored."""
     etag, modified = headers.get("etag", ""), headers.get("last-modified", "")
     if not re.fullmatch(ETAG, etag):
         return Version(size=size)
@@ -133,7 +133,7 @@ def version_of(headers: Mapping[str, str], size: int | None) -> Version:
 
 
 def _is_older(modified: str, date: str) -> bool:
-    """Whether a file that changes again will have another date (RFC 9110, section 8.8.2.2)."""
+    """Whether the date is a strong validator (RFC 9110, section 8.8.2.2)."""
     if not (re.fullmatch(DATE, modified) and re.fullmatch(DATE, date)):
         return False
     with suppress(ValueError):  # the 32nd of January
@@ -142,7 +142,7 @@ def _is_older(modified: str, date: str) -> bool:
 
 
 def _parsed(note: Any) -> Version | None:
-    """The version of a note; None for what `PartialFile.record` does not write."""
+    """The version in a note; None if `PartialFile.record` did not write it."""
     if not isinstance(note, dict) or note.keys() != asdict(Version()).keys():
         return None
     etag, modified, size = note["etag"], note["modified"], note["size"]
@@ -156,7 +156,7 @@ def _parsed(note: Any) -> Version | None:
 
 
 def _open_locked(path: Path) -> int:
-    """Open for reading and writing what is ours, or new, and lock it."""
+    """Open our file, or a new one, for reading and writing, and lock it."""
     for _ in range(MAX_ATTEMPTS):
         handle, locked = _open(path), False
         if handle is None:
@@ -166,11 +166,11 @@ def _open_locked(path: Path) -> int:
             locked = os.path.samestat(os.fstat(handle), path.lstat())
             if locked:
                 return handle
-        except FileNotFoundError:  # the run that had it has removed it
+        except FileNotFoundError:  # removed by the run that had locked it
             pass
         except BlockingIOError as error:
             raise Sg2Error(
-                f"another run is downloading {path}: wait until it ends, or give another folder"
+                f"another run is downloading {path}: wait until it ends, or use another folder"
             ) from error
         finally:
             if not locked:
@@ -179,14 +179,14 @@ def _open_locked(path: Path) -> int:
 
 
 def _open(path: Path) -> int | None:
-    """Open for reading and writing what is ours, or new; None if it has just been removed."""
+    """Open our file, or a new one, for reading and writing; None if it was just removed."""
     with suppress(FileExistsError):
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
     return _open_ours(path, os.O_RDWR)
 
 
 def _open_ours(path: Path, flags: int) -> int | None:
-    """None if there is nothing; Sg2Error if there is something that a download has not left."""
+    """Open our file; None if there is none, Sg2Error if it is something else."""
     try:
         handle = os.open(path, flags | _FLAGS)
     except FileNotFoundError:
@@ -200,13 +200,13 @@ def _open_ours(path: Path, flags: int) -> int | None:
 
 
 def _is_ours(found: os.stat_result) -> bool:
-    """Whether this is a regular file of this user's with no other name."""
+    """Whether this is a regular file of this user with a single name."""
     mine = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and mine
 
 
 def _taken(path: Path) -> Sg2Error:
     return Sg2Error(
-        f"{path} is not a file that a download has left there, but has its name: move it away, "
-        "or give another folder"
+        f"{path} has the name of a partial download, but is something else: move it away, or use "
+        "another folder"
     )

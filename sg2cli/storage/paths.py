@@ -1,4 +1,4 @@
-"""What is there under a name: a file, a folder, something else or nothing."""
+"""Paths: what exists under a name, and which outputs are refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sg2cli.errors import Sg2Error, UsageError, is_address, public, reason
 
 
 def user_path(text: str) -> Path:
-    """A path as typed, with ~ for a home; one that is nobody's home stays as it is.
+    """The path of typed text, with ~ expanded if there is such a user.
 
-    UsageError for an address: as a path it would lose a slash, and be shown with its password.
+    UsageError for an address: as a path it would lose a slash, and show its password.
     """
     if is_address(text):
-        raise UsageError(f"{public(text)} is not a path: only sg2 convert reads from the web")
+        raise UsageError(f"{public(text)} is an address: only `sg2 convert` reads from the web")
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -26,9 +26,9 @@ def user_path(text: str) -> Path:
 
 
 def kind(path: Path) -> Literal["file", "folder", "other", "nothing"]:
-    """What is there under a name; a link that leads nowhere is "other", as its name is taken.
+    """What exists under a name; a broken link is "other", as its name is taken.
 
-    Sg2Error when a folder on the way may not be searched.
+    Sg2Error if a parent folder cannot be searched.
     """
     try:
         mode = path.stat().st_mode
@@ -37,12 +37,12 @@ def kind(path: Path) -> Literal["file", "folder", "other", "nothing"]:
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
             return "nothing"  # no file can have such a name
-        raise Sg2Error(f"cannot look for {path}: {reason(error)}") from error
+        raise Sg2Error(f"cannot access {path}: {reason(error)}") from error
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def is_there(path: Path) -> bool:
-    """Whether an output exists; Sg2Error where its name is not that of a file."""
+    """Whether an output file exists; Sg2Error if its name is not that of a file."""
     what = kind(path)
     if what == "folder":
         raise Sg2Error(f"{path} is a folder: give the name of a file")
@@ -51,20 +51,16 @@ def is_there(path: Path) -> bool:
 
 
 def refuse_special(path: Path) -> None:
-    """Sg2Error for a FIFO, socket or device: to open or replace one blocks, or breaks something."""
+    """Sg2Error for a FIFO, socket or device, which must not be opened or replaced."""
     if kind(path) == "other" and path.exists():  # else it is a broken link
         mode = path.stat().st_mode
         what = "FIFO" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
-        raise Sg2Error(
-            f"{path} is a {what}, not a regular file: move it away, or give another name"
-        )
+        raise Sg2Error(f"{path} is a {what}, not a regular file: move it away, or use another name")
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """UsageError when an output would replace a file that is read, however it is spelled."""
+    """UsageError if an output would replace an input, by whatever path."""
     read = {os.path.realpath(path): path for path in inputs if str(path) != "-"}
     for path in outputs:
         if (found := read.get(os.path.realpath(path))) is not None:
-            raise UsageError(
-                f"{path} would replace {found}, which this run reads: give another name"
-            )
+            raise UsageError(f"{path} would replace {found}, which is an input: use another name")

@@ -1,4 +1,4 @@
-"""Files and pipes read into our own memory, never mapped: a file may be cut short meanwhile."""
+"""Reading files and pipes into memory, never mapped, as a file may be truncated meanwhile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = {
 
 def open_file(path: Path) -> BinaryIO:
     """A file or a pipe, open for reading; OSError for a folder, a socket or a device."""
-    _refuse(path.stat().st_mode)  # opening a device may have effects, and a socket cannot be opened
+    _refuse(path.stat().st_mode)  # opening a device may have side effects
     file = path.open("rb")
     try:
         _refuse(os.fstat(file.fileno()).st_mode)
@@ -43,10 +43,10 @@ def _refuse(mode: int) -> None:
 
 
 def read_bytes(path: Path, limit: int, pipe_limit: int = MAX_PIPE) -> bytes:
-    """The content of a file or a pipe, opened once.
+    """The content of a file or pipe.
 
-    OSError when it has more bytes than the limit (a pipe: `pipe_limit`), when it becomes shorter
-    while it is read, and for a folder, a socket or a device.
+    OSError if it has more bytes than `limit` (for a pipe, `pipe_limit`), becomes shorter while it
+    is read, or is a folder, socket or device.
     """
     with open_file(path) as file:
         return _read_all(file, limit, pipe_limit)
@@ -54,7 +54,7 @@ def read_bytes(path: Path, limit: int, pipe_limit: int = MAX_PIPE) -> bytes:
 
 def _read_all(file: BinaryIO, limit: int, pipe_limit: int) -> bytes:
     found = os.fstat(file.fileno())
-    # Files of /proc have a content, and yet the size 0.
+    # Files in /proc have size 0, but content.
     if not stat.S_ISREG(found.st_mode) or not found.st_size:
         return read_stream(file, pipe_limit)
     if found.st_size > limit:
@@ -66,7 +66,7 @@ def _read_all(file: BinaryIO, limit: int, pipe_limit: int) -> bytes:
 
 
 def read_stream(file: BinaryIO, limit: int) -> bytes:
-    """All that comes out of a stream; OSError when that is more than the limit."""
+    """The content of a stream; OSError if it exceeds the limit."""
     blocks: list[bytes] = []
     left = limit
     while block := file.read(min(BLOCK, left + 1)):
@@ -78,7 +78,7 @@ def read_stream(file: BinaryIO, limit: int) -> bytes:
 
 
 def read_stdin(instead: str) -> bytes:
-    """All of stdin; Sg2Error when it is closed (what to give `instead`), or cannot be read."""
+    """The content of stdin; Sg2Error if it is closed (`instead` is advice) or unreadable."""
     if sys.stdin is None:
         raise Sg2Error(f"stdin is closed: {instead}")
     try:
@@ -88,7 +88,7 @@ def read_stdin(instead: str) -> bytes:
 
 
 def too_large(limit: int) -> OSError:
-    return OSError(errno.EFBIG, f"it has more than {limit:,} bytes, the most that are read")
+    return OSError(errno.EFBIG, f"it has more than the limit of {limit:,} bytes")
 
 
 def cut_short() -> OSError:
@@ -96,14 +96,14 @@ def cut_short() -> OSError:
 
 
 class Source:
-    """A file, or its bytes, of which parts are read in any order.
+    """A file, or its bytes, for reading parts in any order.
 
-    It is opened once, and every part comes from what was opened, whatever its name means later.
-    A small file is read at once, and so is a pipe, in which one cannot go back.
+    It is opened once, so all parts come from the same file, even if it is renamed. Small files and
+    pipes are read into memory at once.
     """
 
     def __init__(self, source: Path | bytes) -> None:
-        """OSError as of `read_bytes`."""
+        """OSError as in `read_bytes`."""
         self._file: BinaryIO | None = None
         content = source
         if isinstance(source, Path):
@@ -119,7 +119,7 @@ class Source:
         self.size = len(content)
 
     def read(self, count: int, offset: int = 0) -> bytes | memoryview:
-        """So many bytes from there on; OSError when there are fewer."""
+        """`count` bytes from `offset`; OSError if there are fewer."""
         if count < 0 or offset < 0 or offset + count > self.size:
             raise cut_short()
         if self._file is None:
@@ -132,7 +132,7 @@ class Source:
         return content
 
     def fill(self, buffer: Any, offset: int) -> None:
-        """Read into a writable buffer all that it has room for; OSError when there is less."""
+        """Fill a writable buffer from `offset`; OSError if there are fewer bytes."""
         view = memoryview(buffer).cast("B")
         if self._file is None:
             view[:] = self.read(len(view), offset)
@@ -147,7 +147,7 @@ class Source:
         self._check()
 
     def sha256(self) -> str:
-        """Of the whole content, in hexadecimal."""
+        """Hash of the whole content, in hexadecimal."""
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(BLOCK, self.size)))
         for offset in range(0, self.size, BLOCK):
@@ -157,7 +157,7 @@ class Source:
         return digest.hexdigest()
 
     def _check(self) -> None:
-        """OSError when the file was written to since it was opened."""
+        """OSError if the file was modified since it was opened."""
         assert self._file is not None
         found = os.fstat(self._file.fileno())
         if (found.st_size, found.st_mtime_ns) != (self.size, self._changed):
@@ -168,7 +168,7 @@ class Source:
             self._file.close()
 
     def __del__(self) -> None:
-        """Arrays read from a file keep it open, and nobody says when they are done with."""
+        """Close the file when the last array that refers to it is gone."""
         self.close()
 
     def __enter__(self) -> Source:
@@ -184,10 +184,10 @@ class Source:
 
 
 class CountedFile(io.BufferedIOBase):
-    """A source as a file to read, for other people's decoders: each read is charged to a budget.
+    """A file object for the decoders of other libraries, which charges each read to a budget.
 
-    It has no file number and no name, so that none of them maps it into memory. Decoders in Python
-    read byte by byte: what they ask for comes out of a block that was read before.
+    It has no file descriptor or name, so that decoders cannot map it. Reads are buffered, as
+    decoders in Python read byte by byte.
     """
 
     def __init__(self, source: Source, budget: Budget) -> None:
@@ -200,7 +200,7 @@ class CountedFile(io.BufferedIOBase):
         left = max(self._source.size - self._at, 0)
         count = left if count is None or count < 0 else min(count, left)
         if count > MAX_READ_AT_ONCE:
-            raise LimitExceeded(f"it needs more than {MAX_READ_AT_ONCE:,} bytes of itself at once")
+            raise LimitExceeded(f"its decoder reads more than {MAX_READ_AT_ONCE:,} bytes at once")
         self._budget.charge("reads")
         self._budget.charge("bytes_read", count)
         first = self._at - self._begin
@@ -214,7 +214,7 @@ class CountedFile(io.BufferedIOBase):
     def seek(self, offset: int, whence: int = 0, /) -> int:
         self._at = offset + (0, self._at, self._source.size)[whence]
         if self._at < 0:
-            raise OSError(errno.EINVAL, "it goes back before the beginning")
+            raise OSError(errno.EINVAL, "negative seek position")
         return self._at
 
     def tell(self) -> int:
@@ -228,13 +228,13 @@ class CountedFile(io.BufferedIOBase):
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """Hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return content_sha256(file)
 
 
 def content_sha256(file: BinaryIO) -> str:
-    """Of what is left to read of a file, in hexadecimal."""
+    """Hash of the rest of an open file, in hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

@@ -1,9 +1,8 @@
-"""The format .safetensors: a header of JSON, and numbers behind it, read tensor by tensor.
+"""Reading and writing .safetensors files, a JSON header followed by data, tensor by tensor.
 
-The header is checked as a whole before a number is read: no name twice, known types, and tensors
-that lie one behind the other and fill the file exactly. The numbers are read into memory of our
-own; the safetensors library maps the file, and a file that is cut short while it is mapped ends
-the process.
+The header is validated before any data are read: unique names, known types, and tensors that fill
+the file contiguously. Data are read, not mapped: a file that is truncated while it is mapped, as by
+the safetensors library, would crash the process.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-DTYPES = {  # of the format: bytes a number, the name in torch, and in NumPy, which has no bfloat16
+DTYPES = {  # bytes per number, name in torch, and in NumPy, which has no bfloat16
     "F64": (8, "float64", "<f8"),
     "F32": (4, "float32", "<f4"),
     "F16": (2, "float16", "<f2"),
@@ -45,7 +44,7 @@ DTYPES = {  # of the format: bytes a number, the name in torch, and in NumPy, wh
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor is, and what it is."""
+    """Type, shape and position of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -54,10 +53,10 @@ class Entry:
 
 
 class SafetensorsFile:
-    """An open file: `entries` by name, in the order in which they lie, and `metadata`."""
+    """An open file: `entries` by name, in file order, and `metadata`."""
 
     def __init__(self, source: Path | Source) -> None:
-        """ValueError for a header that is not right; OSError for a file that cannot be read."""
+        """ValueError for an invalid header; OSError for a file that cannot be read."""
         self._source = source if isinstance(source, Source) else Source(source)
         try:
             self._start, header = _header(self._source)
@@ -68,13 +67,13 @@ class SafetensorsFile:
             raise
 
     def dtype(self, name: str) -> torch.dtype:
-        """The type of a tensor's numbers."""
+        """The dtype of a tensor."""
         import torch
 
         return getattr(torch, DTYPES[self.entries[name].dtype][1])
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor in memory of its own."""
+        """Read a tensor."""
         import torch
 
         entry = self.entries[name]
@@ -83,7 +82,7 @@ class SafetensorsFile:
         return flat.view(entry.shape)
 
     def tensors(self, digest: hashlib._Hash) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor; at the end the digest is that of the file, of the very bytes given here."""
+        """Read all tensors; afterwards, the digest is that of the file, of the bytes read here."""
         import torch
 
         digest.update(self._start)
@@ -93,7 +92,7 @@ class SafetensorsFile:
             yield name, tensor
 
     def array(self, name: str, rows: slice = slice(None)) -> Array:
-        """A tensor, or some of its rows, as a NumPy array; ValueError for bfloat16."""
+        """Read a tensor, or some of its rows, as a NumPy array; ValueError for bfloat16."""
         import numpy as np
 
         entry = self.entries[name]
@@ -110,7 +109,7 @@ class SafetensorsFile:
         return flat.reshape(shape)
 
     def sha256(self) -> str:
-        """Of the whole file, in hexadecimal."""
+        """Hash of the whole file, in hexadecimal."""
         return self._source.sha256()
 
     def close(self) -> None:
@@ -129,7 +128,7 @@ class SafetensorsFile:
 
 
 def _header(source: Source) -> tuple[bytes, dict[str, Any]]:
-    """The header, up to where the numbers begin, and its fields."""
+    """The bytes before the data, and the fields of the header."""
     if source.size < 8:
         raise ValueError("it is too short for a header")
     (length,) = struct.unpack("<Q", source.read(8))
@@ -141,7 +140,7 @@ def _header(source: Source) -> tuple[bytes, dict[str, Any]]:
     try:
         header = json.loads(start[8:].decode(), object_pairs_hook=unique)
     except RecursionError as error:
-        raise ValueError("its header is nested too deep") from error
+        raise ValueError("its header is nested too deeply") from error
     except UnicodeDecodeError as error:
         raise ValueError("its header is not text") from error
     if not isinstance(header, dict):
@@ -156,17 +155,17 @@ def _metadata(found: object) -> dict[str, str]:
 
 
 def _entries(header: Mapping[str, Any], begin: int, end: int) -> dict[str, Entry]:
-    """The tensors in the order of their numbers, which lie without gaps up to the end."""
+    """The entries in file order; they must be contiguous and end with the file."""
     Budget(tensors=MAX_TENSORS).charge("tensors", len(header))
     entries = {name: _entry(name, fields, begin) for name, fields in header.items()}
     in_order = sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size))
     position = begin
     for name, entry in in_order:
         if entry.offset != position:
-            raise ValueError(f"the numbers of its tensor {brief(name)} overlap or leave a gap")
+            raise ValueError(f"its tensor {brief(name)} overlaps another or follows a gap")
         position += entry.size
     if position != end:
-        raise ValueError(f"it has {end - begin:,} bytes of numbers, not {position - begin:,}")
+        raise ValueError(f"it has {end - begin:,} bytes of data, not {position - begin:,}")
     return dict(in_order)
 
 
@@ -177,7 +176,7 @@ def _entry(name: str, fields: object, begin: int) -> Entry:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"its tensor {brief(name)} has an unknown dtype")
     if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"its tensor {brief(name)} has no shape")
+        raise ValueError(f"its tensor {brief(name)} has an invalid shape")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"its tensor {brief(name)} has invalid data_offsets")
     size = math.prod(shape) * DTYPES[dtype][0]
@@ -191,7 +190,7 @@ def _are_counts(numbers: object) -> bool:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError for a name twice, which means this or that to readers."""
+    """A JSON object; ValueError for duplicate names, which readers interpret differently."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -201,11 +200,11 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def sg2_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What sg2 wrote into a file of its own; ValueError for anything else."""
+    """The fields that sg2 wrote into the metadata; ValueError if they are not valid."""
     try:
         found = json.loads(metadata.get("sg2", "{}"), object_pairs_hook=unique)
     except RecursionError as error:
-        raise ValueError("its sg2 metadata are nested too deep") from error
+        raise ValueError("its sg2 metadata are nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("its sg2 metadata are not a JSON object")
     return found
@@ -214,10 +213,10 @@ def sg2_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 def safetensors_header(
     shapes: Mapping[str, tuple[int, ...]], provenance: Mapping[str, Any]
 ) -> bytes:
-    """What stands before the numbers, float32 in the order of the names, of a .safetensors.
+    """The header of a .safetensors with float32 tensors in the order of the names.
 
-    The library writes files that are in memory as a whole; so they can be written as they come.
-    The format: the header's length, and JSON filled up with spaces to a multiple of 8.
+    The safetensors library writes only complete files in memory; with this, data can be streamed.
+    The format: length of the header, and JSON padded with spaces to a multiple of 8.
     """
     fields: dict[str, Any] = {"__metadata__": {"sg2": json.dumps(provenance)}}
     start = 0

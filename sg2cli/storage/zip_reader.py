@@ -1,8 +1,7 @@
-"""Zip files (APPNOTE.TXT), as PyTorch's .pt and NumPy's .npz are, read strictly.
+"""A strict reader for zip files (APPNOTE.TXT), such as PyTorch's .pt and NumPy's .npz.
 
-A member that occurs twice, overlaps another, has local and central headers that disagree, is
-encrypted or fails its checksum could be read differently by different readers; here such a file is
-refused as a whole.
+Archives with duplicate or overlapping members, local and central headers that disagree, encryption
+or wrong checksums are refused, because readers could interpret them differently.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ END = struct.Struct("<4s4H2IH")  # of the central directory
 END_64 = struct.Struct("<4sQ2H2I4Q")
 LOCATOR_64 = struct.Struct("<4sIQI")
 ENTRY = struct.Struct("<4s6H3I5H2I")  # of a member, in the directory
-LOCAL = struct.Struct("<4s5H3I2H")  # and in front of its content
+LOCAL = struct.Struct("<4s5H3I2H")  # before its content
 MAX_COMMENT = 0xFFFF
-ALLOWED_FLAGS = 0x0808  # bit 3: sizes behind the content; bit 11: a name in UTF-8
+ALLOWED_FLAGS = 0x0808  # bit 3: sizes after the content; bit 11: UTF-8 name
 SIZES_BEHIND = 0x0008
-IN_EXTRA = 0xFFFFFFFF  # a number that does not fit is in the field of 64-bit numbers
+IN_EXTRA = 0xFFFFFFFF  # the number is in the 64-bit extra field
 STORED, DEFLATED = 0, 8
 
 
 class BadArchive(ValueError):
-    """The message says what is wrong with the file."""
+    """A damaged or ambiguous archive."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in the archive, as both of its descriptions have it."""
+    """A file in the archive, described alike by both of its headers."""
 
     name: str
     method: int
@@ -45,10 +44,10 @@ class Member:
 
 
 class ZipFile:
-    """The members of an archive by name; all headers are checked, no content is read."""
+    """The members of an archive by name; headers are checked, content is not read."""
 
     def __init__(self, source: Source) -> None:
-        """BadArchive or LimitExceeded for a file that is not as this module asks for."""
+        """BadArchive or LimitExceeded if the headers are not valid."""
         self._source = source
         self.members: dict[str, Member] = {}
         at, size, count = _find_directory(source)
@@ -61,9 +60,9 @@ class ZipFile:
             member, flags, position = _entry(directory, position)
             listed.append((member, flags))
         if position != size:
-            raise BadArchive("its list of members has another length than it says")
+            raise BadArchive("its list of members has a wrong length")
         listed.sort(key=lambda pair: pair[0].at, reverse=True)
-        end = at  # of the last member; of another, where the next one begins
+        end = at  # of the last member; for others, the start of the next one
         for member, flags in listed:
             if member.name in self.members:
                 raise BadArchive(f"it has the member {brief(member.name)} twice")
@@ -71,7 +70,7 @@ class ZipFile:
             end = member.at
 
     def read(self, name: str) -> bytes | memoryview:
-        """The content of a member, unpacked, and checked against its size and checksum."""
+        """The content of a member, unpacked, with size and checksum verified."""
         member = self.members[name]
         content = self._source.read(member.packed, member.begin)
         if member.method == DEFLATED:
@@ -81,25 +80,25 @@ class ZipFile:
             except zlib.error as error:
                 raise BadArchive(f"its member {brief(name)} cannot be unpacked") from error
         if len(content) != member.size:
-            raise BadArchive(f"its member {brief(name)} has another size than it says")
+            raise BadArchive(f"its member {brief(name)} has a wrong size")
         if zlib.crc32(content) != member.crc:
             raise BadArchive(f"its member {brief(name)} is damaged: checksum mismatch")
         return content
 
 
 def is_zip(start: bytes) -> bool:
-    """Whether a file that starts so is an archive; an empty one has no member in front."""
+    """Whether a file with these first bytes is a zip archive, which may be empty."""
     return start[:4] in (b"PK\3\4", b"PK\5\6")
 
 
 def _find_directory(source: Source) -> tuple[int, int, int]:
-    """Where the list of members is, its bytes, and how many there are."""
+    """Offset and size of the list of members, and their number."""
     tail_size = min(source.size, END.size + MAX_COMMENT)
     tail_at = source.size - tail_size
     tail = bytes(source.read(tail_size, tail_at))
     found = tail.rfind(b"PK\5\6")
     if found < 0 or found + END.size > len(tail):
-        raise BadArchive("it is cut off: a zip file ends with a list of its members")
+        raise BadArchive("it is cut off: the list of members at its end is missing")
     _, disk, first_disk, here, count, size, at, comment = END.unpack_from(tail, found)
     if found + END.size + comment != len(tail):
         raise BadArchive("it has trailing data after its end record")
@@ -107,11 +106,11 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
     if IN_EXTRA in (size, at) or 0xFFFF in (here, count) or _has_locator(source, end):
         disk, first_disk, here, count, size, at, end = _find_directory_64(source, end)
     if disk or first_disk or here != count:
-        raise BadArchive("it is one part of several")
+        raise BadArchive("it is one part of a multi-part archive")
     if at + size != end:
         raise BadArchive("its central directory is not at the recorded offset")
     if count * ENTRY.size > size:
-        raise BadArchive("its list of members is shorter than it says")
+        raise BadArchive("its list of members is too short")
     return at, size, count
 
 
@@ -121,22 +120,22 @@ def _has_locator(source: Source, end: int) -> bool:
 
 
 def _find_directory_64(source: Source, end: int) -> tuple[int, int, int, int, int, int, int]:
-    """The same of an archive with 64-bit numbers, whose record lies in front of the end."""
+    """The same for an archive with 64-bit numbers, recorded before the end record."""
     if not _has_locator(source, end):
-        raise BadArchive("it lacks the numbers of 64 bits that it announces")
+        raise BadArchive("its 64-bit record is missing")
     locator = end - LOCATOR_64.size
     _, _, at, _ = LOCATOR_64.unpack(source.read(LOCATOR_64.size, locator))
     if at + END_64.size > locator:
-        raise BadArchive("its numbers of 64 bits are not where they have to be")
+        raise BadArchive("its 64-bit record is misplaced")
     magic, length, _, _, *numbers = END_64.unpack(source.read(END_64.size, at))
     if magic != b"PK\6\6" or at + 12 + length != locator:
-        raise BadArchive("its numbers of 64 bits are not where they have to be")
+        raise BadArchive("its 64-bit record is misplaced")
     disk, first_disk, here, count, size, directory = numbers
     return disk, first_disk, here, count, size, directory, at
 
 
 def _entry(directory: bytes, position: int) -> tuple[Member, int, int]:
-    """A member as the directory lists it, its flags, and where the next one is listed."""
+    """A member of the directory, its flags, and the position of the next one."""
     if position + ENTRY.size > len(directory):
         raise BadArchive("its list of members is cut off")
     fields = ENTRY.unpack_from(directory, position)
@@ -151,7 +150,7 @@ def _entry(directory: bytes, position: int) -> tuple[Member, int, int]:
     name = _name(directory[begin : begin + name_size], flags)
     extra = directory[begin + name_size : begin + name_size + extra_size]
     size, packed, at = _wide(extra, size, packed, at)
-    if flags & ~ALLOWED_FLAGS & ~0x0006:  # bits 1 and 2: how hard it was packed
+    if flags & ~ALLOWED_FLAGS & ~0x0006:  # bits 1 and 2: compression level
         raise BadArchive(f"its member {brief(name)} is encrypted, or stored in an unknown way")
     if method not in (STORED, DEFLATED):
         raise BadArchive(f"its member {brief(name)} is compressed in an unknown way")
@@ -165,13 +164,13 @@ def _name(content: bytes, flags: int) -> str:
         name = content.decode("utf-8" if flags & 0x0800 else "cp437")
     except UnicodeDecodeError as error:
         raise BadArchive("it has a member whose name is not text") from error
-    if "\0" in name:  # at which some readers end the name
+    if "\0" in name:  # some readers end the name here
         raise BadArchive("it has a member whose name is not text")
     return name
 
 
 def _wide(extra: bytes, *numbers: int) -> list[int]:
-    """Numbers of 32 bits, or those of 64 in the extra field that stand for some of them."""
+    """32-bit numbers, replaced by those of the 64-bit extra field where it has them."""
     wide = b""
     position = 0
     while position + 4 <= len(extra):
@@ -184,7 +183,7 @@ def _wide(extra: bytes, *numbers: int) -> list[int]:
     for number in numbers:
         if number == IN_EXTRA:
             if position + 8 > len(wide):
-                raise BadArchive("it lacks the numbers of 64 bits that it announces")
+                raise BadArchive("its 64-bit record is missing")
             (number,) = struct.unpack_from("<Q", wide, position)
             position += 8
         found.append(number)
@@ -192,15 +191,15 @@ def _wide(extra: bytes, *numbers: int) -> list[int]:
 
 
 def _located(source: Source, member: Member, flags: int, end: int) -> Member:
-    """The member with the place of its content, which its own header tells, up to `end`."""
+    """The member with the position of its content, from its local header, before `end`."""
     label = brief(member.name)
     if member.at + LOCAL.size > end:
-        raise BadArchive(f"its member {label} lies on another, or beyond the end")
+        raise BadArchive(f"its member {label} overlaps another or the end of the file")
     fields = LOCAL.unpack(source.read(LOCAL.size, member.at))
     magic, _, own_flags, method, _, _, crc, packed, size, name_size, extra_size = fields
     begin = member.at + LOCAL.size + name_size + extra_size
     if begin + member.packed > end:
-        raise BadArchive(f"its member {label} lies on another, or beyond the end")
+        raise BadArchive(f"its member {label} overlaps another or the end of the file")
     rest = bytes(source.read(name_size + extra_size, member.at + LOCAL.size))
     same = magic == b"PK\3\4" and method == member.method and own_flags == flags
     if not same or _name(rest[:name_size], own_flags) != member.name:

@@ -153,7 +153,7 @@ def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
             "differ in resample_filter",
         ),
         (lambda s: s.update({"input.input": 5}), "'input.input' is not a tensor"),
-        (lambda s: s.clear(), "neither g_ema nor a decoder"),
+        (lambda s: s.clear(), "without g_ema or a decoder"),
     ],
 )
 def test_every_key_must_match(edit: Any, message: str, tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_older_networks_of_tensorflow_are_named(tmp_path: Path) -> None:
     write_tensorflow(random_generator(), path)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"8x8/Conv1/bias", b"8x8/StyleMod/b"))
-    with pytest.raises(CheckpointError, match="a StyleGAN network, of the first kind"):
+    with pytest.raises(CheckpointError, match="a network of the first StyleGAN"):
         read_checkpoint(path)
     path.write_bytes(content.replace(b"synthesis", b"synthetic"))
-    with pytest.raises(CheckpointError, match="no StyleGAN2 .a ProGAN"):
+    with pytest.raises(CheckpointError, match="not a StyleGAN2 .a ProGAN"):
         read_checkpoint(path)
 
 
@@ -235,7 +235,7 @@ def test_numbers_beyond_float32_are_told_of(in_tmp: Path) -> None:
     state = rosinality_state(random_generator())
     state["input.input"] = state["input.input"].double() * 1e300
     torch.save({"g_ema": state, "latent_avg": torch.zeros(16)}, "net.pt")
-    refused_cheaply(Path("net.pt"), "const holds numbers beyond those of float32")
+    refused_cheaply(Path("net.pt"), "const holds numbers beyond the range of float32")
 
 
 def test_the_hash_is_that_of_the_bytes_that_were_read(
@@ -385,7 +385,7 @@ def test_converting_replaces_only_when_told(sg2: Any) -> None:
         assert "sg2 convert" in message.err + message.out
 
 
-def test_ours_need_no_converting(sg2: Any) -> None:
+def test_native_checkpoints_need_no_conversion(sg2: Any) -> None:
     save_generator(random_generator(), Path("a.safetensors"), {})
     for name in ("a.safetensors", "avatars-128"):
         result = sg2("convert", name, "b.safetensors")
@@ -400,7 +400,7 @@ def test_stdin_is_called_by_its_name(shell: Any) -> None:
     for command in (["info", "-"], ["convert", "-", "net.safetensors"]):
         result = shell(*command, input=hostile)
         assert result.returncode == 3
-        assert one_line(result.stderr.decode()).startswith("sg2: -: unsafe: it asks for os.system")
+        assert one_line(result.stderr.decode()).startswith("sg2: -: unsafe: it refers to os.system")
     assert b"sg2 convert - stdin.safetensors" in shell("info", "-", input=ours).stdout
     assert shell("convert", "-", "net.safetensors", input=ours).returncode == 0
     assert Network.open(Path("net.safetensors")).source["file"] == "stdin"

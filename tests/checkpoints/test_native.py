@@ -132,7 +132,7 @@ def test_the_hash_is_that_of_the_numbers_that_were_loaded(tmp_path: Path) -> Non
 def test_numbers_beyond_float32_are_refused(saved: Path) -> None:
     value = torch.full((10, 4, 4), 1e300, dtype=torch.float64)
     change(saved, lambda t: t.update({"synthesis.b4.const": value}))
-    with pytest.raises(CheckpointError, match="const holds numbers beyond those of float32"):
+    with pytest.raises(CheckpointError, match="const holds numbers beyond the range of float32"):
         load(saved)
 
 
@@ -160,7 +160,7 @@ def test_a_stored_filter_of_any_length_is_not_multiplied_out(saved: Path) -> Non
         (lambda t: t.pop("synthesis.b8.conv0.weight"), "missing: synthesis.b8.conv0.weight"),
         (lambda t: t.pop("mapping.w_avg"), "mapping.w_avg"),
         (lambda t: t.pop("synthesis.b16.torgb.weight"), "synthesis.b16.torgb.weight"),
-        (lambda t: t.update({"extra.weight": torch.zeros(1)}), "left over: extra.weight"),
+        (lambda t: t.update({"extra.weight": torch.zeros(1)}), "unexpected: extra.weight"),
         (
             lambda t: t.update({f"extra.{i}": torch.zeros(1) for i in range(9)}),
             "extra.0, extra.1, extra.2 and 6 more",
@@ -184,7 +184,7 @@ def test_a_stored_filter_of_any_length_is_not_multiplied_out(saved: Path) -> Non
         ),
         (
             lambda t: t.update({"synthesis.b8.other.resample_filter": torch.ones(4, 4) / 16}),
-            "left over: synthesis.b8.other.resample_filter",
+            "unexpected: synthesis.b8.other.resample_filter",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_tensors_that_do_not_fit_are_named(saved: Path, edit: Any, message: str)
         ({"architecture": "resnet"}, "missing: synthesis.b8.skip.weight"),
         ({"img_resolution": 24}, "24, not a power of two"),
         ({"img_resolution": 2**40}, f"synthesis.b{2**40}.torgb"),
-        ({"img_resolution": 8}, "left over: synthesis.b16"),
+        ({"img_resolution": 8}, "unexpected: synthesis.b16"),
         ({"img_resolution": "16"}, "img_resolution is '16'"),
         ({"img_channels": 5}, "img_channels is 5"),
         ({"img_channels": 4}, "synthesis.b4.torgb.weight is [3, 10, 1, 1], not [4, 10, 1, 1]"),
@@ -216,7 +216,7 @@ def test_tensors_that_do_not_fit_are_named(saved: Path, edit: Any, message: str)
         ({"w_dim": -1}, "w_dim is -1"),
         ({"c_dim": 3}, "mapping.embed.weight"),
         ({"num_layers": 10**12}, "mapping.fc2.weight"),
-        ({"num_layers": 1}, "left over: mapping.fc1"),
+        ({"num_layers": 1}, "unexpected: mapping.fc1"),
         ({"num_layers": True}, "num_layers is True"),
         ({"lr_multiplier": 0}, "lr_multiplier is 0"),
         ({"conv_clamp": -1}, "conv_clamp is -1"),
@@ -248,7 +248,7 @@ def test_metadata_that_cannot_be_honoured_is_refused(
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "null", "[" * 100_000])
-def test_metadata_that_is_no_object_is_refused(saved: Path, text: str) -> None:
+def test_metadata_that_is_not_an_object_is_refused(saved: Path, text: str) -> None:
     save_file(load_file(saved), saved, {"sg2": text})
     with pytest.raises(CheckpointError, match="metadata"):
         Network.open(saved)
@@ -275,7 +275,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
         (b"\x80\x04\x95" + bytes(50), "sg2 convert"),
         (b"PK\x03\x04" + bytes(50), "sg2 convert"),
         (b"\x93NUMPY" + bytes(50), "NumPy array"),
-        (b"just text, quite long enough", "damaged, or no safetensors"),
+        (b"just text, quite long enough", "damaged, or not a safetensors"),
     ],
 )
 def test_other_formats_are_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -305,14 +305,14 @@ def test_missing_networks_name_the_bundled_ones() -> None:
     assert find_network("avatars-128").parameters == 1_836_925
 
 
-def test_a_folder_is_no_network(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_network(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a regular file"):
         find_network(tmp_path)
 
 
-def test_saving_replaces_only_when_told(saved: Path) -> None:
+def test_saving_replaces_only_with_overwrite(saved: Path) -> None:
     before = saved.read_bytes()
-    with pytest.raises(Sg2Error, match="--overwrite"):
+    with pytest.raises(Sg2Error, match="`overwrite` replaces it"):
         save_generator(random_generator(1), saved, {})
     assert saved.read_bytes() == before
     save_generator(random_generator(1), saved, {}, overwrite=True)

@@ -212,7 +212,7 @@ def test_a_compressed_data_pkl_is_refused(in_tmp: Path) -> None:
         read_checkpoint(Path("net.pt"))
 
 
-def test_names_in_a_file_have_no_power_over_the_terminal(sg2: Any) -> None:
+def test_names_in_a_file_do_not_control_the_terminal(sg2: Any) -> None:
     Path("net.pkl").write_bytes(b"\x80\x02c\x1b[31mos\nsystem\n.")
     result = sg2("convert", "net.pkl", "net.safetensors")
     assert result.code == 3
@@ -255,7 +255,7 @@ for path in pathlib.Path("hostile").iterdir():
 """
 
 
-def test_the_hostile_files_would_work(in_tmp: Path) -> None:
+def test_the_hostile_files_would_be_harmful_elsewhere(in_tmp: Path) -> None:
     """With a reader that obeys: else the test above shows nothing."""
     Path("hostile").mkdir()
     for name, content in HOSTILE.items():
@@ -499,10 +499,10 @@ def test_components_that_hold_one_another_everywhere(in_tmp: Path) -> None:
         inner = outer
     with fake_modules(dnnlib__tflib__network={"Network": Network}):
         Path("net.pkl").write_bytes(pickle.dumps((None, None, outer)))
-    refused_cheaply(Path("net.pkl"), "no StyleGAN2")
+    refused_cheaply(Path("net.pkl"), "not a StyleGAN2")
 
 
-def test_a_filter_of_any_size_is_no_list(in_tmp: Path) -> None:
+def test_a_filter_of_excessive_size_is_refused(in_tmp: Path) -> None:
     G = random_generator(resample_filter=tuple([1.0] * 2000))
     write_ada(G, Path("net.pkl"))
     refused_cheaply(Path("net.pkl"), "resample_filter has the shape")

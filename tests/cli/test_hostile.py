@@ -129,7 +129,7 @@ def test_checkpoints(in_tmp: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_no_numbers(sg2: Any, value: float) -> None:
+def test_invalid_weights_are_refused(sg2: Any, value: float) -> None:
     tensors = load_file(NETWORK)
     tensors["synthesis.b4.const"].flat[3] = value
     Path("a.safetensors").write_bytes(save(tensors))

@@ -417,7 +417,7 @@ def special(path: str, kind: str) -> None:
         ("c.pt", ["convert", "net.safetensors", "c.pt", "--to", "ada", "--overwrite"]),
     ],
 )
-def test_outputs_that_are_no_files_are_refused_at_once(
+def test_outputs_that_are_not_files_are_refused_at_once(
     sg2: Any, net: Path, kind: str, name: str, args: list[str]
 ) -> None:
     photo("p.png")
@@ -549,7 +549,7 @@ INTERRUPTED = {
 
 
 @pytest.mark.parametrize("options", INTERRUPTED)
-def test_the_command_that_is_printed_goes_on(
+def test_the_printed_command_continues(
     sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
     from sg2cli.sampling.output import ImageOutput

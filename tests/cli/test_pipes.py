@@ -131,11 +131,11 @@ def test_a_network_that_was_tuned(sg2: Any, network: Path, pipe: Pipes) -> None:
         assert result.code == 0, result.err
     assert Path("a/seed0001.png").read_bytes() == Path("b/seed0001.png").read_bytes()
     result = sg2("generate", "-n", network, "--seeds", "1", "--tuned", pipe(b"words"), "-o", "c")
-    assert result.code == 3 and "holds no differences" in one_line(result.err)
+    assert result.code == 3 and "holds no weight deltas" in one_line(result.err)
 
 
 @pytest.mark.parametrize("command", [["info"], ["convert"]])
-def test_a_device_is_no_network(sg2: Any, command: list[str]) -> None:
+def test_a_device_is_not_a_network(sg2: Any, command: list[str]) -> None:
     out = ["out.safetensors"] if command == ["convert"] else []
     result = sg2(*command, "/dev/zero", *out)
     assert result.code == 3

@@ -79,7 +79,7 @@ def test_what_the_kills_find(in_tmp: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("name", ["mix", "frames", "video", "project"])
-def test_signals_end_with_a_word(in_tmp: Path, name: str, kind: int, code: int) -> None:
+def test_signals_end_with_a_message(in_tmp: Path, name: str, kind: int, code: int) -> None:
     killing.prepare(in_tmp)
     more = ["--frames", "100000"] if name in ("frames", "video") else []
     more = ["--cols", "50-9999"] if name == "mix" else more
@@ -294,7 +294,7 @@ def test_links_are_followed_and_not_replaced_by_halves(sg2: Any, net: Path) -> N
     assert not Path("real/seed0001.png").is_symlink()
 
 
-def test_names_taken_by_what_is_no_file(sg2: Any, net: Path) -> None:
+def test_names_taken_by_other_than_files(sg2: Any, net: Path) -> None:
     """A pipe would be waited for, for ever; a link that leads nowhere is there all the same."""
     Path("out").mkdir()
     os.mkfifo("out/seed0001.png")
@@ -383,8 +383,11 @@ def test_more_shards_than_images(sg2: Any, net: Path) -> None:
         (["--shard", "9/8"], "no shard"),
         (["--shard", "1/0"], "no shard"),
         (["--shard", "1"], "no shard"),
-        (["--shard", "1/2", "--grid"], "--grid is of all images"),
-        (["--shard", "1/2", "--save-latents", "a.npz"], "--save-latents is of all images"),
+        (["--shard", "1/2", "--grid"], "--grid cannot be used with --shard"),
+        (
+            ["--shard", "1/2", "--save-latents", "a.npz"],
+            "--save-latents cannot be used with --shard",
+        ),
     ],
 )
 def test_no_shards(sg2: Any, net: Path, args: list[str], message: str) -> None:
@@ -417,14 +420,14 @@ def test_batches_are_halved_without_memory(
     result = sg2("generate", *args)
     assert result.code == 0
     message = [line.partition(": ")[2] for line in result.err.splitlines()]
-    assert message == [f"out of memory: {n} images at once from here on" for n in (8, 4)]
+    assert message == [f"out of memory: continuing with {n} images at once" for n in (8, 4)]
     for path in result.lines:
         ours, theirs = (np.asarray(PIL.Image.open(f)) for f in (path, path.replace("out", "whole")))
         assert np.abs(ours.astype(int) - theirs).max() <= 1
     monkeypatch.setattr("sg2cli.ops.styled_convs", out_of_memory(above=0))
     result = sg2("generate", *args, "--overwrite", "-q")
     assert result.code == 1
-    assert "out of memory: a smaller --batch" in one_line(result.err)
+    assert "out of memory: use a smaller --batch" in one_line(result.err)
 
 
 def test_onednn_that_failed_once_fails_in_its_thread_for_good(
@@ -458,7 +461,7 @@ def test_photos_are_halved_without_memory(
     monkeypatch.setattr("sg2cli.ops.styled_convs", out_of_memory(above=2))
     result = sg2(*args, "--batch", "4")
     assert result.code == 0, result.err
-    assert "out of memory: continuing with --batch 2" in result.err
+    assert "out of memory: continuing with 2 photos at once" in result.err
     for i in range(4):
         ours, theirs = (Path(f, str(i), "projected.png").read_bytes() for f in ("out", "whole"))
         assert ours == theirs

@@ -70,7 +70,7 @@ def test_formats_that_cannot_hold_an_image_are_refused() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"\x89PNG\r\n\x1a\n", codecs.encode(noise(3), "png", {})[:40]]
 )
-def test_what_is_no_image_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused_with_a_message(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
     for call in (codecs.inspect_image, lambda p: codecs.read_image(p, (8, 8, 3))):

@@ -20,7 +20,7 @@ def test_rounding_is_that_of_the_field() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_image_that_is_not_finite_is_refused(value: float) -> None:
-    with pytest.raises(Sg2Error, match="--precision"):
+    with pytest.raises(Sg2Error, match="precision"):
         pixels.to_pixels(torch.full((1, 3, 2, 2), value))
 
 

@@ -24,7 +24,7 @@ def noise(channels: int, size: int = 8) -> Any:
 
 def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though those behind one that takes long are done before it."""
-    message: list[str] = []
+    written: list[str] = []
     encoded = image_writer.encode
 
     def uneven(image: Any, format: str, provenance: Any) -> bytes:
@@ -36,13 +36,13 @@ def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.Mon
 
     def on_written(path: Path, provenance: Any, is_new: bool) -> None:
         codecs.read_image(path, (8, 8, 3))
-        message.append(path.name)
+        written.append(path.name)
 
     with ImageWriter(on_written) as writer:
         for i in range(300):
             writer.put(tmp_path / f"{i}.png", noise(3), {"i": i})
-    assert message == [f"{i}.png" for i in range(300)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(message)
+    assert written == [f"{i}.png" for i in range(300)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(written)
 
 
 def test_waiting_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,26 +69,26 @@ def test_waiting_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_error_stops_the_run_and_keeps_what_is_whole(tmp_path: Path) -> None:
-    message: list[str] = []
+    written: list[str] = []
     (tmp_path / "3.png").write_bytes(b"mine")
     with pytest.raises(Sg2Error, match=r"3\.png exists"):  # noqa: SIM117
-        with ImageWriter(lambda path, provenance, is_new: message.append(path.name)) as writer:
+        with ImageWriter(lambda path, provenance, is_new: written.append(path.name)) as writer:
             for i in range(1000):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
-    assert message[:3] == ["0.png", "1.png", "2.png"]
-    assert "3.png" not in message
+    assert written[:3] == ["0.png", "1.png", "2.png"]
+    assert "3.png" not in written
     assert (tmp_path / "3.png").read_bytes() == b"mine"
     assert not list(tmp_path.glob(".sg2-*"))
 
 
 def test_an_interrupted_block_reports_every_complete_file(tmp_path: Path) -> None:
-    message: list[str] = []
+    written: list[str] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
-        with ImageWriter(lambda path, provenance, is_new: message.append(path.name)) as writer:
+        with ImageWriter(lambda path, provenance, is_new: written.append(path.name)) as writer:
             for i in range(50):
                 writer.put(tmp_path / f"{i}.png", noise(3), {})
             raise KeyboardInterrupt
-    assert sorted(message) == sorted(path.name for path in tmp_path.iterdir())
+    assert sorted(written) == sorted(path.name for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -133,7 +133,7 @@ def test_a_saved_projection_is_drawn_again_and_not_replaced(G: Any) -> None:
     assert Path("deep/me/projected.png").read_bytes() != before
 
 
-def test_it_shows_itself(G: Any) -> None:
+def test_it_displays_in_a_notebook(G: Any) -> None:
     found = project(G, photo(), steps=1)
     assert repr(found) == f"Projection('photo', 16x16, LPIPS {found.lpips:.3f})"
     with PIL.Image.open(io.BytesIO(found._repr_png_())) as shown:
@@ -162,7 +162,7 @@ def test_a_mask_weighs_pixels(G: Any) -> None:
     assert some_count.figures.psnr == pytest.approx(psnr, abs=1e-3)
     with pytest.raises(UsageError, match="must have the same size"):
         project(G, first, mask=half[:8])
-    with pytest.raises(UsageError, match="nothing counts"):
+    with pytest.raises(UsageError, match="is black everywhere"):
         project(G, first, mask=0 * half)
 
 
@@ -186,8 +186,8 @@ def test_a_bad_photo_is_an_error_that_says_so(G: Any, given: Any, message: str) 
 
 def test_settings_that_do_not_fit_are_refused(G: Any) -> None:
     for arguments, message in {
-        (("slow",), ()): "no preset 'slow': give one of paper, fast, best",
-        ((), (("speed", 2),)): "no setting 'speed'",
+        (("slow",), ()): "no preset 'slow': use one of paper, fast, best",
+        ((), (("speed", 2),)): "unknown setting of projections: 'speed'",
         ((), (("class_index", 1),)): "no classes",
         ((), (("settings", ProjectSettings()), ("steps", 3))): "not both",
     }.items():

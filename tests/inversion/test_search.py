@@ -254,7 +254,7 @@ def test_a_restart_from_an_estimate_begins_as_a_run_does() -> None:
         assert score_of(fresh, projected(run)[0]) <= best + 1e-6
 
 
-def test_noise_on_w_is_no_part_of_a_score() -> None:
+def test_scores_exclude_the_noise_on_w() -> None:
     settings = replace(SHORT, steps=30, w_noise=3.0, w_noise_ramp=1.0, keep_best=True)
     run = start(settings)
     first = run.score(run.state.params).item()
@@ -283,7 +283,7 @@ def test_a_plateau_ends_a_photo_and_not_the_others() -> None:
     assert len(run.history[1]) == 7
 
 
-def test_slow_progress_is_no_plateau() -> None:
+def test_slow_progress_is_not_a_plateau() -> None:
     """Steps that gain less than counts, but together more."""
     slow = replace(SHORT, steps=60, keep_best=True, patience=20, w_noise=0.0, noise_maps=False)
     (projection,) = projected(start(replace(slow, lr=0.003, lr_rampup=0.0)))

@@ -159,12 +159,12 @@ class Evil:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sefa", "which of the sefa directions"),
+        ("sefa", "sefa has several directions"),
         ("sefa:256", "there are 256 directions, 0 to 255"),
         ("lda:0", "no direction 'lda:0'"),
         ("missing.npy", "no direction 'missing.npy'"),
         ("wide.npy", "W of this network has 256 numbers"),
-        ("deep.npy", "has 3 directions: give"),
+        ("deep.npy", "has 3 directions: select one"),
         ("npz.npy", "holds no directions"),
         ("complex.npy", "holds no directions"),
         ("list.pt:0", "holds no directions"),
@@ -179,15 +179,15 @@ class Evil:
         ("endless.npy", "holds no directions"),
         ("twice.safetensors:0", "'pca' twice"),
         ("text.safetensors:0", "damaged"),
-        ("one.npy:1", "leave :1 out"),
+        ("one.npy:1", "remove :1"),
     ],
 )
-def test_what_is_no_direction(in_tmp: Path, text: str, message: str) -> None:
-    np.save("wide.npy", np.ones(65))
-    np.save("deep.npy", np.ones((3, 256)))
-    np.save("zero.npy", np.zeros(256))
-    np.save("nan.npy", np.full(256, np.nan))
-    np.save("one.npy", np.ones(256))
+def test_invalid_directions_are_refused(in_tmp: Path, text: str, message: str) -> None:
+    np.save("wide.npy", np.ones(64))
+    np.save("deep.npy", np.ones((3, 128)))
+    np.save("zero.npy", np.zeros(128))
+    np.save("nan.npy", np.full(128, np.nan))
+    np.save("one.npy", np.ones(128))
     np.save("pickle.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     torch.save({"eigvec": Evil()}, "evil.pt")
     torch.save({"other": 1}, "other.pt")

@@ -40,7 +40,7 @@ def test_seeds(text: str, ranges: list[tuple[int, int]]) -> None:
         ("1" * 5000, "largest seed"),
     ],
 )
-def test_what_is_no_seed(text: str, message: str) -> None:
+def test_invalid_seeds_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_seeds(text)
 

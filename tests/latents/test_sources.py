@@ -84,7 +84,7 @@ def test_rows_are_chosen(in_tmp: Path) -> None:
     latents = list(opened("f.npy[1-2]"))
     torch.testing.assert_close(to_ws(G, latents), torch.from_numpy(WS[1:]))
     assert [latent.provenance["row"] for latent in latents] == [1, 2]
-    with pytest.raises(UsageError, match="3 rows, 0 to 2: there is no row 3"):
+    with pytest.raises(UsageError, match="row 3 of .* is out of range: it has rows 0 to 2"):
         opened("f.npy[3]")
 
 
@@ -101,9 +101,9 @@ def test_stdin_is_a_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"ws": np.zeros((1, 6, 32), "f4")}, "w of 32 numbers, this network has 16"),
+        ({"ws": np.zeros((1, 6, 32), "f4")}, "w of dimension 32, this network has 16"),
         ({"ws": np.zeros((1, 8, 16), "f4")}, "ws of 8 rows, this network has 6"),
-        ({"z": np.zeros((1, 16), "f4")}, "z of 16 numbers, this network has 12"),
+        ({"z": np.zeros((1, 16), "f4")}, "z of dimension 16, this network has 12"),
         ({"ws": np.zeros((0, 6, 16), "f4")}, "shape"),
         ({"ws": np.zeros((1, 1, 6, 16), "f4")}, "shape"),
         ({"w": np.zeros((1, 16), "i8")}, "holds (int64|I64), not float16, float32 or float64"),
@@ -136,7 +136,7 @@ def test_a_row_that_is_not_finite_is_refused(in_tmp: Path) -> None:
     assert names == ["f-0000", "f-0001", "f-0002"]
 
 
-def test_the_account_of_a_long_list_is_short() -> None:
+def test_the_description_of_a_long_list_is_short() -> None:
     short, long = opened("0-3,7,avg"), opened(",".join(map(str, range(0, 9999, 2))))
     assert short.describe() == ["0-3", "7", "avg"]
     assert len(json.dumps(long.describe())) < 500

@@ -24,11 +24,11 @@ CONTENT = np.random.RandomState(0).bytes(1_000_000)
 
 
 class Server:
-    """Serves `content`; each request is answered by the next of `ways`, the last one for ever."""
+    """Serves `content`, each request by the next of `replies`, the last one repeatedly."""
 
     def __init__(self) -> None:
         self.content, self.etag = CONTENT, '"one"'
-        self.ways: list[str] = ["well"]
+        self.replies: list[str] = ["well"]
         self.ranges: list[str | None] = []
         self.authorization: str | None = None
         outer = self
@@ -51,44 +51,44 @@ class Server:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/net.pkl"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        way = self.ways.pop(0) if len(self.ways) > 1 else self.ways[0]
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         wanted = request.headers.get("Range")
         self.ranges.append(wanted)
         self.authorization = request.headers.get("Authorization")
-        if way == "hangs up":
+        if reply == "hangs up":
             request.close_connection = True
             return
-        if way.startswith("to "):
+        if reply.startswith("to "):
             request.send_response(302)
-            request.send_header("Location", way[3:])
+            request.send_header("Location", reply[3:])
             request.end_headers()
             return
-        if way.isdecimal():
-            request.send_error(int(way))
+        if reply.isdecimal():
+            request.send_error(int(reply))
             return
         start = 0
         same = request.headers.get("If-Range") == self.etag
-        if wanted and same and way != "no ranges":
+        if wanted and same and reply != "no ranges":
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             request.send_response(206)
-            message = start + (100 if way == "other part" else 0)
+            first = start + (100 if reply == "other part" else 0)
             size = len(self.content)
-            request.send_header("Content-Range", f"bytes {message}-{size - 1}/{size}")
-        elif way == "part":
+            request.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        elif reply == "part":
             request.send_response(206)
             request.send_header("Content-Range", "bytes 0-99/1000000")
         else:
             request.send_response(200)
-        if way == "gzip":
+        if reply == "gzip":
             request.send_header("Content-Encoding", "gzip")
         body = self.content[start:]
-        length = len(body) + (1000 if way == "promises more" else 0)
-        if way != "no length":
-            request.send_header("Content-Length", "9" * 15 if way == "huge" else str(length))
-        if way != "no etag":
+        length = len(body) + (1000 if reply == "promises more" else 0)
+        if reply != "no length":
+            request.send_header("Content-Length", "9" * 15 if reply == "huge" else str(length))
+        if reply != "no etag":
             request.send_header("ETag", self.etag)
         request.end_headers()
-        request.wfile.write(body[:300_000] if way == "drops" else body)
+        request.wfile.write(body[:300_000] if reply == "drops" else body)
         request.close_connection = True
 
 
@@ -106,63 +106,65 @@ def fetch(server: Server, folder: Path, **more: Any) -> bytes:
 
 
 def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:
-    message: list[tuple[int, int | None]] = []
-    assert fetch(server, tmp_path, progress=lambda *args: message.append(args)) == CONTENT
-    assert message[0] == (0, len(CONTENT)) and message[-1] == (len(CONTENT), len(CONTENT))
+    reported: list[tuple[int, int | None]] = []
+    assert fetch(server, tmp_path, progress=lambda *args: reported.append(args)) == CONTENT
+    assert reported[0] == (0, len(CONTENT)) and reported[-1] == (len(CONTENT), len(CONTENT))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_broke_off_goes_on(server: Server, tmp_path: Path) -> None:
-    server.ways = ["drops", "drops", "500", "well"]
+def test_an_interrupted_download_continues(server: Server, tmp_path: Path) -> None:
+    server.replies = ["drops", "drops", "500", "well"]
     assert fetch(server, tmp_path) == CONTENT
     assert server.ranges == [None, "bytes=300000-", "bytes=600000-", "bytes=600000-"]
 
 
-def test_another_run_goes_on(server: Server, tmp_path: Path) -> None:
-    server.ways = ["drops", "500"]
-    with pytest.raises(Sg2Error, match="300,000 bytes are kept, the same command continues"):
+def test_another_run_continues(server: Server, tmp_path: Path) -> None:
+    server.replies = ["drops", "500"]
+    with pytest.raises(Sg2Error, match="300,000 bytes are saved, run the same command to continue"):
         fetch(server, tmp_path)
-    server.ways = ["well"]
+    server.replies = ["well"]
     assert fetch(server, tmp_path) == CONTENT
     assert server.ranges[-1] == "bytes=300000-"
 
 
-@pytest.mark.parametrize("way", ["no ranges", "other part", "416"])
-def test_servers_that_cannot_go_on_begin_again(server: Server, tmp_path: Path, way: str) -> None:
-    server.ways = ["drops", way, "well"]
+@pytest.mark.parametrize("reply", ["no ranges", "other part", "416"])
+def test_servers_without_ranges_restart_the_download(
+    server: Server, tmp_path: Path, reply: str
+) -> None:
+    server.replies = ["drops", reply, "well"]
     assert fetch(server, tmp_path) == CONTENT
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
-    server.ways = ["drops", "500"]
+    server.replies = ["drops", "500"]
     with pytest.raises(Sg2Error):
         fetch(server, tmp_path)
-    server.ways, server.etag, server.content = ["well"], '"two"', CONTENT[::-1]
+    server.replies, server.etag, server.content = ["well"], '"two"', CONTENT[::-1]
     assert fetch(server, tmp_path) == CONTENT[::-1]
 
 
-def test_without_a_validator_nothing_is_glued_together(server: Server, tmp_path: Path) -> None:
-    server.ways = ["drops", "500"]
+def test_without_a_validator_downloads_restart(server: Server, tmp_path: Path) -> None:
+    server.replies = ["drops", "500"]
     with pytest.raises(Sg2Error):
         fetch(server, tmp_path)
     for note in tmp_path.glob("*.json"):
         note.write_text("{}")
-    server.ways, server.content = ["no etag"], CONTENT[::-1]
+    server.replies, server.content = ["no etag"], CONTENT[::-1]
     assert fetch(server, tmp_path) == CONTENT[::-1]
 
 
 @pytest.mark.parametrize(
-    ("way", "message"),
+    ("reply", "message"),
     [
-        ("promises more", "peer closed|ended at|another version"),
+        ("promises more", "peer closed|ended at|has changed"),
         ("404", "answers 404: check the address"),
         ("403", "answers 403"),
         ("503", "answers 503"),
-        ("huge", "which no network has"),
+        ("huge", "too much for a network"),
     ],
 )
-def test_lies_and_refusals(server: Server, tmp_path: Path, way: str, message: str) -> None:
-    server.ways = [way]
+def test_wrong_or_refused_answers(server: Server, tmp_path: Path, reply: str, message: str) -> None:
+    server.replies = [reply]
     with pytest.raises(Sg2Error, match=message):
         fetch(server, tmp_path)
 
@@ -191,7 +193,7 @@ def test_a_wrong_hash_is_refused_and_thrown_away(server: Server, tmp_path: Path)
 def test_addresses_that_lead_nowhere_fail_at_once(tmp_path: Path, url: str, message: str) -> None:
     waits: list[str] = []
     with pytest.raises(Sg2Error) as error:
-        download(url, tmp_path, say=waits.append)
+        download(url, tmp_path, on_note=waits.append)
     assert message in str(error.value)
     assert waits == []
     assert list(tmp_path.iterdir()) == []
@@ -201,40 +203,40 @@ def test_addresses_that_lead_nowhere_fail_at_once(tmp_path: Path, url: str, mess
     ("to", "message"),
     [
         ("", "redirects more than 20 times"),
-        ("ftp://127.0.0.1/x", "redirects to what is not an http or https address"),
+        ("ftp://127.0.0.1/x", "redirects to an address that is not http or https"),
         ("http://127.0.0.1:99999/", "redirects to"),
-        ("file:///etc/passwd", "redirects to what is not an http or https address"),
+        ("file:///etc/passwd", "redirects to an address that is not http or https"),
     ],
 )
 def test_redirects_that_lead_nowhere(server: Server, tmp_path: Path, to: str, message: str) -> None:
-    server.ways = [f"to {to or server.url}"]
+    server.replies = [f"to {to or server.url}"]
     waits: list[str] = []
     with pytest.raises(Sg2Error, match=message):
-        fetch(server, tmp_path, say=waits.append)
+        fetch(server, tmp_path, on_note=waits.append)
     assert waits == []
 
 
 def test_another_try_is_announced(server: Server, tmp_path: Path) -> None:
-    server.ways = ["503", "drops", "hangs up", "well"]
+    server.replies = ["503", "drops", "hangs up", "well"]
     said: list[str] = []
-    assert fetch(server, tmp_path, say=said.append) == CONTENT
+    assert fetch(server, tmp_path, on_note=said.append) == CONTENT
     assert [line.removeprefix(f"{server.url}: ").split(";")[0] for line in said] == [
         "the server answers 503",
         "peer closed connection without sending complete message body "
         "(received 300000 bytes, expected 1000000)",
         "Server disconnected without sending a response.",
     ]
-    assert "300,000 bytes are kept, next attempt in" in said[1]
+    assert "300,000 bytes are saved, next attempt in" in said[1]
 
 
-@pytest.mark.parametrize("way", ["gzip", "drops", "part"])
+@pytest.mark.parametrize("reply", ["gzip", "drops", "part"])
 def test_nothing_that_was_damaged_on_the_way_is_given(
-    server: Server, tmp_path: Path, way: str
+    server: Server, tmp_path: Path, reply: str
 ) -> None:
     """Compressed although it must not be, cut short for ever, or another part than all."""
-    server.ways = [way]
+    server.replies = [reply]
     server.etag = ""
-    with pytest.raises(Sg2Error, match="compressed|kept|try again later"):
+    with pytest.raises(Sg2Error, match="compressed|saved|try again later"):
         fetch(server, tmp_path)
 
 
@@ -248,31 +250,31 @@ def test_passwords_and_tokens_are_not_disclosed(
     secret = secret.replace("se/cret", "secret")
     write_ada(random_generator(), Path("net.pkl"))
     content = Path("net.pkl").read_bytes()
-    for ways in (
+    for replies in (
         ["404"],
         ["503", "404"],
         ["to http://127.0.0.1:1/?secret"],
         ["gzip"],
         ["hangs up"],
     ):
-        server.ways = ways
+        server.replies = replies
         failed = sg2("convert", secret, "net.safetensors")
         assert failed.code == 1
         assert server.url in failed.err
         assert "secret" not in failed.err + wrong.err
     for server.content in (b"nonsense", b"\x80\x02cos\nsystem\n."):
-        server.ways = ["well"]
+        server.replies = ["well"]
         failed = sg2("convert", secret, "net.safetensors")
         assert (failed.code, failed.err.split(": ")[1]) == (3, server.url)
         assert "secret" not in failed.err
-    server.content, server.ways = CONTENT, ["drops", "404"]
+    server.content, server.replies = CONTENT, ["drops", "404"]
     sg2("convert", secret, "net.safetensors")
     left = list(Path().glob(".sg2-*"))
     assert [path.suffix for path in sorted(left)] == [".json", ".part"]
     for path in left:
         assert b"secret" not in path.read_bytes()
         path.unlink()
-    server.content, server.ways = content, ["well"]
+    server.content, server.replies = content, ["well"]
     done = sg2("convert", secret, "net.safetensors")
     assert done.code == 0
     assert server.authorization == "Basic bWU6c2VjcmV0"
@@ -298,7 +300,7 @@ def test_convert_takes_an_address(sg2: Any, server: Server) -> None:
     write_ada(G, Path("net.pkl"))
     server.content = Path("net.pkl").read_bytes()
     digest = sha256(server.content).hexdigest()
-    server.ways = ["no length", "well"]
+    server.replies = ["no length", "well"]
     for _ in range(2):
         result = sg2("convert", server.url, "a/net.safetensors", "--overwrite")
         assert result.code == 0, result.err
@@ -316,7 +318,7 @@ def test_convert_takes_an_address(sg2: Any, server: Server) -> None:
     assert refused.code == 1
     assert digest in refused.err
     assert sg2("convert", server.url, "b.safetensors", "--sha256", "1").code == 2
-    server.ways = ["404"]
+    server.replies = ["404"]
     assert "answers 404" in sg2("convert", server.url, "b.safetensors").err
     assert not Path("b.safetensors").exists()
 

@@ -19,7 +19,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_what_we_wrote_is_replaced_by_us_and_by_later_runs(tmp_path: Path) -> None:
+def test_our_files_are_replaced_by_this_and_later_runs(tmp_path: Path) -> None:
     first = OwnedFolder(tmp_path / "a", NAMES)
     first.write("x", b"1")
     first.write("x", b"2")
@@ -27,7 +27,7 @@ def test_what_we_wrote_is_replaced_by_us_and_by_later_runs(tmp_path: Path) -> No
     assert contents(tmp_path / "a") == {"x": b"3"}
 
 
-def test_what_others_wrote_or_changed_stays(tmp_path: Path) -> None:
+def test_foreign_or_changed_files_stay(tmp_path: Path) -> None:
     folder = OwnedFolder(tmp_path, NAMES)
     folder.write("ours", b"1")
     (tmp_path / "ours").write_bytes(b"edited")
@@ -106,7 +106,7 @@ def test_working_files_are_removed_and_links_not_followed(tmp_path: Path) -> Non
     assert (outside / "1.png").read_text() == "mine"
 
 
-def test_what_was_made_and_stays_empty_goes(tmp_path: Path) -> None:
+def test_empty_folders_are_removed(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     for path in (tmp_path / "new/deep", tmp_path / "there"):
         folder = OwnedFolder(path, NAMES)

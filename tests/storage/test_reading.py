@@ -41,11 +41,11 @@ def test_nothing_is_mapped() -> None:
         assert not re.search(maps, path.read_text()), path
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x" * 100)
     assert read_bytes(path, 100) == b"x" * 100
-    with pytest.raises(OSError, match="more than 99 bytes, the most that are read"):
+    with pytest.raises(OSError, match="more than the limit of 99 bytes"):
         read_bytes(path, 99)
     with pytest.raises(OSError, match="it is a folder"):
         open_file(tmp_path)
@@ -67,7 +67,7 @@ def test_of_an_endless_stream_no_more_than_the_limit_is_read() -> None:
             return bytes(count)
 
     stream: Any = Endless()
-    with pytest.raises(OSError, match="more than 5,000,000 bytes"):
+    with pytest.raises(OSError, match="more than the limit of 5,000,000 bytes"):
         read_stream(stream, 5_000_000)
     assert stream.given == 5_000_001
 
@@ -86,7 +86,7 @@ def test_a_pipe_is_read_up_to_a_limit(tmp_path: Path) -> None:
         if limit == 10:
             assert read_bytes(pipe, 0, limit) == b"0123456789"
         else:
-            with pytest.raises(OSError, match="more than 9 bytes"):
+            with pytest.raises(OSError, match="more than the limit of 9 bytes"):
                 read_bytes(pipe, 1000, limit)
         thread.join()
 
@@ -167,13 +167,16 @@ ENTRY = '"{}": {{"dtype": "F32", "shape": [{}], "data_offsets": [{}, {}]}}'
         (header('{"a": 1, "a": 1}'), "'a' twice"),
         (header('{"a": 1}'), "malformed header entry"),
         (header('{"__metadata__": {"a": 1}}'), "metadata are not text"),
-        (header("{" + ENTRY.format("a", 1, 4, 8) + "}", bytes(8)), "leave a gap"),
-        (header("{" + ENTRY.format("a", 1, 0, 4) + "}", bytes(8)), "8 bytes of numbers, not 4"),
-        (header("{" + ENTRY.format("a", 2, 0, 8) + "}", bytes(4)), "4 bytes of numbers, not 8"),
+        (header("{" + ENTRY.format("a", 1, 4, 8) + "}", bytes(8)), "follows a gap"),
+        (header("{" + ENTRY.format("a", 1, 0, 4) + "}", bytes(8)), "8 bytes of data, not 4"),
+        (header("{" + ENTRY.format("a", 2, 0, 8) + "}", bytes(4)), "4 bytes of data, not 8"),
         (header("{" + ENTRY.format("a", 2, 0, 4) + "}", bytes(4)), "do not match its shape"),
-        (header("{" + ENTRY.format("a", "-1, -1", 0, 4) + "}", bytes(4)), "has no shape"),
-        (header("{" + ENTRY.format("a", "true", 0, 4) + "}", bytes(4)), "has no shape"),
-        (header("{" + ENTRY.format("a", "1" + ", 1" * 8, 0, 4) + "}", bytes(4)), "has no shape"),
+        (header("{" + ENTRY.format("a", "-1, -1", 0, 4) + "}", bytes(4)), "has an invalid shape"),
+        (header("{" + ENTRY.format("a", "true", 0, 4) + "}", bytes(4)), "has an invalid shape"),
+        (
+            header("{" + ENTRY.format("a", "1" + ", 1" * 8, 0, 4) + "}", bytes(4)),
+            "has an invalid shape",
+        ),
         (header("{" + ENTRY.format("a", 1, 0, 4).replace("F32", "Q9") + "}"), "unknown dtype"),
         (
             header(

@@ -1,4 +1,4 @@
-"""`sg2 convert`: checkpoints of other code, without running any of it."""
+"""`sg2 convert`: checkpoints of other code bases, without running code in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from sg2cli.checkpoints.export import TARGETS
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.help import Command
 from sg2cli.cli.inputs import on_disk
-from sg2cli.cli.options import HASH, PATH, TUNED_FILE, json_option, quiet_option
+from sg2cli.cli.options import (
+    HASH,
+    PATH,
+    TUNED_FILE,
+    json_option,
+    overwrite_option,
+    quiet_option,
+)
 from sg2cli.errors import is_address
 from sg2cli.storage.paths import kind, user_path
 
@@ -26,19 +33,16 @@ from sg2cli.storage.paths import kind, user_path
     "--to",
     "target",
     type=click.Choice(TARGETS),
-    help="Write the other way: a checkpoint of ours as a .pt of plain tensors, for the "
-    "load_state_dict of stylegan2-ada-pytorch or of rosinality's stylegan2-pytorch.",
+    help="Export a state dict (.pt) for other code.",
 )
 @click.option(
     "--merge",
     type=TUNED_FILE,
     metavar="FILE",
-    help="A checkpoint of ours with the differences that `sg2 project --tune` saved.",
+    help="Add weight deltas of `sg2 project --tune`.",
 )
-@click.option(
-    "--sha256", type=HASH, help="Required SHA-256 of a file from the web; another is refused."
-)
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--sha256", type=HASH, help="Expected SHA-256 of a downloaded file.")
+@overwrite_option
 @json_option
 @quiet_option
 def convert(
@@ -53,13 +57,13 @@ def convert(
 ) -> None:
     """Convert a checkpoint to .safetensors, without running any code in it.
 
-    IN is a pickle of NVIDIA's PyTorch or TensorFlow code (.pkl), a .pt of rosinality's
-    stylegan2-pytorch, of pSp or e4e; a path, - for stdin, an http(s) address, or the name of an
-    official network, as docs/networks.md lists them. What is written is read back, compared
-    tensor by tensor, and drawn once.
+    IN is a .pkl of NVIDIA's PyTorch or TensorFlow code, or a .pt of rosinality's stylegan2-pytorch,
+    pSp or e4e: a path, - for stdin, an http(s) address, or the name of an official network
+    (docs/networks.md). OUT is read back, compared tensor by tensor, and drawn once.
 
     \b
     sg2 convert ffhq.pkl ffhq.safetensors
+    sg2 convert https://example.org/ffhq.pkl ffhq.safetensors
     sg2 convert ffhq.safetensors ffhq.pt --to rosinality
     sg2 convert ffhq.safetensors me.safetensors --merge out/me/tuned.safetensors
     """
@@ -85,14 +89,14 @@ def convert(
                 on_note=console.note,
             )
     except (KeyboardInterrupt, Terminated):
-        console.note(f"stopped: {path_out} is not written; the same command does it")
+        console.note(f"stopped: {path_out} is not written; run the same command again")
         raise
     console.wrote(made.path, made.provenance)
 
 
 @contextmanager
 def _source(name: str) -> Iterator[str | Path]:
-    """A name as it is; stdin and pipes as a file."""
+    """The name unchanged; for stdin and pipes, a temporary file."""
     if name == "-" or (not is_address(name) and kind(user_path(name)) in ("pipe", "other")):
         with on_disk(name) as path:
             yield path

@@ -1,4 +1,4 @@
-"""`sg2 directions`: directions of W, found without labels."""
+"""`sg2 directions`: find unsupervised directions of W."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sg2cli.cli.options import (
     class_option,
     json_option,
     network_options,
+    overwrite_option,
     quiet_option,
 )
 from sg2cli.cli.session import Session, open_session
@@ -39,7 +40,7 @@ from sg2cli.storage.atomic import check_file
 @click.option(
     "--layers",
     type=STYLES,
-    help="Rows of ws whose styles SeFa factorises: 0-5, or coarse,middle. [default: all]",
+    help="Rows of ws for SeFa: 0-5, coarse; default all.",
 )
 @click.option(
     "--samples",
@@ -47,14 +48,14 @@ from sg2cli.storage.atomic import check_file
     default=discovery.SAMPLES,
     show_default=True,
     metavar="N",
-    help="Number of latents sampled for PCA.",
+    help="Latents sampled for PCA.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Seed of those latents.",
+    help="Random seed of the samples.",
 )
 @class_option
 @click.option(
@@ -63,7 +64,7 @@ from sg2cli.storage.atomic import check_file
     type=DIRECTIONS_FILE,
     default="directions.safetensors",
     show_default=True,
-    help="A .safetensors with sefa, pca [K,w_dim] and the deviation of W along each.",
+    help="Output file.",
 )
 @click.option(
     "--name",
@@ -74,7 +75,7 @@ from sg2cli.storage.atomic import check_file
     "more. From NETWORK.directions.safetensors beside the network, edit takes it by its name.",
 )
 @click.option("--list", "lists", is_flag=True, help="List the network's named directions.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@overwrite_option
 @json_option
 @quiet_option
 def directions(
@@ -88,6 +89,8 @@ def directions(
     **options: Any,
 ) -> None:
     """Find directions of W: SeFa from the weights, PCA from samples; name them; list the names.
+
+    The file has sefa and pca [K,w_dim], and the standard deviation of W along each.
 
     \b
     sg2 directions --out found.safetensors

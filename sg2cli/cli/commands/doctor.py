@@ -1,4 +1,4 @@
-"""`sg2 doctor`: whether everything a user needs works here."""
+"""`sg2 doctor`: check the installation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ from sg2cli.storage.reading import sha256
 def doctor(network: str, device: str, precision: Precision, as_json: bool) -> None:
     """Check the installation, and draw an image.
 
-    Ends with exit code 1 when something a user needs is broken.
+    The exit code is 1 if a check fails.
+
+    \b
+    sg2 doctor
+    sg2 doctor --device cuda
+    sg2 doctor --network ffhq.safetensors --json
     """
     console = Console()
     broken = 0
@@ -76,31 +81,33 @@ def _device(device: str) -> str:
 
 
 def _ops(device: str) -> str:
-    """Runs each tuned operation, and compares it with its reference in float64."""
+    """Compare each compiled operation with its reference in float64."""
     from sg2cli.ops import describe_backend, selftest
 
     used = devices.resolve(device)
     errors = dict(selftest.errors(used))
     if wrong := [f"{name} ({e:.0e})" for name, e in errors.items() if e > selftest.TOLERANCE]:
         raise Sg2Error(
-            f"wrong results on {used}, by their relative error: {', '.join(wrong)}; "
+            f"wrong results on {used} (relative error): {', '.join(wrong)}; "
             "set SG2_BACKEND=reference, and report this with your processor's name"
         )
     worst = max(errors.values())
-    return f"{describe_backend(used)}; {len(errors)} operations agree with torch's to {worst:.0e}"
+    return (
+        f"{describe_backend(used)}; {len(errors)} operations agree with plain torch to {worst:.0e}"
+    )
 
 
 def _weights(device: str) -> str:
-    """The files that weights/README.md lists, by their hashes."""
+    """Compare the bundled files with the hashes in weights/README.md."""
     folder = checkpoints.weights_folder()
     listed = dict(_listed(folder / "README.md"))
     if not listed:
-        raise Sg2Error(f"{folder / 'README.md'} lists no files: install sg2 again")
+        raise Sg2Error(f"{folder / 'README.md'} lists no files: reinstall sg2")
     for name, digest in listed.items():
         if not (folder / name).is_file():
-            raise Sg2Error(f"{folder / name} is missing: install sg2 again")
+            raise Sg2Error(f"{folder / name} is missing: reinstall sg2")
         if sha256(folder / name) != digest:
-            raise Sg2Error(f"{folder / name} is not what was published: install sg2 again")
+            raise Sg2Error(f"{folder / name} differs from the published file: reinstall sg2")
     return f"{', '.join(listed)} in {folder}, as published"
 
 
@@ -112,7 +119,7 @@ def _listed(readme: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lpips(device: str) -> str:
-    """Measures two images, and holds that against what the authors' code says of them."""
+    """Compare LPIPS of two images with the value of the authors' code."""
     import torch
 
     from sg2cli.inversion.losses import LPIPS
@@ -124,7 +131,7 @@ def _lpips(device: str) -> str:
         found = LPIPS(net).to(used)(across, down).item()
         if abs(found - expected) > 1e-3:
             raise Sg2Error(f"LPIPS-{net} of two images is {found:.4f}, not {expected:.4f}")
-    return "LPIPS-VGG and LPIPS-Alex measure as published"
+    return "LPIPS-VGG and LPIPS-Alex agree with the published values"
 
 
 def _memory(device: str) -> str:
@@ -152,7 +159,7 @@ def _threads(device: str) -> str:
 
 
 def _drawing(device: str) -> str:
-    """Compare an image of the default network with the one it drew when it was published."""
+    """Compare an image of the default network with the published one."""
     from sg2cli.sampling.generate import generate
 
     G = checkpoints.load(device=device)
@@ -161,18 +168,18 @@ def _drawing(device: str) -> str:
     elapsed = time.perf_counter() - start
     means = image.pixels.reshape(2, 64, 2, 64, 3).mean(axis=(1, 3)).ravel()
     if max(abs(means - SEED_0_MEANS)) > 1:
-        raise Sg2Error(f"seed 0 is drawn wrongly: brightness {means.round(1).tolist()}")
-    return f"seed 0 is drawn as it should be, in {elapsed * 1000:.0f} ms"
+        raise Sg2Error(f"seed 0 is wrong: its brightness is {means.round(1).tolist()}")
+    return f"seed 0 is correct, drawn in {elapsed * 1000:.0f} ms"
 
 
 def _network(name: str, precision: Precision, device: str) -> str:
     network = checkpoints.find_network(name)
     used = network.load(devices.resolve(device)).set_precision(precision)
     size = network.config.img_resolution
-    return f"{name}, {size}x{size}, is whole, and drawn in {used}"
+    return f"{name}, {size}x{size}, is complete, and drawn in {used}"
 
 
-# Of the quarters of the default network's seed 0, as the float64 reference draws it.
+# Mean of each quarter of seed 0 of the default network, red, green and blue.
 SEED_0_MEANS = (
     176.3,
     210.9,
@@ -187,7 +194,7 @@ SEED_0_MEANS = (
     207.1,
     181.1,
 )
-# Of a ramp from black to white, across and down, by the package lpips 0.1.4.
+# LPIPS of a horizontal and a vertical ramp from black to white, by the package lpips 0.1.4.
 RAMPS_APART: dict[LpipsNet, float] = {"vgg": 0.516976, "alex": 0.510964}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 CHECKS: dict[str, Callable[[str], str]] = {

@@ -1,4 +1,4 @@
-"""`sg2 edit`: latents moved along a direction."""
+"""`sg2 edit`: move latents along a direction."""
 
 from __future__ import annotations
 
@@ -38,23 +38,21 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
     "--direction",
     required=True,
     metavar="DIRECTION",
-    help="A name (`sg2 directions --list`); sefa:K or pca:K (from 0, the strongest); a file of "
-    "`sg2 directions` as FILE:sefa:K or FILE:NAME; an .npy [w_dim] or [num_ws,w_dim]; rosinality's "
-    "factor.pt as FILE:K.",
+    help="A name (sg2 directions --list), sefa:K, pca:K, FILE:sefa:K, FILE:NAME, an .npy, or "
+    "factor.pt:K (K from 0, the strongest).",
 )
 @click.option(
     "--amount",
     type=AMOUNT,
-    help="How far: 2, or a range. In standard deviations of W, [default: -3..3], or in units of a "
-    "named direction. [default: -1..1]",
+    help="Distance or range. [default: -3..3 std of W, -1..1 of a named direction]",
 )
 @click.option(
     "--steps",
     type=click.IntRange(2, 10_000),
     metavar="N",
-    help="Amounts of a range: columns, or frames of a video. [default: 7, or 60 in a video]",
+    help="Columns or frames of a range; default 7 or 60.",
 )
-@click.option("--layers", type=STYLES, help="Rows of ws that move: 0-5, coarse. [default: all]")
+@click.option("--layers", type=STYLES, help="Rows of ws to move: 0-5, coarse; default all.")
 @drawing_options
 @fps_option
 @click.option(
@@ -65,7 +63,7 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
     default="out",
     show_default=True,
     metavar="DIR|VIDEO",
-    help="A folder, or an .mp4, .gif or .webp of one latent.",
+    help="Folder, or .mp4, .gif, .webp.",
 )
 @output_options
 def edit(
@@ -100,18 +98,18 @@ def edit(
         session.draw_images(drawing, output)
         return
     if len(listed) > 1 or len(amounts) == 1:
-        raise UsageError("a video is of one latent over a range: give a folder to --out")
+        raise UsageError("a video shows one latent over a range of amounts: use a folder as --out")
     video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)
     session.check_outputs([video.path], latents)
     session.draw_video(drawing, video)
 
 
 def _amounts(amount: tuple[float, float], steps: int | None, to_video: bool) -> list[float]:
-    """From the lowest to the highest; UsageError for steps of a single amount."""
+    """Evenly spaced amounts; UsageError for --steps with a single amount."""
     low, high = amount
     if low == high:
         if steps:
-            raise UsageError(f"--steps are of a range of amounts, as -3..3, not of {low:g}")
+            raise UsageError(f"--steps requires a range of amounts, such as -3..3, not {low:g}")
         return [low]
     count = steps or (FRAMES if to_video else COLUMNS)
     return [low + (high - low) * i / (count - 1) for i in range(count)]

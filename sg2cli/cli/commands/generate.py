@@ -1,4 +1,4 @@
-"""`sg2 generate`: images of latents."""
+"""`sg2 generate`: an image for each latent."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     "--latents",
     "--projected-w",
     type=LATENTS,
-    help="Latents: .safetensors, .npz or .npy files, file[2] or file[0-9] for rows, "
-    "avg for the mean, - for stdin.",
+    help="Files, file[0-9] for rows, avg, - for stdin.",
 )
 @drawing_options
 @click.option(
@@ -51,21 +50,26 @@ if TYPE_CHECKING:
     is_flag=False,
     flag_value="auto",
     metavar="[=WxH]",
-    help="Also make a grid: grid.png in the folder, or only the grid into a file.",
+    help="Add a grid, or write only that to a file.",
 )
 @click.option(
     "--shard",
     type=SHARD,
     metavar="I/N",
-    help="Generate one part of N, so that N processes share the work: 1/8, 2/8, ... 8/8.",
+    help="Part I of N, to share work by N processes.",
 )
-@click.option("--format", type=click.Choice(("png", "jpg", "webp")), help="[default: png]")
+@click.option(
+    "--format",
+    type=click.Choice(("png", "jpg", "webp")),
+    metavar="TYPE",
+    help="png, jpg or webp; default png.",
+)
 @click.option(
     "--save-latents",
     "save_to",
     type=LATENTS_FILE,
     metavar="FILE",
-    help="Save the ws as drawn: .safetensors, .npz (NVIDIA's projected_w) or .npy.",
+    help="Save ws as .safetensors, .npz or .npy.",
 )
 @click.option(
     "-o",
@@ -75,7 +79,7 @@ if TYPE_CHECKING:
     default="out",
     show_default=True,
     metavar="DIR|FILE|-",
-    help="A folder, an image file, or - for its bytes on stdout.",
+    help="Folder, image, or - (stdout).",
 )
 @output_options
 def generate(
@@ -95,7 +99,9 @@ def generate(
     \b
     sg2 generate --seeds 0-99 --trunc 0.7
     sg2 generate --seeds 0-31 --grid --out faces
-    sg2 generate --seeds 5 --out - | display
+    sg2 generate --seeds 0-199 --out faces --skip-existing
+    sg2 generate --latents "found.safetensors[0-9]" --out found
+    sg2 generate --seeds 5 --out - > five.png
     """
     session, settings = open_session(**options)
     reserved = ["grid"] if grid else []
@@ -103,12 +109,10 @@ def generate(
     output = image_output(out, format, overwrite, skip_existing, session.console)
     if output.holds_one and not grid and len(listed) > 1:
         raise UsageError(
-            f"{len(listed)} images do not fit into one: add --grid, or give a folder to --out"
+            f"{len(listed)} images do not fit into one file: add --grid, or use a folder as --out"
         )
     if shard and (grid or save_to):
-        raise UsageError(
-            f"{'--grid' if grid else '--save-latents'} is of all images: leave --shard out"
-        )
+        raise UsageError(f"{'--grid' if grid else '--save-latents'} cannot be used with --shard")
     asked = grid if isinstance(grid, tuple) else None
     drawing = Generate(session.config, listed, settings, asked, shard or (1, 1))
     columns, rows = (drawing.columns, drawing.rows) if grid else (1, 1)
@@ -119,7 +123,7 @@ def generate(
     done_options: list[str] = []
     if save_to:
         _check_latents_file(save_to, output)
-        if save_to.suffix != ".safetensors":  # it is not kept when the run continues
+        if save_to.suffix != ".safetensors":  # not kept when the run is continued
             done_options.append("--save-latents")
 
     G = session.load()
@@ -140,7 +144,7 @@ def generate(
 
 
 def _check_latents_file(path: Path, output: ImageOutput) -> None:
-    """UsageError where --save-latents contradicts other options; Sg2Error where it cannot write."""
+    """UsageError if --save-latents contradicts other options; Sg2Error if it cannot be written."""
     if path.suffix != ".safetensors" and output.skip_existing:
         raise UsageError(
             f"{path} does not record what made it, which --skip-existing needs: save a .safetensors"
@@ -148,4 +152,4 @@ def _check_latents_file(path: Path, output: ImageOutput) -> None:
     check_folder(path.parent)
     others = [] if output.stream else [output.file or output.folder]
     if os.path.realpath(path) in map(os.path.realpath, others):
-        raise UsageError(f"--out and --save-latents are both {path}: give two names")
+        raise UsageError(f"--out and --save-latents are both {path}: use two names")

@@ -1,4 +1,4 @@
-"""`sg2 info`: what a file is."""
+"""`sg2 info`: describe a file."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def info(file: str, as_json: bool) -> None:
     """Describe a checkpoint, an image or a file of latents.
 
     FILE is a path, the name of a bundled checkpoint, or - for stdin.
+
+    \b
+    sg2 info faces/seed0007.png
+    sg2 info ffhq.safetensors
+    sg2 info found.safetensors --json
     """
     with on_disk(file) as path:
         fields = {"file": "stdin" if file == "-" else str(path), **describe(path, file)}
@@ -34,5 +39,5 @@ def info(file: str, as_json: bool) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        # Also where stdout is no terminal: a line of a file's own words must not look like two.
+        # Escaped even if stdout is not a terminal: text of a file must not span two lines.
         console.result(printable(f"{name:{width}}  {text}"))

@@ -1,4 +1,4 @@
-"""`sg2 interpolate`: a path through latents."""
+"""`sg2 interpolate`: a video of a path through latents."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ if TYPE_CHECKING:
     "--seeds",
     type=LATENTS,
     required=True,
-    help="What the path passes through, in this order: seeds, files, file[2], avg.",
+    help="Key latents: seeds, files, avg.",
 )
 @click.option(
     "--method",
     type=click.Choice(METHODS),
     default="cubic",
     show_default=True,
-    help="Straight lines, arcs, or a spline without corners.",
+    metavar="METHOD",
+    help="linear, slerp or cubic.",
 )
 @click.option(
     "--space",
     type=click.Choice(("z", "w")),
     default="w",
     show_default=True,
-    help="Space of the path: z is for seeds and files of z only.",
+    help="z only for seeds and z.",
 )
 @click.option("--loop", is_flag=True, help="Return to the first latent.")
 @video_options
@@ -64,8 +65,8 @@ def interpolate(
 ) -> None:
     """Interpolate between latents, as a video or a folder of frames.
 
-    The first and the last frame are the first and the last latent; with --loop the video ends a
-    frame before the first comes again.
+    The first and last frames are the first and last latents; with --loop, the video ends one frame
+    before the first returns.
 
     \b
     sg2 interpolate --latents 85,265,297 --out faces.mp4

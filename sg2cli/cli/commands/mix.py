@@ -1,4 +1,4 @@
-"""`sg2 mix`: styles of one latent in another."""
+"""`sg2 mix`: style mixing."""
 
 from __future__ import annotations
 
@@ -42,13 +42,12 @@ STDIN = LatentFile(Path("-"))
     "--cols",
     type=LATENTS,
     required=True,
-    help="Latents of the columns, which the styles come from.",
+    help="Latents of the columns: source of the styles.",
 )
 @click.option(
     "--styles",
     type=STYLES,
-    help="Styles taken from the columns: coarse (4-8 px), middle (16-32), fine (64 and up), or "
-    "rows of ws as 0-6. [default: 0-6, coarse and middle]",
+    help="coarse (4-8 px), middle (16-32), fine (64 and up), or rows of ws; default 0-6.",
 )
 @drawing_options
 @out_option
@@ -62,14 +61,14 @@ def mix(
     skip_existing: bool,
     **options: Any,
 ) -> None:
-    """Mix styles: images of the rows with styles of the columns, and a grid of them.
+    """Mix styles: images of the rows with styles of the columns, and a grid.
 
     \b
     sg2 mix --rows 85,100 --cols 55,821 --styles coarse
     sg2 mix --rows me/projected.safetensors --cols 0-5 --styles 0-3
     """
     if any(source == STDIN for source in rows) and any(source == STDIN for source in cols):
-        raise UsageError("stdin can be read but once: give a file to --rows or --cols")
+        raise UsageError("stdin can be read only once: give a file to --rows or --cols")
     session, settings = open_session(**options)
     drawing = Mix(
         session.config,

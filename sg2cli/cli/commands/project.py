@@ -1,4 +1,4 @@
-"""`sg2 project`: the latents of photos."""
+"""`sg2 project`: find the latents of photos."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sg2cli.cli.options import (
     class_option,
     json_option,
     network_options,
+    overwrite_option,
     quiet_option,
     sources_option,
 )
@@ -51,42 +52,48 @@ BATCH_OPTIONS = ("crop", "background", "npz", "video", "together", "seconds")
 @click.command(cls=Command)
 @network_options
 @click.argument("photos", nargs=-1, type=PATH, metavar="PHOTO...")
-@click.option("--target", type=PATH, multiple=True, metavar="PHOTO", help="A photo, too.")
+@click.option("--target", type=PATH, multiple=True, metavar="PHOTO", help="Another photo.")
 @click.option(
     "--preset",
     type=click.Choice(tuple(PRESETS)),
     default="paper",
     show_default=True,
-    help="NVIDIA's projector to the number; as good in a fifth of its time; better, slowly. "
-    "The options below change single settings of it.",
+    metavar="PRESET",
+    help="paper (NVIDIA's), fast or best.",
 )
 @search_options
 @photo_options
-@sources_option("--init", type=LATENTS, help="Start here: one latent, or one a photo.")
+@sources_option("--init", type=LATENTS, help="Latent to start from, or one per photo.")
 @class_option
 @click.option(
-    "--batch", "together", type=click.IntRange(1, 256), metavar="N", help="Photos at once."
+    "--batch",
+    "together",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Photos per batch; default by resolution.",
 )
 @click.option(
     "--time-limit",
     "seconds",
     type=DURATION,
     metavar="TIME",
-    help="For all photos, --tune included: 90s, 30m, 1h30m. The schedule is hastened to end then.",
+    help="Limit for all photos: 90s, 30m, 1h30m.",
 )
 @click.option(
     "--tune",
     is_flag=True,
-    help="Then tune the network on each photo (pivotal tuning): tuned.safetensors.",
+    help="Pivotal tuning: tune the network per photo.",
 )
 @click.option("--tune-together", is_flag=True, help="Tune one network on all photos.")
-@click.option("--tune-steps", type=click.IntRange(1), help="A photo. [350]")
 @click.option(
-    "--save-video", "video", is_flag=True, help="A video of the steps: film.mp4, or film.gif."
+    "--tune-steps", type=click.IntRange(1), metavar="N", help="Tuning steps per photo. [350]"
 )
-@click.option("--save-npz", "npz", is_flag=True, help="NVIDIA's projected_w.npz, too.")
-@click.option("--resume", is_flag=True, help="Go on from where a run was interrupted.")
-@click.option("--overwrite", is_flag=True, help="Replace existing results.")
+@click.option(
+    "--save-video", "video", is_flag=True, help="Video of the steps: film.mp4 or film.gif."
+)
+@click.option("--save-npz", "npz", is_flag=True, help="Also save NVIDIA's projected_w.npz.")
+@click.option("--resume", is_flag=True, help="Continue a run: keep existing results.")
+@overwrite_option
 @click.option(
     "-o",
     "--out",
@@ -95,7 +102,7 @@ BATCH_OPTIONS = ("crop", "background", "npz", "video", "together", "seconds")
     default="out",
     show_default=True,
     metavar="DIR",
-    help="Gets a folder a photo.",
+    help="Output folder, with one per photo.",
 )
 @json_option
 @quiet_option
@@ -113,11 +120,14 @@ def project(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Find the latents that give the photos: files, folders, patterns, or - for stdin.
+    """Find the latents that reproduce photos: files, folders, patterns, or - for stdin.
+
+    Each setting overrides that of the preset; [the default] is that of paper.
 
     \b
     sg2 project me.jpg --preset fast
     sg2 project photos/*.jpg --space w+ --preset best --out found
+    sg2 project photos --out found --resume
     sg2 generate --latents out/me/projected.safetensors --out again
     """
     console = Console(as_json, quiet)
@@ -153,7 +163,7 @@ def project(
 
 
 def _settings(preset: str, options: Mapping[str, Any]) -> ProjectSettings:
-    """The preset, changed by the options that were given."""
+    """The preset with the given options."""
     names = {field.name for field in fields(ProjectSettings)} & options.keys()
     given = {name: options[name] for name in names if options[name] is not None}
     if "noise_maps" in given:
@@ -166,15 +176,15 @@ def _tuning(
 ) -> tuple[list[str], TuneSettings | None, bool]:
     """The photos, the settings of --tune, and whether one network is tuned on all photos.
 
-    The older spelling `--tune together` is understood where no photo is called so.
+    The older spelling `--tune together` is accepted if there is no photo of that name.
     """
     if not photos:
-        raise UsageError("no photo: give files, folders, or - for stdin")
+        raise UsageError("no photos: give files, folders, or - for stdin")
     tune, steps = options["tune"] or options["tune_together"], options["tune_steps"]
     is_word = options["tune"] and "together" in photos and kind(Path("together")) == "nothing"
     names = [name for name in photos if not (is_word and name == "together")]
     if steps and not tune:
-        raise UsageError("--tune-steps is for --tune")
+        raise UsageError("--tune-steps requires --tune or --tune-together")
     tuning = TuneSettings(seed=settings.seed, steps=steps or TuneSettings.steps) if tune else None
     return names, tuning, options["tune_together"] or is_word
 
@@ -187,7 +197,7 @@ def _starts(
 ) -> LatentList:
     """The latents of --init, opened and checked."""
     if Path("-") in photos and any(getattr(source, "path", None) == Path("-") for source in init):
-        raise UsageError("stdin can be read but once: give a file to --init")
+        raise UsageError("stdin can be read only once: give a file to --init")
     starts = open_latents(init, network.config)
     if len(starts) not in (0, 1, len(photos)):
         raise UsageError(f"--init has {len(starts)} latents for {len(photos)} photos")
@@ -197,7 +207,7 @@ def _starts(
 
 
 def _run(batch: ProjectionBatch, console: Console) -> None:
-    """Project all; if it is interrupted, say what continues it."""
+    """Project all photos; if interrupted, print the command that continues."""
     folder = batch.folder
     try:
         for _ in batch:
@@ -214,7 +224,7 @@ def _run(batch: ProjectionBatch, console: Console) -> None:
 
 
 def _summarise(targets: Sequence[Target], console: Console) -> None:
-    """How near each photo came, and how many failed, which is an error."""
+    """Report the figures of each photo; Sg2Error if some failed."""
     for target in targets:
         if target.figures:
             console.note(report(target))
@@ -228,9 +238,9 @@ def _summarise(targets: Sequence[Target], console: Console) -> None:
 
 
 def report(target: Target) -> str:
-    """How near it came, in a line."""
+    """The figures of a photo in one line."""
     figures = target.figures
-    psnr = "equal pixels" if figures["psnr"] is None else f"PSNR {figures['psnr']:.2f} dB"
+    psnr = "identical pixels" if figures["psnr"] is None else f"PSNR {figures['psnr']:.2f} dB"
     outside = f"; {figures['outside']}" if figures["outside"] else ""
     return (
         f"{target.name}: LPIPS-VGG {figures['lpips_vgg']:.4f}, LPIPS-Alex "

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @network_options
-@sources_option("--seeds", type=SEEDS, help="Seeds, a row each: 85, 0-3.")
+@sources_option("--seeds", type=SEEDS, help="Seeds, one per row: 85, 0-3.")
 @sources_option(
     "--latents",
     type=LATENTS,
-    help="Other latents, a row each: files, file[2], avg, - for stdin.",
+    help="Other latents: files, file[2], avg, -.",
 )
 @click.option(
     "--psi",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     type=PSI_LIST,
     default="-1,-0.5,0,0.5,0.7,1",
     show_default=True,
-    help="A column each; 0 is the mean image, 1 the latent, -1 its opposite.",
+    help="One column each; 0: mean, 1: no truncation.",
 )
 @click.option(
     "--cutoff",
@@ -64,7 +64,7 @@ def truncate(
     skip_existing: bool,
     **options: Any,
 ) -> None:
-    """Draw latents at several truncations, as a grid.
+    """Draw latents with several truncations, as a grid.
 
     \b
     sg2 truncate --seeds 0-3

@@ -1,4 +1,4 @@
-"""What becomes of a convolution, within the kernel that computes it."""
+"""The epilogue of a convolution: scale, noise, bias, activation and clamp in its kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAPS = 4  # of the filters that are compiled
 
 @dataclass
 class EpilogueArguments(Arguments):
-    """What becomes of a convolution: clamp(leaky_relu(scale * it + noise + bias))."""
+    """Arguments of the epilogue: clamp(leaky_relu(scale * x + noise + bias))."""
 
     scale: Buffer  # [N,C], or [C] with a step of 0
     scale_step: Int
@@ -37,7 +37,7 @@ class EpilogueArguments(Arguments):
 
 
 class Epilogue(NamedTuple):
-    """clamp(leaky_relu(scale * it + noise + bias)); what is absent changes nothing."""
+    """clamp(leaky_relu(scale * x + noise + bias)); each part is optional."""
 
     scale: Tensor | None = None  # [N|1,C]
     bias: Tensor | None = None  # [C]
@@ -46,7 +46,7 @@ class Epilogue(NamedTuple):
     clamp: float | None = None
 
     def part(self, images: slice, rows: slice) -> Epilogue:
-        """That of these rows of some of the images."""
+        """The epilogue for these rows of some images."""
         scale, noise = self.scale, self.noise
         if noise is not None:
             noise = noise[images if len(noise) > 1 else slice(None), :, rows]
@@ -73,5 +73,5 @@ IDENTITY = Epilogue()
 
 
 def per_image(t: Tensor | None, otherwise: Tensor) -> tuple[Tensor, int]:
-    """t [N|1,C], or what stands for it, and the numbers from one image's to the next."""
+    """t [N|1,C], or its default, and the step from one image to the next."""
     return (otherwise, 0) if t is None else (t.contiguous(), t.shape[1] if len(t) > 1 else 0)

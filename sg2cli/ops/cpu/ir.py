@@ -24,7 +24,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 class MapValue(NamedTuple):
-    """An argument that is a Map: its address, and the numbers from one image or row to the next."""
+    """A Map argument: its address, and the steps between images and rows."""
 
     start: Value
     image_step: Value
@@ -32,9 +32,9 @@ class MapValue(NamedTuple):
 
 
 class LoopBuilder(ir.IRBuilder):  # type: ignore[misc]
-    """The function `step`, which every thread calls with the address of its arguments.
+    """Builds the function `step`, called by every thread with the address of its arguments.
 
-    Here are its arguments, integers, addresses and loops.
+    This class has arguments, integers, addresses and loops.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class LoopBuilder(ir.IRBuilder):  # type: ignore[misc]
         )
 
     def declare(self, kind: type[A]) -> A:
-        """The arguments, as values of LLVM."""
+        """The arguments as LLVM values."""
         place, values = WORK_SIZE + 1, {}
         for name, what in kind.LAYOUT:
             if what == "Map":
@@ -93,9 +93,9 @@ class LoopBuilder(ir.IRBuilder):  # type: ignore[misc]
         by: Value | int = 1,
         state: Sequence[Value] = (),
     ) -> Iterator[tuple[Value, list[Value]]]:
-        """Gives the index, and a list of values which each round may replace.
+        """A loop; yields the index, and a list of values that each iteration may replace.
 
-        After the loop the list has the values that the last round left.
+        After the loop, the list has the final values.
         """
         start, stop, by = (I64(x) if isinstance(x, int) else x for x in (start, stop, by))
         before = self.block
@@ -150,12 +150,12 @@ class LoopBuilder(ir.IRBuilder):  # type: ignore[misc]
         return self.at(t.start, self.sum((image, t.image_step), (row, t.row_step)))
 
     def at(self, floats: Value, *terms: Value | int | tuple[Value | int, ...]) -> Value:
-        """An address so many numbers on: a sum as of `sum`."""
+        """The address at an offset in numbers; `terms` as in `sum`."""
         return self.gep(floats, [self.sum(*terms)])
 
 
 class Builder(LoopBuilder):
-    """The same with vectors of LANES numbers, which lie anywhere: no alignment is assumed."""
+    """LoopBuilder with vectors of LANES numbers; no alignment is assumed."""
 
     def vector(self, floats: Value, index: Value | int | None = None) -> Value:
         return self.load(self._place(floats, index), align=4)
@@ -169,9 +169,9 @@ class Builder(LoopBuilder):
         return self.bitcast(floats, VECTOR.as_pointer())
 
     def array(self, size: int, kind: ir.Type) -> Callable[[Value | int], Value]:
-        """In the thread's working memory, as its stack may be small: gives the address of each.
+        """An array in the working memory of the thread, as its stack may be small.
 
-        Arrays begin at multiples of 64 bytes, as vectors have to.
+        Arrays begin at multiples of 64 bytes, as required for vectors.
         """
         work, step = self._argument(WORK), self._argument(WORK_SIZE)
         with self.goto_entry_block():

@@ -52,7 +52,7 @@ def forward(
     outputs, size = weight.shape[0], 2 * w + 1
     if out is None:
         out = new_map(n, outputs, rows.stop - rows.start, 2 * w)
-    # A band leaves out the rows of its last tile that its filter needs to see.
+    # The last rows of a tile of each band are only inputs of the filter.
     for some, band in _bands(n, rows.stop - rows.start, outputs * size, less=4):
         top, bottom = rows.start + band.start, rows.start + band.stop
         seen = slice(max(top - 1, 0) // 2 * 2, min(bottom + 2, 2 * h + 1))
@@ -74,7 +74,7 @@ def backward(
     epilogue: Epilogue,
     y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradients of x, styles, scale and noise, out of x and the result y alone."""
+    """The gradients of x, styles, scale and noise, from x and the result y."""
     scale, bias, noise, slope, clamp = epilogue
     assert scale is not None and bias is not None
     dy = dy.contiguous(memory_format=LAST)
@@ -92,7 +92,7 @@ def backward(
 def _convolution_backward(
     d: Tensor, weight: Tensor, scale: Tensor, taps: ResampleFilter | None
 ) -> Tensor:
-    """The gradient of styles * x: of that of the convolution's result times scale."""
+    """The gradient of styles * x, from that of the result of the convolution."""
     n, outputs, h, w = d.shape
     weight = weight.transpose(0, 1)
     if not taps:
@@ -142,9 +142,8 @@ def _activation_backward(
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """The gradient before the activation and clamp of y, times factor [N,C].
 
-    And the sums [N,C] over pixels: of dy * y, without what is clamped, and of the gradient, by
-    itself and times the noise; and that over channels, [N,1,H,W]. With a factor there is only the
-    first.
+    Also its sums: over pixels [N,C], of dy * y (without clamped ones), of the gradient and of the
+    gradient times noise, and over channels [N,1,H,W]. With a factor, only that of dy * y.
     """
     n, channels, height, width = y.shape
     out = torch.empty_like(dy) if out is None else out

@@ -1,6 +1,6 @@
-"""Compiled code on a CPU: whether it can be used, how it is compiled, and how it is called.
+"""Compiled code on a CPU: availability, compilation and calls.
 
-Kernels run in the threads of torch's own OpenMP, as a second pool would compete with those.
+Kernels run in the OpenMP threads of torch; a second pool would compete with them.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sg2cli import devices
 from sg2cli.ops import backend
 from sg2cli.ops.backend import KernelUnavailable
 
-LANES = 16  # numbers in a vector: channels that are computed together
+LANES = 16  # numbers per vector: channels computed together
 LAST = torch.channels_last
 OPENMP = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")  # called by the kernels
 SPARE = 1 << 24  # numbers, 64 MiB: more than LLVM takes for a kernel
 
-# The types of a kernel's arguments. In the code of a kernel each stands for LLVM's own value, in a
-# call for Python's; both are Any to a type checker, and are checked when a call is made.
+# Types of kernel arguments. In a kernel they are LLVM values, in a call Python values; both are Any
+# for type checkers, and are checked at each call.
 Int: TypeAlias = Any  # int
 Float: TypeAlias = Any  # float
 Buffer: TypeAlias = Any  # a contiguous tensor; the kernel sees its address
-Strided: TypeAlias = Any  # a tensor of any strides, which are arguments of their own
-Map: TypeAlias = Any  # [N,C,H,W], each row in channels_last; also the steps between images and rows
+Strided: TypeAlias = Any  # a tensor whose strides are separate arguments
+Map: TypeAlias = Any  # [N,C,H,W] with rows in channels_last, and its steps between images and rows
 
 
 @dataclass
@@ -53,11 +53,11 @@ class Arguments:
         cls.LAYOUT = tuple(names.items())
 
     def sizes(self) -> dict[str, tuple[int, ...] | int]:
-        """What the kernel touches: the shape of each tensor, or of a Buffer the least numbers."""
+        """What the kernel accesses: the shape of each tensor, or the minimum size of a Buffer."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """ValueError if a tensor is not what the kernel will touch."""
+        """ValueError if a tensor does not match what the kernel accesses."""
         for name, size in self.sizes().items():
             t: Tensor = getattr(self, name)
             if t.shape != size if isinstance(size, tuple) else t.numel() < size:
@@ -91,33 +91,33 @@ def _address(name: str, kind: str, t: Tensor) -> int:
 
 
 def _is_flat(t: Tensor) -> bool:
-    """Whether rows are in channels_last if strides of dimensions of size 1 do not count."""
+    """Whether rows are in channels_last, ignoring strides of dimensions of size 1."""
     steps = ((1, 1), (3, t.shape[1]))
     return all(t.shape[dim] <= 1 or t.stride(dim) == step for dim, step in steps)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A kernel as LLVM's assembly language, and what a call of it needs."""
+    """A kernel in LLVM assembly, and what its calls need."""
 
     code: str
     arguments: type[Arguments]
     work: int  # bytes of working memory for each thread
 
 
-Kernel: TypeAlias = Callable[..., None]  # of Arguments, and of threads if they depend on them
+Kernel: TypeAlias = Callable[..., None]  # of Arguments, and optionally a number of threads
 _COMPILING = Lock()
 
 
 def why_not() -> str | None:
-    """Why compiled code is not used here, or None if it is."""
+    """Why compiled code is not used, or None."""
     return backend.failure("cpu") or _unsupported()
 
 
 @cache
 def _unsupported() -> str | None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return "compiled code is tested on Linux on x86-64 only"
+        return "compiled code is used only on Linux x86-64"
     try:
         features = processor()[1]
     except (ImportError, OSError) as error:
@@ -127,12 +127,12 @@ def _unsupported() -> str | None:
     if _openmp() is None:
         return "this torch is built without GNU OpenMP"
     if not _may_execute():
-        return "this system does not let memory be made executable"
+        return "this system does not allow executable memory"
     return None
 
 
 def processor() -> tuple[str, dict[str, bool]]:
-    """LLVM's name for it, and which features it has."""
+    """LLVM's name and features of the processor."""
     import llvmlite.binding as llvm
 
     return llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
@@ -140,7 +140,7 @@ def processor() -> tuple[str, dict[str, bool]]:
 
 @cache
 def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP of torch's threads, if it can be called."""
+    """The OpenMP library of torch, if it can be called."""
     library = ctypes.CDLL(torch._C.__file__)
     if not all(hasattr(library, name) for name in ("GOMP_parallel", *OPENMP)):
         return None
@@ -151,7 +151,7 @@ def _openmp() -> ctypes.CDLL | None:
 
 
 def _may_execute() -> bool:
-    """Whether memory that was written to may be made executable, as LLVM does without asking."""
+    """Whether written memory may be made executable, which LLVM does without a check."""
     libc = ctypes.CDLL(None, use_errno=True)
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     page[0] = 0xC3  # a return instruction
@@ -163,15 +163,15 @@ def _may_execute() -> bool:
 
 
 @cache
-def kernel(module: str, function: str, *how: Any) -> Kernel:
-    """The `Source` that function(*how) of a module of this package gives, compiled.
+def kernel(module: str, function: str, *options: Any) -> Kernel:
+    """Compile the `Source` that function(*options) of a module of this package returns.
 
-    KernelUnavailable if that fails. The module is loaded here, as it needs llvmlite.
+    KernelUnavailable if that fails. The module is imported here, as it requires llvmlite.
     """
-    # LLVM ends the process where it has no memory; torch raises an error.
+    # Without memory, LLVM aborts the process; torch raises an error.
     torch.empty(SPARE, dtype=torch.float32, device="cpu")
     try:
-        source: Source = getattr(import_module(f"sg2cli.ops.cpu.{module}"), function)(*how)
+        source: Source = getattr(import_module(f"sg2cli.ops.cpu.{module}"), function)(*options)
         with _COMPILING:
             engine, address = _compile(source.code)
     except (ImportError, OSError, RuntimeError) as error:
@@ -181,7 +181,7 @@ def kernel(module: str, function: str, *how: Any) -> Kernel:
     called = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in OPENMP]
 
     def call(arguments: Arguments, threads: int = 0, engine: Any = engine) -> None:
-        """The engine owns the code, which lives as long as it does."""
+        """Run the kernel; `engine` is kept alive because it owns the code."""
         arguments.check()
         threads = threads or devices.torch_threads()
         work = scratch("work", threads * source.work // 4)
@@ -192,7 +192,7 @@ def kernel(module: str, function: str, *how: Any) -> Kernel:
 
 
 def _compile(code: str) -> tuple[Any, int]:
-    """LLVM's engine, and the address of the function `step` in it."""
+    """The LLVM engine, and the address of its function `step`."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -203,7 +203,7 @@ def _compile(code: str) -> tuple[Any, int]:
 
 
 def target_machine() -> Any:
-    """This processor, as LLVM compiles for it."""
+    """LLVM's target machine for this processor."""
     import llvmlite.binding as llvm
 
     name, features = processor()
@@ -215,36 +215,36 @@ _SCRATCH = local()
 
 
 def scratch(name: str, numbers: int) -> Tensor:
-    """Memory of this thread, the same for each call, so that it stays in the cache."""
+    """Working memory of this thread, reused between calls, so that it stays in the cache."""
     known: Tensor | None = getattr(_SCRATCH, name, None)
     if known is None or known.numel() < numbers:
         known = None
         _SCRATCH.__dict__.pop(name, None)
-        with torch.inference_mode(False):  # to do for gradients, too
+        with torch.inference_mode(False):  # usable with gradients as well
             known = torch.zeros(numbers, dtype=torch.float32, device="cpu")
         setattr(_SCRATCH, name, known)
     return known
 
 
 def scratch_map(name: str, n: int, channels: int, height: int, width: int) -> Tensor:
-    """[N,C,H,W] in channels_last, in memory that lasts until it is asked for again."""
+    """[N,C,H,W] in channels_last, in working memory that is valid until the next request."""
     numbers = n * channels * height * width
     return scratch(name, numbers)[:numbers].view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def release_scratch() -> None:
-    """Give back this thread's memory."""
+    """Free the working memory of this thread."""
     _SCRATCH.__dict__.clear()
 
 
 def new_map(n: int, channels: int, height: int, width: int) -> Tensor:
-    """[N,C,H,W] in channels_last, not filled."""
+    """Uninitialised [N,C,H,W] in channels_last."""
     shape = (n, channels, height, width)
     return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=LAST)
 
 
 @lru_cache(maxsize=64)
 def filled(value: float, numbers: int) -> Tensor:
-    """Stands for arguments that are absent."""
+    """A constant tensor in place of absent arguments."""
     with torch.inference_mode(False):
         return torch.full((numbers,), float(value), dtype=torch.float32, device="cpu")

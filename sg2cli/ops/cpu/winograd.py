@@ -27,25 +27,25 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, eq=False)
 class Algorithm:
-    """A convolution in one dimension; that of an image is one in each direction.
+    """A one-dimensional convolution; images are convolved in both directions.
 
     Pixels of a tile of the output are AT @ ((G @ w) * (BT @ x)).
     """
 
     name: str
-    BT: Matrix  # [points, pixels of the input that a tile sees]
+    BT: Matrix  # [points, input pixels of a tile]
     G: Matrix  # [points, 3]
-    AT: Matrix  # [pixels of the output, points]
-    x_step: int  # pixels of the input from one tile to the next
-    x_first: int  # where the first tile begins in the input
-    y_step: int  # pixels of the output from one tile to the next; the last may have one more
+    AT: Matrix  # [output pixels of a tile, points]
+    x_step: int  # input pixels from one tile to the next
+    x_first: int  # first input pixel of the first tile
+    y_step: int  # output pixels from one tile to the next; the last may have one more
 
     @property
     def points(self) -> int:
         return len(self.BT)
 
     def tiles(self, pixels: int) -> int:
-        """How many tiles make so many pixels of the output."""
+        """Number of tiles for `pixels` of the output."""
         return -(-max(pixels - (len(self.AT) - self.y_step), 1) // self.y_step)
 
 
@@ -81,14 +81,14 @@ def output_transform(algorithm: Algorithm, m: Tensor, height: int, width: int) -
 
 
 def convolve(algorithm: Algorithm, x: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    """The whole convolution, as the compiled code does it: x [N,I,H,W] -> [N,O,height,width]."""
+    """The whole convolution, as in the compiled code: x [N,I,H,W] -> [N,O,height,width]."""
     points = input_transform(algorithm, x)
     products = torch.einsum("nihwab,oiab->nohwab", points, weight_transform(algorithm, weight))
     return output_transform(algorithm, products, height, width)
 
 
 def _tiles(algorithm: Algorithm, pixels: int) -> int:
-    """How many tiles cover the output of so many pixels of the input."""
+    """Number of tiles for the output of `pixels` of the input."""
     return algorithm.tiles(-(-pixels // algorithm.x_step) * algorithm.y_step + 1)
 
 
@@ -97,7 +97,7 @@ def _tensor(matrix: Matrix, like: Tensor) -> Tensor:
 
 
 def toom_cook(points: Sequence[int], taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """BT, G and AT for as many outputs as these points, and infinity, give.
+    """BT, G and AT for these points and infinity; these determine the number of outputs.
 
     y[n] is the sum of g[k] x[n + k]: the transpose of a product of polynomials that is found from
     its values at the points (Winograd 1980, Arithmetic Complexity of Computations, section IV).
@@ -115,7 +115,7 @@ def toom_cook(points: Sequence[int], taps: int) -> tuple[Matrix, Matrix, Matrix]
 
 
 def _with_roots(roots: Sequence[int]) -> list[int]:
-    """The coefficients of the polynomial, from the lowest on."""
+    """The coefficients of the polynomial with these roots, lowest first."""
     found = [1]
     for root in roots:
         found = [a - root * b for a, b in zip([0, *found], [*found, 0], strict=True)]
@@ -138,7 +138,7 @@ def _same() -> Algorithm:
 def _up(name: str, points: Sequence[int]) -> Algorithm:
     """Zeros inserted: y[2j] = w[0] x[j] + w[2] x[j - 1], which is F(.,2), y[2j + 1] = w[1] x[j].
 
-    The output has a pixel more than twice those of the input.
+    The output has one pixel more than twice those of the input.
     """
     BT, G, AT = toom_cook(points, 2)
     even = [(*row, *_unit(None, TILE)) for row in AT]
@@ -176,12 +176,11 @@ ALGORITHMS = (SAME, *UPS, DOWN)
 
 
 def best_up(rows: int, width: int) -> Algorithm:
-    """What makes so many pixels with the fewest products: the second of them has more in a tile,
-    but needs no tiles for the last row and column alone."""
+    """The upsampling algorithm with the fewest products for this size."""
     return min(UPS, key=lambda it: it.points**2 * it.tiles(rows) * it.tiles(width))
 
 
 @lru_cache
 def g_tensor(algorithm: Algorithm) -> Tensor:
-    """G as the compiled code reads it."""
+    """G as a tensor, for the compiled code."""
     return constant(algorithm.G)

@@ -90,7 +90,7 @@ def test_the_operations_in_use(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
     if ops.has_compiled_cpu():
         assert "Winograd" in says()
-    assert f"{len(selftest.CHECKS)} operations agree with torch's" in says()
+    assert f"{len(selftest.CHECKS)} operations agree with plain torch" in says()
     with monkeypatch.context() as patch:
         patch.setattr(runtime, "why_not", lambda: "no llvmlite")
         assert "torch's own operations: no llvmlite" in says()

@@ -56,7 +56,7 @@ def test_a_video(sg2: Any) -> None:
     assert sg2(*args, "--steps", "12").lines == ["e.gif"]
     with PIL.Image.open("e.gif") as video:
         assert video.n_frames == 12  # type: ignore[attr-defined]
-    assert "of one latent" in one_line(sg2("edit", "3,4", *args[2:]).err)
+    assert "shows one latent" in one_line(sg2("edit", "3,4", *args[2:]).err)
 
 
 def test_directions_of_a_file(sg2: Any) -> None:
@@ -86,16 +86,16 @@ def test_directions_of_a_file(sg2: Any) -> None:
     [
         (["0"], "Missing option '--direction'"),
         (["x", "--direction", "pca:0"], "'x' is not a latent"),
-        (["0", "--direction", "pca:0", "--amount", "3..-3"], "write -3..3"),
-        (["0", "--direction", "pca:0", "--amount", "far"], "'far' is no amount"),
-        (["0", "--direction", "pca:0", "--amount", "nan"], "not a usable amount"),
+        (["0", "--direction", "pca:0", "--amount", "3..-3"], "did you mean -3..3?"),
+        (["0", "--direction", "pca:0", "--amount", "far"], "'far' is not an amount"),
+        (["0", "--direction", "pca:0", "--amount", "nan"], "is out of range"),
         (["0", "--direction", "pca:500"], "there are 256 directions"),
         (["0", "--direction", "missing.npy"], "no direction 'missing.npy'"),
-        (["0", "--direction", "pca:0", "--layers", "12"], "row 12 is beyond"),
+        (["0", "--direction", "pca:0", "--layers", "12"], "row 12 is out of range"),
         (["0", "--direction", "pca:0", "--out", "a.avi"], "give a folder, or a video"),
         (["0", "--direction", "pca:0", "--steps", "1"], "--steps"),
-        (["0", "--direction", "pca:0", "--steps", "5", "--amount", "2"], "of a range"),
-        (["0", "--direction", "sefa"], "which of the sefa directions"),
+        (["0", "--direction", "pca:0", "--steps", "5", "--amount", "2"], "a range of amounts"),
+        (["0", "--direction", "sefa"], "sefa has several directions"),
         (["0", "--direction", "sefa:" + "9" * 5000], "no direction 'sefa:999"),
     ],
 )
@@ -111,7 +111,7 @@ def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
     [
         (["--out", "d.npy"], "saved as .safetensors"),
         (["--samples", "1"], "--samples"),
-        (["--layers", "huge"], "'huge' is none of"),
+        (["--layers", "huge"], "'huge' is not a style"),
         (["--class", "1"], "no classes"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_file_says_its_deviations_and_its_network(sg2: Any) -> None:
     checkpoints.save_generator(other, Path("other.safetensors"), {})
     result = sg2("edit", "0", "-n", "other.safetensors", *direction, "--out", "o")
     assert result.code == 0
-    assert "was found in another network" in one_line(result.err)
+    assert "was found with another network" in one_line(result.err)
 
 
 def test_classes_are_asked_for(sg2: Any) -> None:

@@ -61,7 +61,7 @@ def test_a_golden_image_comes_out(sg2: Any) -> None:
         assert abs(pixels(f"out/seed{seed:04d}.png").astype(int) - image).max() <= 1
 
 
-def test_the_account_of_an_image(sg2: Any) -> None:
+def test_the_provenance_of_an_image(sg2: Any) -> None:
     (line,) = sg2("generate", "--seeds", "7", "--trunc", "0.5", "--json").lines
     account = json.loads(line)
     assert account.pop("path") == "out/seed0007.png"
@@ -138,7 +138,7 @@ def test_an_existing_file_is_kept_unless_told(sg2: Any) -> None:
     assert Path("out/seed0002.png").stat().st_mtime_ns > before
 
 
-def test_skip_existing_goes_on(sg2: Any) -> None:
+def test_skip_existing_continues(sg2: Any) -> None:
     sg2("generate", "--seeds", "0-4", "--batch", "2")
     expected = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     Path("out/seed0001.png").unlink()
@@ -244,21 +244,25 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--seeds", "x"], 2, "'x' is not a seed"),
         (["--seeds", ""], 2, "'' is not a seed"),
         ([], 2, "give --seeds or --latents"),
-        (["--seeds", "1", "--trunc", "half"], 2, "'half' is no number"),
-        (["--seeds", "1", "--trunc", "nan"], 2, "'nan' is not a usable psi"),
+        (["--seeds", "1", "--trunc", "half"], 2, "'half' is not a number"),
+        (["--seeds", "1", "--trunc", "nan"], 2, "'nan' is out of range"),
         (["--seeds", "1", "--trunc-cutoff", "13"], 2, "beyond this network's 12 rows"),
         (["--seeds", "1", "--trunc-cutoff", "-1"], 2, "--trunc-cutoff"),
         (["--seeds", "1", "--class", "0"], 2, "no classes"),
         (["--seeds", "1", "-n", "classes.safetensors"], 2, "3 classes: give --class 0 to 2"),
-        (["--seeds", "1", "-n", "classes.safetensors", "--class", "3"], 2, "class 3 is none of"),
+        (
+            ["--seeds", "1", "-n", "classes.safetensors", "--class", "3"],
+            2,
+            "class 3 is out of range",
+        ),
         (["--seeds", "1", "-n", "missing.safetensors"], 2, "no network 'missing.safetensors'"),
         (["--seeds", "1", "-n", "empty.safetensors"], 3, "empty.safetensors: empty"),
         (["--seeds", "1", "-n", "net.pkl"], 3, "sg2 convert net.pkl net.safetensors"),
         (["--seeds", "1", "-n", "a.png"], 3, "a.png: a PNG image"),
         (["--seeds", "1", "--noise-mode", "loud"], 2, "'loud' is not one of"),
-        (["--seeds", "1", "--device", "tpu"], 2, "'tpu' is none of auto, cpu, cuda"),
+        (["--seeds", "1", "--device", "tpu"], 2, "'tpu' is not a device: use auto, cpu, cuda"),
         (["--seeds", "1", "--grid=0x3"], 2, "--grid=8x4"),
-        (["--seeds", "0-8", "--grid=2x4"], 2, "no room for 9 images"),
+        (["--seeds", "0-8", "--grid=2x4"], 2, "too small for 9 images"),
         (["--seeds", "0-9999999", "--grid", "--format", "jpg"], 2, "beyond what jpg holds"),
         (["--seeds", "0-1", "--out", "-"], 2, "2 images do not fit into one"),
         (["--seeds", "0-1", "--out", "b.png"], 2, "2 images do not fit into one"),
@@ -371,7 +375,7 @@ def test_ten_million_seeds_start_at_once(in_tmp: Path) -> None:
         process.kill()
 
 
-def test_quiet_says_nothing(sg2: Any) -> None:
+def test_quiet_prints_nothing(sg2: Any) -> None:
     sg2("generate", "--seeds", "0-2")
     result = sg2("generate", "--seeds", "0-2", "--skip-existing", "-q")
     assert (result.code, result.out, result.err) == (0, "", "")
@@ -396,7 +400,7 @@ def test_options_given_twice_add_up(sg2: Any) -> None:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
-def test_nobody_listens_on_stderr(in_tmp: Path, closed: str) -> None:
+def test_a_closed_stderr_does_not_end_the_work(in_tmp: Path, closed: str) -> None:
     command = f"{' '.join(SG2)} generate --seeds 0-3 --skip-existing {closed}"
     for _ in range(2):  # the second time there is something to say
         result = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, check=True)
@@ -459,7 +463,7 @@ def test_an_interruption_while_loading_is_one_too(in_tmp: Path) -> None:
             assert "Traceback" not in message
 
 
-def test_bad_files_on_the_way_cost_the_others_nothing(sg2: Any) -> None:
+def test_bad_files_do_not_affect_the_others(sg2: Any) -> None:
     Path("out").mkdir()
     Path("out/seed0040.png").write_bytes(b"junk")
     sg2("generate", "--seeds", "7", "--trunc", "0.5")
@@ -527,7 +531,7 @@ def test_a_grid_with_holes_is_not_written(sg2: Any, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("batch", ["1", "3", "8"])
-def test_latents_that_cannot_be_drawn_cost_the_others_nothing(sg2: Any, batch: str) -> None:
+def test_latents_that_cannot_be_drawn_do_not_affect_the_others(sg2: Any, batch: str) -> None:
     """Rows that are no numbers, and one so far out that the network overflows."""
     sg2("generate", "--seeds", "0-5", "--save-latents", "good.npy", "--out", "seeds")
     ws = np.load("good.npy")
@@ -564,7 +568,7 @@ def test_latents_that_cannot_be_drawn_cost_the_others_nothing(sg2: Any, batch: s
         (["edit", "bad.npy", "--direction", "sefa:0", "--amount", "1"], 1),
     ],
 )
-def test_a_bad_latent_of_a_grid_costs_the_others_nothing(
+def test_a_bad_latent_of_a_grid_does_not_affect_the_others(
     sg2: Any, args: list[str], count: int
 ) -> None:
     network = GOLDEN / "uncond-64.weights.safetensors"

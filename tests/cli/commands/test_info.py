@@ -74,7 +74,7 @@ def test_it_reads_stdin(sg2: Any) -> None:
     ("content", "code", "message"),
     [
         (b"", 3, "empty"),
-        (b"some text in a file", 3, "damaged, or no safetensors"),
+        (b"some text in a file", 3, "damaged, or not a safetensors"),
         (b"\x80\x04\x95" + bytes(50), 3, "damaged"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), 1, "not an image"),
         (b"\x93NUMPY\x01\x00\xff\xff", 1, "no latents|safetensors"),
@@ -110,7 +110,7 @@ def test_other_arrays_are_named(sg2: Any) -> None:
     assert facts(sg2, "other.npz")["arrays"] == {}
 
 
-def test_text_in_an_image_has_no_power_over_the_terminal(sg2: Any) -> None:
+def test_text_in_an_image_does_not_control_the_terminal(sg2: Any) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

@@ -115,8 +115,8 @@ def test_random_noise_does_not_flicker(sg2: Any) -> None:
         (["--latents", "1,2", "--out", "w.avi"], "give a folder, or a video"),
         (["--latents", "1,2", "--out", "w.png"], "give a folder, or a video"),
         (["--latents", "1,2", "--out", "-"], "give a folder, or a video"),
-        (["--latents", "1,2", "--fps", "240", "--out", "w.gif"], "100 frames a second at most"),
-        (["--latents", "1,avg", "--space", "z", "--out", "w"], "space z is for seeds"),
+        (["--latents", "1,2", "--fps", "240", "--out", "w.gif"], "at most 100 frames per second"),
+        (["--latents", "1,avg", "--space", "z", "--out", "w"], "space z requires seeds"),
         (["--latents", "1,", "--out", "w"], "'' is not a latent"),
     ],
 )

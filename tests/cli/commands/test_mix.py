@@ -96,7 +96,7 @@ def test_the_provenance_names_both_parents(sg2: Any) -> None:
     assert lines[2]["styles"] == [0, 1, 2, 3, 4, 5, 6]
 
 
-def test_skip_existing_goes_on(sg2: Any) -> None:
+def test_skip_existing_continues(sg2: Any) -> None:
     args = ["mix", "--rows", "1-2", "--cols", "3,4", "--skip-existing"]
     sg2(*args)
     before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
@@ -121,13 +121,13 @@ def test_classes(sg2: Any) -> None:
         ([], "Missing option '--rows'"),
         (["--rows", "1"], "Missing option '--cols'"),
         (["--rows", "1", "--cols", ""], "'' is not a latent"),
-        (["--rows", "1", "--cols", "2", "--styles", "0-12"], "row 12 is beyond"),
-        (["--rows", "1", "--cols", "2", "--styles", "huge"], "'huge' is none of coarse"),
-        (["--rows", "1", "--cols", "2", "--styles", "6-0"], "write 0-6"),
+        (["--rows", "1", "--cols", "2", "--styles", "0-12"], "row 12 is out of range"),
+        (["--rows", "1", "--cols", "2", "--styles", "huge"], "'huge' is not a style: use coarse"),
+        (["--rows", "1", "--cols", "2", "--styles", "6-0"], "did you mean 0-6?"),
         (["--rows", "1", "--cols", "2", "--out", "a.png"], "several images"),
         (["--rows", "1", "--cols", "2", "--out", "-"], "several images"),
         (["--rows", "1", "--cols", "other.npy"], "ws of 4 rows, this network has 12"),
-        (["--rows", "1", "--cols", "wide.npy"], "w of 64 numbers, this network has 256"),
+        (["--rows", "1", "--cols", "wide.npy"], "w of dimension 64, this network has 256"),
     ],
 )
 def test_bad_input(sg2: Any, args: list[str], message: str) -> None:
@@ -169,7 +169,7 @@ def test_names_that_would_meet_are_refused(sg2: Any) -> None:
 
 def test_grids_have_an_end(sg2: Any) -> None:
     assert "at most" in one_line(sg2("mix", "--rows", "0-9999999", "--cols", "0").err)
-    assert "but once" in one_line(sg2("mix", "--rows", "-", "--cols", "-").err)
+    assert "only once" in one_line(sg2("mix", "--rows", "-", "--cols", "-").err)
 
 
 def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:

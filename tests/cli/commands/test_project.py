@@ -90,12 +90,12 @@ def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) 
     drawn = (plain * 127.5 + 128).clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
     assert abs(pixels("o/me/projected.png") - drawn.numpy()).max() <= 1
 
-    message = metadata(f"o/me/{LATENT}")
+    provenance = metadata(f"o/me/{LATENT}")
     difference = pixels("o/me/projected.png") - pixels("o/me/target.png")
     psnr = 10 * np.log10(255**2 / (difference**2).mean())
-    assert message["psnr"] == pytest.approx(psnr, abs=1e-3)
-    assert message["checkpoint"] == checkpoints.find_network(net).sha256
-    assert message["steps_done"] == 4 and 0 < message["lpips_vgg"] < 2
+    assert provenance["psnr"] == pytest.approx(psnr, abs=1e-3)
+    assert provenance["checkpoint"] == checkpoints.find_network(net).sha256
+    assert provenance["steps_done"] == 4 and 0 < provenance["lpips_vgg"] < 2
     rows = rows_of("o/me/history.csv")
     assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
     assert {"lr", "lpips", "noise_penalty", "w_distance"} < rows[0].keys()
@@ -183,15 +183,15 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
         ([], 2, "no photo"),
         (["none*.jpg"], 2, "no photo"),
         (["missing.jpg"], 2, "no photo"),
-        (["empty"], 2, "no image in the folder"),
+        (["empty"], 2, "no images in the folder"),
         (["words.png"], 1, "not an image"),
         (["me.png", "--mask", "me.png", "--crop", "0,0,20,2"], 1, "20 x 2 pixels: too few"),
         (["me.png", "--mask", "small.png"], 2, "10 x 10"),
         (["me.png", "--crop", "0,0,90,90"], 2, "reaches beyond"),
-        (["me.png", "--crop", "a,b"], 2, "no crop"),
-        (["me.png", "--crop", "0,0,0,9"], 2, "no size"),
-        (["me.png", "--background", "blurple"], 2, "no colour"),
-        (["me.png", "--time-limit", "soon"], 2, "no time"),
+        (["me.png", "--crop", "a,b"], 2, "not a crop"),
+        (["me.png", "--crop", "0,0,0,9"], 2, "is empty"),
+        (["me.png", "--background", "blurple"], 2, "not a colour"),
+        (["me.png", "--time-limit", "soon"], 2, "not a duration"),
         (["me.png", "--class", "3"], 2, "no classes"),
         (["me.png", "--steps", "0"], 2, "--steps"),
         (["me.png", "--lr", "-1"], 2, "--lr"),
@@ -308,8 +308,8 @@ def test_tuning_gives_weights_that_draw_the_photo(sg2: Any, net: Path) -> None:
     result = sg2(*args, "--tune", "--tune-steps", 12, "--out", "o")
     assert result.code == 0, result.err
     assert result.lines[-1] == f"o/me/{LATENT}" and "o/me/tuned.safetensors" in result.lines
-    plain, message = metadata(f"plain/me/{LATENT}"), metadata(f"o/me/{LATENT}")
-    assert message["lpips_vgg"] < plain["lpips_vgg"]
+    plain, provenance = metadata(f"plain/me/{LATENT}"), metadata(f"o/me/{LATENT}")
+    assert provenance["lpips_vgg"] < plain["lpips_vgg"]
     tuned = load_file("o/me/tuned.safetensors")
     assert all(t.dtype == torch.float16 for t in tuned.values())
     assert any(t.abs().max() > 0 for t in tuned.values())
@@ -406,8 +406,8 @@ def test_a_time_limit_counts_tuning(sg2: Any, net: Path) -> None:
     args = ("--steps", 200_000, "--tune", "--tune-steps", 50_000, "--time-limit", "4s")
     assert sg2("project", "me.png", "-n", net, *args, "--out", "o").code == 0
     assert time.monotonic() - start < 60
-    message = metadata("o/me/tuned.safetensors")
-    assert 0 < message["tune_steps_done"] < 50_000
+    provenance = metadata("o/me/tuned.safetensors")
+    assert 0 < provenance["tune_steps_done"] < 50_000
     assert metadata(f"o/me/{LATENT}")["ended"] == "time"
 
 
@@ -452,8 +452,8 @@ def test_a_loss_that_is_not_finite_keeps_the_best_and_says_so(
     photo("me.png")
     result = sg2("project", "me.png", "-n", net, "--steps", 6, "--out", "o")
     assert result.code == 1 and "NaN or infinite" in result.err
-    message = metadata(f"o/me/{LATENT}")
-    assert message["ended"] == "not finite" and message["steps_done"] == 4
+    provenance = metadata(f"o/me/{LATENT}")
+    assert provenance["ended"] == "not finite" and provenance["steps_done"] == 4
     assert load_file(f"o/me/{LATENT}")["ws"].isfinite().all()
 
 
@@ -555,10 +555,10 @@ def test_resume_needs_the_same_settings_and_photos(
     before = Path("o/b/snapshot.safetensors").read_bytes()
     for other in (("b.png", "c.png", "--lr", 0.05), ("b.png", "a.png"), ("b.png",)):
         result = sg2(*args, *other)
-        assert result.code == 1 and "begin anew" in result.err, other
+        assert result.code == 1 and "start again" in result.err, other
         assert Path("o/b/snapshot.safetensors").read_bytes() == before
     result = sg2(*args, "a.png", "b.png", "c.png")
-    assert result.code == 1 and "another list of photos" in result.err
+    assert result.code == 1 and "other photos or batch size" in result.err
     result = sg2(*args, "b.png", "c.png")
     assert result.code == 0 and "resuming at step 3" in result.err
 

@@ -28,7 +28,7 @@ def test_images_and_grid(sg2: Any) -> None:
     np.testing.assert_array_equal(cell, pixels("out/seed0001-psi0.5.png"))
 
 
-def test_the_ends_of_the_trick(sg2: Any) -> None:
+def test_psi_0_is_the_mean_and_psi_1_the_latent(sg2: Any) -> None:
     """psi 1 is the sample, 0 the mean image in every row."""
     sg2("truncate", "--seeds", "0-1", "--batch", "4")
     sg2("generate", "--seeds", "0-1", "--out", "g", "--batch", "4")
@@ -60,8 +60,8 @@ def test_latents_of_files_are_truncated_too(sg2: Any) -> None:
     ("args", "message"),
     [
         ([], "give --seeds or --latents"),
-        (["--seeds", "0", "--psi", "1,x"], "'x' is no number"),
-        (["--seeds", "0", "--psi", ""], "'' is no number"),
+        (["--seeds", "0", "--psi", "1,x"], "'x' is not a number"),
+        (["--seeds", "0", "--psi", ""], "'' is not a number"),
         (["--seeds", "0", "--cutoff", "13"], "beyond this network's 12 rows"),
         (["--seeds", "0", "--out", "a.png"], "several images"),
     ],

@@ -136,7 +136,7 @@ def test_a_second_derivative_is_refused(randn: Any) -> None:
 
 
 @pytest.mark.parametrize("learns", ["weight", "bias"])
-def test_weights_that_learn_get_their_gradient(randn: Any, learns: str) -> None:
+def test_trainable_weights_get_their_gradient(randn: Any, learns: str) -> None:
     x, weight, bias = randn(1, 32, 48, 48), randn(32, 32, 3, 3), randn(32)
     leaf = (weight if learns == "weight" else bias).requires_grad_()
     (expected,) = torch.autograd.grad(F.conv2d(x, weight, bias, padding=1).square().sum(), leaf)

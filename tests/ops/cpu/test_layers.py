@@ -154,7 +154,7 @@ def test_without_a_compiler_all_is_torchs_own(randn: Any, monkeypatch: pytest.Mo
     assert torch.equal(styled_conv(*given, taps=BLUR), expected)  # type: ignore[misc]
 
 
-def test_weights_that_learn_get_their_gradient(randn: Any) -> None:
+def test_trainable_weights_get_their_gradient(randn: Any) -> None:
     given = operands(randn, (1, 4, 5, 8, 8), True, "shared")
     gradients = []
     for dtype in (torch.float32, torch.float64):
