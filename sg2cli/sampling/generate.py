@@ -103,7 +103,7 @@ class Generate(Drawing):
         if not same_settings(found, made) or is_unchanged(path, found) is False:
             raise Sg2Error(
                 f"{path} was made with other settings, or changed after sg2 wrote it: "
-                "--overwrite replaces it, another name keeps it"
+                "`overwrite` replaces it, another name keeps it"
             )
         return None
 
