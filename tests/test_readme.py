@@ -26,8 +26,8 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 SG2_COMMANDS = [line for line in COMMANDS if line.startswith("sg2 ")]
 
 
-# Images of the README, and the files that the commands above them write. A projection ends elsewhere
-# on another processor.
+# Images of the README, and the files that the commands above them write. The projection is not
+# among them: it ends elsewhere on another processor.
 SHOWN = {
     ROOT / "docs/avatars.png": "avatars/grid.png",
     ROOT / "docs/mix-coarse.png": "coarse/grid.png",
