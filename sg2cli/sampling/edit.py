@@ -102,7 +102,7 @@ def edit(
     Args:
         G: a network, from `sg2cli.load`.
         latents: one per row; see `generate`.
-        direction: a name, from the file beside the network (`sg2 directions --list`); "sefa:K" or
+        direction: a name, from NETWORK.directions.safetensors beside the network; "sefa:K" or
             "pca:K" (from 0, the strongest), a file of `directions` as "FILE:sefa:K" or "FILE:NAME",
             an .npy [w_dim] or [num_ws,w_dim], or rosinality's factor.pt as "FILE:K".
         amounts: one or several distances, in standard deviations of W along the direction, or in

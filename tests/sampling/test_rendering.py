@@ -114,7 +114,7 @@ def test_latents_are_drawn_as_they_come() -> None:
     [
         ({}, {"cutoff": 7}, "7 is beyond this network's 6 rows"),
         ({}, {"class_index": 0}, "no classes"),
-        ({"c_dim": 3, "embed_features": 2}, {}, "3 classes: give --class 0 to 2"),
+        ({"c_dim": 3, "embed_features": 2}, {}, "3 classes: give `class_index` 0 to 2"),
         (
             {"c_dim": 3, "embed_features": 2},
             {"class_index": 3},
