@@ -11,7 +11,7 @@ DRAWING := avatar-dev01
 demo: .venv/installed  ## a grid, a mixing grid, and a projection with an edit, in out/
 	$(BIN)/sg2 generate --seeds 22-34,36-37,39-52,57-58,63 --grid=8x4 --skip-existing --out out -q
 	$(BIN)/sg2 mix --rows 5,0,6 --cols 9,11,22 --styles coarse --skip-existing --out out/mix -q
-	$(BIN)/sg2 project tests/targets/$(DRAWING).png --preset fast --skip-existing --out out/found
+	$(BIN)/sg2 project tests/targets/$(DRAWING).png --preset fast --resume --out out/found
 	$(BIN)/sg2 edit out/found/$(DRAWING)/projected.safetensors --direction smile --amount 0..2 \
 		--steps 3 --skip-existing --out out/edited -q
 	@echo "Look at out/grid.png, out/mix/grid.png, out/found/$(DRAWING)/compare.png and out/edited/grid.png"
