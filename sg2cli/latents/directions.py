@@ -71,6 +71,8 @@ def check_direction(text: str, config: GeneratorConfig, network: Path | None = N
         return
     name, method, number = _split(text)
     if not name and number is None:
+        if not method:
+            raise unknown(text, [])
         raise UsageError(
             f"{method} has several directions: give a number, such as {method}:0 for the strongest"
         )

@@ -159,6 +159,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "no direction ''"),
         ("sefa", "sefa has several directions"),
         ("sefa:256", "there are 256 directions, 0 to 255"),
         ("lda:0", "no direction 'lda:0'"),
