@@ -193,6 +193,20 @@ def test_directions(G: Any, in_tmp: Path) -> None:
         found.save("d.safetensors")
 
 
+def test_images_are_counted_as_they_are_iterated(G: Any) -> None:
+    drawn = [
+        sg2cli.generate(G, "0-2"),
+        sg2cli.mix(G, "0-1", "2-4"),
+        sg2cli.truncate(G, "0-1", psis=(0, 1)),
+        sg2cli.edit(G, "0-1", "glasses", (0, 1)),
+        sg2cli.interpolate(G, "0,1", 3),
+    ]
+    for images in drawn:
+        listed = list(images)
+        assert len(images) == len(listed) > 1
+        assert images[len(images) - 1].name == images[-1].name == listed[-1].name
+
+
 def test_named_directions(G: Any) -> None:
     plain, edited = (sg2cli.edit(G, 85, "glasses", amount)[0] for amount in (0, 1))
     changed = np.abs(edited.ws - plain.ws).max(axis=1) > 0

@@ -58,6 +58,11 @@ class Drawing(ABC):
         """Number of cells."""
         return self.columns * self.rows
 
+    @property
+    def result_count(self) -> int:
+        """Number of images, without the unmixed ones that begin rows and columns."""
+        return sum(1 for _ in self.names())
+
     @abstractmethod
     def names(self) -> Iterator[str]:
         """The names of all images, without the grid."""

@@ -84,7 +84,7 @@ class Images:
         self._G, self._drawing = G, drawing
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._drawing.names())
+        return self._drawing.result_count
 
     def __iter__(self) -> Iterator[Image]:
         """Sg2Error for an image that is not finite."""

@@ -52,6 +52,10 @@ class Mix(Drawing):
     def is_mapped(self) -> bool:
         return self.row_list.need_mapping or self.column_list.need_mapping
 
+    @property
+    def result_count(self) -> int:
+        return len(self.row_latents) * len(self.column_latents)
+
     def names(self) -> Iterator[str]:
         yield from {latent.name: None for latent in (*self.column_latents, *self.row_latents)}
         yield from (f"{r.name}-{c.name}" for r in self.row_latents for c in self.column_latents)
