@@ -62,6 +62,14 @@ def _file_of(text: str, network: Path | None) -> tuple[Path | None, str]:
     return file_beside(network) if network else None, name
 
 
+def source_file(text: str, network: Path | None) -> Path | None:
+    """The file that a direction is read from; None for 'sefa:K' and 'pca:K'."""
+    if named := named_file(text, network):
+        return named[0]
+    name, _, _ = _split(text)
+    return user_path(name) if name else None
+
+
 def check_direction(text: str, config: GeneratorConfig, network: Path | None = None) -> None:
     """UsageError for directions that cannot exist; other files are not opened.
 

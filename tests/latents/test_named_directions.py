@@ -121,3 +121,15 @@ def test_a_file_beside_it_that_is_damaged(sg2: Any, net: Path, content: bytes) -
 def test_a_network_without_names(sg2: Any, net: Path) -> None:
     result = sg2("directions", "-n", net, "--list")
     assert result.code == 2 and "no named directions" in result.err
+
+
+@pytest.mark.parametrize("source", ["smile", "net.directions.safetensors:smile"])
+def test_the_file_that_a_direction_is_read_from_is_not_replaced(
+    sg2: Any, net: Path, source: str
+) -> None:
+    beside({"smile": torch.ones(6, 16), "other": torch.ones(16)})
+    before = Path("net.directions.safetensors").read_bytes()
+    args = ("--name", f"happy={source}", "--out", "net.directions.safetensors", "--overwrite")
+    result = sg2("directions", "-n", net, *args)
+    assert result.code == 2 and "is an input" in result.err
+    assert Path("net.directions.safetensors").read_bytes() == before

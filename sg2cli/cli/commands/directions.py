@@ -21,7 +21,7 @@ from sg2cli.cli.options import (
 from sg2cli.cli.session import Session, open_session
 from sg2cli.errors import UsageError, brief, printable
 from sg2cli.latents import discovery
-from sg2cli.latents.directions import check_direction
+from sg2cli.latents.directions import check_direction, source_file
 from sg2cli.latents.discovery import Directions
 from sg2cli.latents.mixing import Styles, format_styles, style_rows
 from sg2cli.latents.named_directions import (
@@ -33,6 +33,7 @@ from sg2cli.latents.named_directions import (
 )
 from sg2cli.sampling import check_settings
 from sg2cli.storage.atomic import check_file
+from sg2cli.storage.paths import refuse_inputs
 
 
 @click.command(cls=Command)
@@ -109,6 +110,8 @@ def directions(
         style_rows(layers, session.config)
     check_file(out, overwrite)
     session.check_outputs([out])
+    sources = (source_file(text, session.network.path) for text in named.values())
+    refuse_inputs([out], filter(None, sources))
     G = session.load()
     if named:
         session.console.note(f"naming {', '.join(named)}")
