@@ -124,29 +124,37 @@ def peak_memory(run: Callable[[], object]) -> int:
     return (torch.cuda.max_memory_allocated() - before) >> 20
 
 
+def networks(words: Sequence[str]) -> Iterator[tuple[str, str, Generator]]:
+    """The label of each row that the words choose, its precision and its network."""
+    for resolution in SIZES:
+        for precision in ("fp32", "fp16"):
+            label = f"{resolution}x{resolution} {precision}"
+            if not words or any(word in label for word in words):
+                yield label, precision, network(resolution, precision)
+
+
+def compared(found: Mapping[str, float], names: Sequence[str], count: int) -> list[str]:
+    """Milliseconds each of `count`, and the ratio of the others to ours; - where none was found."""
+    each = [f"{found[n] / count * 1e3:.3f}" if n in found else "-" for n in names]
+    ratios = [f"{found[n] / found['ours']:.2f}" if n in found else "-" for n in names[1:]]
+    return each + ratios
+
+
 def images(candidates: Candidates, words: Sequence[str], batches: Sequence[int] = BATCHES) -> None:
     names = list(candidates)
     head = [f"{name}, ms an image" for name in names] + [f"{name} / ours" for name in names[1:]]
     print("| images | batch | " + " | ".join(head) + " | images a second | MiB |")
     print("|" + " --- |" * (len(head) + 4))
-    for resolution in SIZES:
-        for precision in ("fp32", "fp16"):
-            label = f"{resolution}x{resolution} {precision}"
-            if words and not any(word in label for word in words):
-                continue
-            G = network(resolution, precision)
-            draws = {name: make(G, precision) for name, make in candidates.items()}
-            for batch in batches:
-                ws = torch.randn(batch, G.config.num_ws, G.config.w_dim, device="cuda")
-                runs = {name: _drawing(draw, ws) for name, draw in draws.items()}
-                found = timed(runs)
-                cells = [f"{found[n] / batch * 1e3:.3f}" if n in found else "-" for n in names]
-                cells += [
-                    f"{found[n] / found['ours']:.2f}" if n in found else "-" for n in names[1:]
-                ]
-                memory = peak_memory(_drawing(ours(G, precision), ws))
-                cells += [f"{batch / found['ours']:.0f}", str(memory)]
-                print(f"| {label} | {batch} | " + " | ".join(cells) + " |", flush=True)
+    for label, precision, G in networks(words):
+        draws = {name: make(G, precision) for name, make in candidates.items()}
+        for batch in batches:
+            ws = torch.randn(batch, G.config.num_ws, G.config.w_dim, device="cuda")
+            runs = {name: _drawing(draw, ws) for name, draw in draws.items()}
+            found = timed(runs)
+            cells = compared(found, names, batch)
+            memory = peak_memory(_drawing(ours(G, precision), ws))
+            cells += [f"{batch / found['ours']:.0f}", str(memory)]
+            print(f"| {label} | {batch} | " + " | ".join(cells) + " |", flush=True)
 
 
 def _drawing(draw: Draw, ws: Tensor) -> Callable[[], object]:
@@ -171,21 +179,12 @@ def steps(candidates: Mapping[str, Any], words: Sequence[str]) -> None:
     head = [f"{name}, ms a photo" for name in names] + [f"{name} / ours" for name in names[1:]]
     print("\n| projection step | photos | " + " | ".join(head) + " | MiB |")
     print("|" + " --- |" * (len(head) + 3))
-    for resolution in SIZES:
-        for precision in ("fp32", "fp16"):
-            label = f"{resolution}x{resolution} {precision}"
-            if words and not any(word in label for word in words):
-                continue
-            G = network(resolution, precision)
-            for count in (1, 8):
-                runs = {name: make(G, count) for name, make in candidates.items()}
-                found = timed(runs)
-                cells = [f"{found[n] / count * 1e3:.2f}" if n in found else "-" for n in names]
-                cells += [
-                    f"{found[n] / found['ours']:.2f}" if n in found else "-" for n in names[1:]
-                ]
-                cells.append(str(peak_memory(projection(G, count))))
-                print(f"| {label} | {count} | " + " | ".join(cells) + " |", flush=True)
+    for label, _, G in networks(words):
+        for count in (1, 8):
+            runs = {name: make(G, count) for name, make in candidates.items()}
+            found = timed(runs)
+            cells = [*compared(found, names, count), str(peak_memory(projection(G, count)))]
+            print(f"| {label} | {count} | " + " | ".join(cells) + " |", flush=True)
 
 
 def plain_projection(G: Generator, count: int) -> Callable[[], object]:

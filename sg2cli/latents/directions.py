@@ -105,9 +105,9 @@ def find_direction(
     factor.pt with directions as columns. `advance` receives the number of latents mapped to measure
     the standard deviation, unless the file has it. UsageError or Sg2Error if it cannot be found.
     """
-    check_direction(text, G.config, G.path)
     if found_name := named_file(text, G.path):
         return _read_named(text, *found_name, G)
+    check_direction(text, G.config, G.path)
     name, method, number = _split(text)
     provenance: dict[str, Any] = {"direction": text}
     deviation = checkpoint = None

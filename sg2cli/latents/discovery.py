@@ -92,6 +92,24 @@ def _with_sign(vectors: Tensor) -> Tensor:
     return vectors * largest.sign()
 
 
+def write_directions(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], overwrite: bool
+) -> None:
+    """Write a .safetensors in float32, with what made it.
+
+    UsageError for another extension; Sg2Error if the file exists, unless `overwrite`.
+    """
+    from safetensors.torch import save
+
+    file = user_path(str(path))
+    if file.suffix != ".safetensors":
+        raise UsageError(f"{file}: directions are saved as .safetensors")
+    stored = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+    make_folder(file.parent)
+    with new_file(file, overwrite) as target:
+        target.write(save(stored, {"sg2": json.dumps(metadata)}))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Directions:
     """Unit vectors [K,w_dim] of W by method, strongest first, and W's deviation along each [K]."""
@@ -107,19 +125,9 @@ class Directions:
 
         UsageError for another extension; Sg2Error if the file exists, unless `overwrite`.
         """
-        from safetensors.torch import save
-
-        file = user_path(str(path))
-        if file.suffix != ".safetensors":
-            raise UsageError(f"{file}: directions are saved as .safetensors")
-        tensors = {
-            name: getattr(self, name).float().contiguous()
-            for method in METHODS
-            for name in (method, f"{method}_std")
-        }
-        make_folder(file.parent)
-        with new_file(file, overwrite) as target:
-            target.write(save(tensors, {"sg2": json.dumps(self.provenance)}))
+        names = (name for method in METHODS for name in (method, f"{method}_std"))
+        tensors = {name: getattr(self, name) for name in names}
+        write_directions(path, tensors, self.provenance, overwrite)
 
     def __repr__(self) -> str:
         return f"Directions(sefa {list(self.sefa.shape)}, pca {list(self.pca.shape)})"

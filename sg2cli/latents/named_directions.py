@@ -6,7 +6,6 @@ the metadata say what a unit does.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli import __version__
 from sg2cli.errors import UsageError, brief
+from sg2cli.latents.discovery import METHODS, write_directions
 from sg2cli.latents.files import reading_of
 from sg2cli.storage.array_files import read_arrays
-from sg2cli.storage.atomic import make_folder, new_file
 from sg2cli.storage.budget import MAX_DIRECTIONS, LimitExceeded
-from sg2cli.storage.paths import kind, user_path
+from sg2cli.storage.paths import kind
 from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 SUFFIX = ".directions.safetensors"
 NAME = re.compile(r"[^\W_][\w.+-]{0,63}")
-METHODS = ("sefa", "pca")  # which are no names: they are found, and numbered
 
 
 def file_beside(network: Path) -> Path:
@@ -54,6 +52,7 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def _is_name(text: str) -> bool:
+    """Not for what SeFa and PCA found, which has numbers."""
     return bool(NAME.fullmatch(text)) and text.removesuffix("_std") not in METHODS
 
 
@@ -102,16 +101,8 @@ class NamedDirections:
 
         UsageError for another ending; Sg2Error if the file exists, unless `overwrite`.
         """
-        from safetensors.torch import save
-
-        file = user_path(str(path))
-        if file.suffix != ".safetensors":
-            raise UsageError(f"{file}: directions are saved as .safetensors")
         metadata = {**self.provenance, "directions": dict(self.about)}
-        tensors = {name: step.float().cpu().contiguous() for name, step in self.steps.items()}
-        make_folder(file.parent)
-        with new_file(file, overwrite) as target:
-            target.write(save(tensors, {"sg2": json.dumps(metadata)}))
+        write_directions(path, self.steps, metadata, overwrite)
 
     def __repr__(self) -> str:
         return f"NamedDirections({', '.join(self.steps)})"

@@ -51,7 +51,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float 
     right = right and (bias is None or bias.shape == weight.shape[:1])
     if right and _supports_cpu(x, weight, bias) and not any_requires_grad(weight, bias):
         return _compiled("conv3x3", reference.conv3x3, x, weight, bias, slope)
-    if right and _supports_cuda(x, weight, *([] if bias is None else [bias])):
+    if right and _supports_cuda(x, weight, bias):
         return _triton("conv3x3", reference.conv3x3, x, weight, bias, slope)
     return reference.conv3x3(x, weight, bias, slope)
 
@@ -192,12 +192,12 @@ def _supports_cpu(*tensors: Tensor | None) -> bool:
     return is_plain(*tensors) and not only_reference() and runtime.why_not() is None
 
 
-def _supports_cuda(x: Tensor, *weights: Tensor) -> bool:
+def _supports_cuda(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether the Triton kernels support x, in single or half precision, and these weights."""
     return (
         x.is_cuda
         and x.dtype in (torch.float32, *HALF)
-        and all(t.dtype == torch.float32 for t in weights)
+        and all(t is None or t.dtype == torch.float32 for t in weights)
         and not only_reference()
         and backend.failure("cuda") is None
         and has_triton()

@@ -35,6 +35,11 @@ class Cell:
     name: str | None
     is_header: bool = False  # the unmixed image that begins a row or column
 
+    @property
+    def is_result(self) -> bool:
+        """Whether `Images` and videos have it: named, and not a header."""
+        return bool(self.name) and not self.is_header
+
 
 class Drawing(ABC):
     """Images of one network, arranged in a grid of `columns` by `rows`."""

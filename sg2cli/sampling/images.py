@@ -89,7 +89,7 @@ class Images:
     def __iter__(self) -> Iterator[Image]:
         """Sg2Error for an image that is not finite."""
         for cell, image in self._drawn():
-            if cell and image and cell.name and not cell.is_header:
+            if cell and image and cell.is_result:
                 yield image
 
     def __getitem__(self, index: int) -> Image:

@@ -32,7 +32,7 @@ def draw_video(
     """
 
     def frames() -> Iterator[Pixels]:
-        cells = (c for c in drawing.cells(G) if c and c.name and not c.is_header)
+        cells = (c for c in drawing.cells(G) if c and c.is_result)
         for image in drawing.render(G, (cell.source for cell in cells), on_note):
             if isinstance(image, Sg2Error):
                 raise image
@@ -41,4 +41,4 @@ def draw_video(
 
     make_folder(path.parent)
     with new_file(path, overwrite) as file:
-        write_video(file, path.suffix, frames(), sum(1 for _ in drawing.names()), fps)
+        write_video(file, path.suffix, frames(), drawing.result_count, fps)

@@ -106,8 +106,7 @@ def directions(
         return
     check_settings(session.config, settings, needs_class=True)
     named = _named(names, session)
-    if layers:
-        style_rows(layers, session.config)
+    rows = style_rows(layers, session.config) if layers else None
     check_file(out, overwrite)
     session.check_outputs([out])
     sources = (source_file(text, session.network.path) for text in named.values())
@@ -115,7 +114,6 @@ def directions(
     G = session.load()
     if named:
         session.console.note(f"naming {', '.join(named)}")
-        rows = style_rows(layers, session.config) if layers else None
         index = settings.class_index
         found: Directions | NamedDirections = name_directions(
             G, named, layers=rows, class_index=index

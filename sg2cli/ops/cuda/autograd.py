@@ -15,7 +15,7 @@ import triton  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from sg2cli.ops.cuda import convolution, kernels
-from sg2cli.ops.cuda.launch import launch
+from sg2cli.ops.cuda.launch import empty, launch
 from sg2cli.ops.reference import Layer, filter_kernel, modulation
 from sg2cli.ops.tensors import first_order
 from sg2cli.settings import ResampleFilter
@@ -142,7 +142,7 @@ def _run(
     n, channels, h, w = v.shape
     out_h, out_w = (h - 1, w - 1) if taps else (h, w)
     f, size, pad = _filter_of(taps, v)
-    y = _like(v, out_h, out_w)
+    y = empty(v, n, channels, out_h, out_w)
     p, c = _tile(channels)
     grid = (triton.cdiv(out_h * out_w, p), triton.cdiv(channels, c), n)
     launch(
@@ -159,7 +159,7 @@ def _transposed_filter(dv: Tensor, taps: ResampleFilter, v: Tensor) -> Tensor:
     """The gradient of what was filtered: the filter the other way round."""
     n, channels, h, w = v.shape
     size = len(taps)
-    dx = _like(v, h, w)
+    dx = empty(v, n, channels, h, w)
     p, c = _tile(channels)
     grid = (triton.cdiv(h * w, p), triton.cdiv(channels, c), n)
     launch(
@@ -176,11 +176,6 @@ def _tile(channels: int, numbers: int = kernels.TILE) -> tuple[int, int]:
     """Pixels and channels of a program."""
     wide = min(kernels.WIDEST, triton.next_power_of_2(channels))
     return numbers // wide, wide
-
-
-def _like(v: Tensor, h: int, w: int) -> Tensor:
-    shape = (v.shape[0], v.shape[1], h, w)
-    return torch.empty(shape, dtype=v.dtype, device=v.device, memory_format=torch.channels_last)
 
 
 def _filter_of(taps: ResampleFilter | None, v: Tensor) -> tuple[Tensor | None, int, int]:

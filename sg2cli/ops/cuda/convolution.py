@@ -16,7 +16,7 @@ import triton  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from sg2cli.ops.cuda import kernels
-from sg2cli.ops.cuda.launch import launch
+from sg2cli.ops.cuda.launch import empty, launch
 from sg2cli.ops.tensors import first_order
 
 MEASURED = {(9, 0)}  # compute capabilities: H100, H200
@@ -85,7 +85,7 @@ class _Convolution(torch.autograd.Function):
         weight = weight.contiguous(memory_format=torch.channels_last)
         if not transposed:
             return _convolve(x, weight, PADDED, (h, w))
-        y = _empty(x, n, len(weight), 2 * h + 1, 2 * w + 1)
+        y = empty(x, n, len(weight), 2 * h + 1, 2 * w + 1)
         for odd_y, odd_x, window in PHASES:
             _convolve_into(y, x, weight, window, (h + 1 - odd_y, w + 1 - odd_x))
         return y
@@ -102,7 +102,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    y = _empty(x, len(x), len(weight), *size)
+    y = empty(x, len(x), len(weight), *size)
     _convolve_into(y, x, weight, window, size)
     return y
 
@@ -122,7 +122,7 @@ def _convolve_into(
     if window.spread > 1:
         parts = 1  # its pixels are some of y's
     # Small maps: more programs than tiles, each with a part of the sum.
-    out = y if parts == 1 else _empty(y, parts * n, *y.shape[1:])
+    out = y if parts == 1 else empty(y, parts * n, *y.shape[1:])
     launch(
         kernels.convolution_kernel, (*programs, parts),
         x, weight, out, n, h, w, channels, *size, outputs, *y.shape[2:],
@@ -150,12 +150,3 @@ def _processors(device: torch.device) -> int:
     if device.type != "cuda":  # the interpreter: a few parts of the sum
         return 4
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _empty(like: Tensor, n: int, channels: int, h: int, w: int) -> Tensor:
-    return torch.empty(
-        (n, channels, h, w),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=torch.channels_last,
-    )
