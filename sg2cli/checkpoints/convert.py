@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints import ada, rosinality, tensorflow
 from sg2cli.checkpoints.config import (
     Checkpoint,
     LazyTensor,
@@ -18,15 +17,15 @@ from sg2cli.checkpoints.config import (
     check_shapes,
     read_config,
 )
+from sg2cli.checkpoints.containers import read_container
+from sg2cli.checkpoints.generators import find_generator
 from sg2cli.checkpoints.native import Network, write_generator
-from sg2cli.checkpoints.pickle_reader import budget_for, load
-from sg2cli.checkpoints.torch_tensors import read_torch
+from sg2cli.checkpoints.pickle_reader import budget_for
 from sg2cli.errors import CheckpointError, Sg2Error, reason
 from sg2cli.storage.atomic import new_file
-from sg2cli.storage.budget import MAX_CHECKPOINT, Budget, LimitExceeded
+from sg2cli.storage.budget import MAX_CHECKPOINT, LimitExceeded
 from sg2cli.storage.reading import read_bytes
 from sg2cli.storage.safetensors import SafetensorsFile
-from sg2cli.storage.zip_reader import is_zip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,28 +39,20 @@ MAX_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
 # Numbers of a layer's output, of which a dozen are in memory at once, where an image is drawn: so
 # many, or so many for each parameter, of which a network of 1024x1024 has about as many.
 MAX_DRAWN, MAX_DRAWN_PER_PARAMETER = 1 << 23, 2
-PICKLES = {**tensorflow.GLOBALS, **ada.GLOBALS}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A pickle of NVIDIA's or a .pt, with every key renamed and every shape checked.
+    """A checkpoint of other code, with every tensor renamed and every shape checked.
 
-    CheckpointError for what is unsafe, damaged, or no StyleGAN2 generator.
+    Its container (a pickle, a file of torch.save, a .safetensors) and its naming scheme are
+    independent. CheckpointError for what is unsafe, damaged, or no StyleGAN2 generator.
     """
     with _errors_named(path):
         content = read_bytes(path, MAX_CHECKPOINT)
         if not content:
             raise CheckpointError("empty: copy or download it again")
         budget = budget_for(len(content))
-        # A .pt is a zip file, or begins with a pickle of a number of ten bytes.
-        if is_zip(content) or (content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a"):
-            found = read_torch(content, rosinality.GLOBALS, budget)
-            checkpoint = _from_torch(found, budget)
-        elif content[:1] in (b"\x80", b"("):
-            found, _ = load(memoryview(content), PICKLES, budget)
-            checkpoint = _from_pickle(found, budget)
-        else:
-            raise CheckpointError("neither a pickle, nor a .pt, nor a .safetensors")
+        checkpoint = find_generator(read_container(content, path, budget), budget)
         # Tensors may share numbers, so that a small file could claim any size; a network's do not.
         if sum(math.prod(shape) for shape in checkpoint.shapes.values()) > len(content):
             raise CheckpointError("unsafe: its tensors claim more numbers than the file has bytes")
@@ -86,20 +77,6 @@ def _errors_named(path: Path) -> Iterator[None]:
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise CheckpointError(f"{path}: damaged, or no network ({message})") from error
-
-
-def _from_torch(found: Any, budget: Budget) -> Checkpoint:
-    if not isinstance(found, dict):
-        raise CheckpointError("a file of torch.save, but it holds no networks")
-    return rosinality.read(found, budget)
-
-
-def _from_pickle(found: Any, budget: Budget) -> Checkpoint:
-    if isinstance(found, dict):
-        return ada.read(found, budget)
-    if isinstance(found, tuple | list):
-        return tensorflow.read(tuple(found))
-    raise CheckpointError("a pickle, but of no network")
 
 
 def _complete(checkpoint: Checkpoint) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.stand_ins import Inert, Opaque, Sealed, plain
 from sg2cli.errors import CheckpointError
@@ -30,6 +30,9 @@ class PickledArray(metaclass=Sealed):
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
             raise CheckpointError("an array in it is malformed")
         _, shape, dtype, fortran, content = state
+        if dtype.name not in NUMPY_DTYPES:  # of text or objects: no part of a network
+            self.dtype = dtype.name
+            return
         if not isinstance(shape, tuple) or len(shape) > MAX_DIMS:
             raise CheckpointError("an array in it has an invalid shape")
         if not all(type(n) is int and 0 <= n < MAX_SIDE for n in shape):
@@ -37,11 +40,7 @@ class PickledArray(metaclass=Sealed):
         if isinstance(content, str):  # of Python 2
             content = content.encode("latin1")
         wanted = math.prod(shape) * NUMPY_DTYPES[dtype.name]
-        if (
-            not isinstance(content, bytes | memoryview)
-            or len(content) != wanted
-            or len(shape) > MAX_DIMS
-        ):
+        if not isinstance(content, bytes | memoryview) or len(content) != wanted:
             raise CheckpointError("an array in it has data that do not match its shape")
         self.shape, self.dtype, self.fortran = shape, dtype.text, bool(fortran)
         self.content = content
@@ -50,6 +49,8 @@ class PickledArray(metaclass=Sealed):
         import numpy as np
         import torch
 
+        if self.dtype.lstrip("<>=|") not in NUMPY_DTYPES:
+            raise CheckpointError(f"an array in it holds {self.dtype[:20]!r}, not numbers")
         flat = np.frombuffer(self.content, self.dtype)
         array = flat.reshape(self.shape, order="F" if self.fortran else "C")
         return torch.from_numpy(array.astype(self.dtype.lstrip("<>=|"), order="C"))
@@ -61,10 +62,8 @@ class Dtype(metaclass=Sealed):
     __slots__ = ("name", "order")
 
     def __init__(self, name: object, *_: object) -> None:
-        text = str(plain(name, "the type of an array")).lstrip("<>=|")
-        if text not in NUMPY_DTYPES:
-            raise CheckpointError(f"an array in it holds {text[:20]!r}, not numbers")
-        self.name, self.order = text, "<"
+        text = str(plain(name, "the type of an array"))
+        self.name, self.order = text.lstrip("<>=|"), "<"
 
     @property
     def text(self) -> str:
@@ -79,6 +78,13 @@ def scalar(dtype: object, content: object = b"") -> PickledArray:
     """NumPy's scalar: an array without dimensions."""
     found = PickledArray()
     found.__setstate__((1, (), dtype, False, content))
+    return found
+
+
+def frombuffer(content: Any, dtype: object, shape: object, order: object = "C") -> PickledArray:
+    """NumPy's _frombuffer, as protocol 5 makes arrays."""
+    found = PickledArray()
+    found.__setstate__((1, shape, dtype, order == "F", memoryview(content)))
     return found
 
 
@@ -98,4 +104,5 @@ NUMPY = {
         for core in ("core", "_core")
         for name, stand_in in (("scalar", Inert(scalar)), ("_reconstruct", PickledArray))
     },
+    **{f"numpy.{core}.numeric _frombuffer": Inert(frombuffer) for core in ("core", "_core")},
 }

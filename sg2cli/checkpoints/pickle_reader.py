@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pickle
 import pickletools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sg2cli.checkpoints.stand_ins import Nested, plain
+from sg2cli.checkpoints.stand_ins import Nested, UnknownGlobal, is_plain
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import MAX_FILTERS, MAX_OPCODES, MAX_TENSORS, MIB, Budget, LimitExceeded
 
@@ -20,7 +20,7 @@ MIN_VIEW = 1 << 10  # bytes; smaller ones are copied
 MAX_ARGUMENTS = 16  # of a call; torch's calls have up to 8
 BYTES = (str, bytes, bytearray, memoryview)
 # Extension codes refer to objects of the reading process; INST and OBJ are of protocol 0.
-REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
+REFUSED = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEXT_BUFFER", "READONLY_BUFFER"}
 PERSISTENT = {"PERSID", "BINPERSID"}
 
 
@@ -57,8 +57,8 @@ def load(
 ) -> tuple[Any, int]:
     """The object of the pickle at `start`, and where it ends.
 
-    `allowed`: globals as 'module name', and their stand-ins. CheckpointError for other globals,
-    with their offset, and for a pickle that is damaged or exceeds its budget.
+    `allowed`: globals as 'module name', and their stand-ins, looked up by `get`. CheckpointError for
+    other globals, with their offset, and for a pickle that is damaged or exceeds its budget.
     """
     offsets, end = _scan(content, start, budget, persistent_load is not None)
     file = Reader(content[start:end])
@@ -102,17 +102,17 @@ class _Unpickler(_InPython):  # type: ignore[misc]
         self.offsets = iter(offsets)  # of globals one after another: a pickle has no jumps
 
     def find_class(self, module: str, name: str) -> Any:
-        offset, key = next(self.offsets), f"{module} {name}"
-        if key not in self.allowed:
+        offset = next(self.offsets)
+        stand_in = self.allowed.get(f"{module} {name}")
+        if stand_in is None:
             raise CheckpointError(
                 f"unsafe: it refers to {module}.{name} at byte {offset}, which no network needs: "
                 "do not open it with other programs"
             )
-        return self.allowed[key]
+        return stand_in
 
     def persistent_load(self, pid: Any) -> Any:
-        if self.from_outside is None:
-            raise CheckpointError("unsafe: it refers to an external object")
+        assert self.from_outside is not None  # checked by the scan
         return self.from_outside(pid)
 
     def load_reduce(self) -> None:
@@ -124,7 +124,15 @@ class _Unpickler(_InPython):  # type: ignore[misc]
 
     def load_newobj(self) -> None:
         charge_call(self.budget, self.stack[-1])
-        super().load_newobj()
+        if isinstance(self.stack[-2], UnknownGlobal):
+            arguments = self.stack.pop()
+            self.stack[-1] = self.stack[-1](*arguments)
+        else:
+            super().load_newobj()
+
+    def load_newobj_ex(self) -> None:
+        self.stack.pop()  # the arguments by name
+        self.load_newobj()
 
     def load_build(self) -> None:
         if isinstance(self.stack[-1], tuple):
@@ -142,28 +150,31 @@ class _Unpickler(_InPython):  # type: ignore[misc]
         framed = self._unframer.current_frame
         return self.read(size) if framed or size < MIN_VIEW else self.file.view_of(size)
 
-    def _check(self, keys: Iterable[object]) -> None:
-        for key in keys:
-            plain(key, "a key")
+    def _set(self, target: Any, items: list[Any]) -> None:
+        """Set items by plain keys; others are no part of a network, and are left out."""
+        for key, value in zip(items[::2], items[1::2], strict=False):
+            if is_plain(key):
+                target[key] = value
 
     def load_setitem(self) -> None:
-        self._check(self.stack[-2:-1])
-        super().load_setitem()
+        items = [self.stack.pop(-2), self.stack.pop()]
+        self._set(self.stack[-1], items)
 
     def load_setitems(self) -> None:
-        self._check(self.stack[::2])
-        super().load_setitems()
+        items = self.pop_mark()
+        self._set(self.stack[-1], items)
 
     def load_dict(self) -> None:
-        self._check(self.stack[::2])
-        super().load_dict()
+        made: dict[Any, Any] = {}
+        self._set(made, self.pop_mark())
+        self.append(made)
 
     def load_additems(self) -> None:
-        self._check(self.stack)
+        self.stack[:] = filter(is_plain, self.stack)
         super().load_additems()
 
     def load_frozenset(self) -> None:
-        self._check(self.stack)
+        self.stack[:] = filter(is_plain, self.stack)
         super().load_frozenset()
 
     dispatch = {  # by opcode, as in the class above
@@ -172,6 +183,7 @@ class _Unpickler(_InPython):  # type: ignore[misc]
         pickle.BINBYTES8[0]: load_binbytes8,
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_newobj,
+        pickle.NEWOBJ_EX[0]: load_newobj_ex,
         pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
@@ -223,7 +235,12 @@ def _scan(
             budget.charge("opcodes")
             if name in ("GLOBAL", "STACK_GLOBAL"):
                 offsets.append(offset)
-            elif name in REFUSED or (name in PERSISTENT and not persistent):
+            elif name in PERSISTENT and not persistent:
+                raise CheckpointError(
+                    "a pickle whose tensors are in other files, as data.pkl of an unpacked .pt is: "
+                    "give the .pt itself"
+                )
+            elif name in REFUSED:
                 _refuse(f"it uses the opcode {name}", offset)
             elif "PUT" in name and int(str(argument)) > count:
                 _refuse(f"its memo grows to {argument}", offset)

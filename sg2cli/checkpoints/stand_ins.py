@@ -69,12 +69,66 @@ class TensorFlowNetwork(metaclass=Sealed):
 
 
 class Attributes(dict[str, Any], metaclass=Sealed):
-    """A dict of any class; attributes set by BUILD are ignored."""
+    """A dict of any class, such as OrderedDict; attributes set by BUILD are ignored."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, items: object = (), *_: object) -> None:
         super().__init__()
+        pairs = items.items() if isinstance(items, dict) else items
+        for pair in pairs if isinstance(items, dict | list | tuple) else ():
+            if isinstance(pair, list | tuple) and len(pair) == 2:
+                self[plain(pair[0], "a key")] = pair[1]
 
     def __setstate__(self, state: object) -> None: ...
+
+
+class Instance(dict[str, Any], metaclass=Sealed):
+    """An instance of an unknown class, which may be a dict or a list: its `state` is kept."""
+
+    __slots__ = ("class_name", "state")
+
+    def __init__(self, class_name: str) -> None:
+        super().__init__()
+        self.class_name = class_name
+        self.state: dict[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and len(state) == 2:  # with slots
+            state = state[0]
+        if isinstance(state, dict) and not self.state:
+            self.state = state
+
+    def append(self, _: object) -> None: ...
+
+    def extend(self, _: object) -> None: ...
+
+
+class UnknownGlobal:
+    """A class or function that sg2 does not know. A call of a class makes an inert instance."""
+
+    __slots__ = ("_may_be_called", "_name")
+    _may_be_called: bool
+    _name: str
+
+    def __init__(self, module: str, name: str, *, may_be_called: bool) -> None:
+        object.__setattr__(self, "_name", f"{module}.{name}"[:MAX_TEXT])
+        object.__setattr__(self, "_may_be_called", may_be_called)
+
+    def __call__(self, *_: object, **__: object) -> Instance:
+        if not self._may_be_called:
+            raise CheckpointError(
+                f"unsafe: it asks to call {self._name}, which no network needs: do not open it "
+                "with other programs"
+            )
+        return Instance(self._name)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise CheckpointError("it tries to change what reads it")
+
+    def __setstate__(self, state: object) -> None:
+        raise CheckpointError(f"unsafe: it tries to change {self._name}")
 
 
 class Opaque(metaclass=Sealed):
@@ -87,14 +141,19 @@ class Opaque(metaclass=Sealed):
     def __setstate__(self, state: object) -> None: ...
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value is a short text, a number or None."""
+    short = isinstance(value, str | bytes) and len(value) <= MAX_TEXT
+    small = isinstance(value, int) and abs(value) < MAX_NUMBER
+    return short or small or value is None or isinstance(value, float)
+
+
 def plain(value: Any, what: str) -> Any:
-    """A short text, a number or None; CheckpointError for other values.
+    """A plain value itself; CheckpointError for other values.
 
     Only these are compared, hashed or printed: a nested value may be exponentially larger than its
     file, and a long one could be used many times.
     """
-    short = isinstance(value, str | bytes) and len(value) <= MAX_TEXT
-    small = isinstance(value, int) and abs(value) < MAX_NUMBER
-    if not (short or small or value is None or isinstance(value, float)):
+    if not is_plain(value):
         raise CheckpointError(f"damaged, or not a network: {what} in it is not a plain value")
     return value

@@ -8,19 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.config import MAX_TAPS, Checkpoint, LazyTensor, first
-from sg2cli.checkpoints.numpy_arrays import NUMPY, PickledArray
-from sg2cli.checkpoints.stand_ins import Attributes, TensorFlowNetwork, plain
+from sg2cli.checkpoints.numpy_arrays import PickledArray
+from sg2cli.checkpoints.stand_ins import TensorFlowNetwork, plain
 from sg2cli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-GLOBALS: dict[str, object] = {
-    **NUMPY,
-    "dnnlib.tflib.network Network": TensorFlowNetwork,
-    "dnnlib.util EasyDict": Attributes,
-    "collections OrderedDict": Attributes,
-}
 
 
 def _layer(name: str) -> str:
@@ -32,6 +25,10 @@ def _noise(index: int) -> str:
         return "synthesis.b4.conv1.noise_const"
     return f"synthesis.b{8 << (index - 1) // 2}.conv{(index - 1) % 2}.noise_const"
 
+
+PLACES = ("2", "Gs", "", "G", "0")  # of the generator: in (G, D, Gs), in a dict, or alone
+BLOCK = r"synthesis/(\d{1,4})x(\d{1,4})/"
+MAX_BLOCKS = 12
 
 # Each rule has a new name, and a change of axes or values that applies to shapes as well.
 Rule = tuple[str, Callable[..., str], str]
@@ -92,18 +89,22 @@ DECIDING = {  # static_kwargs that are read, or determined by the shapes of tens
 }
 
 
-def read(pickled: tuple[Any, ...]) -> Checkpoint:
-    """The network Gs of what `pickle_reader.load` read."""
-    network = pickled[2] if len(pickled) == 3 else None
-    if not isinstance(network, TensorFlowNetwork):
-        raise CheckpointError("not a (G, D, Gs) of NVIDIA's TensorFlow code")
+def read(networks: Mapping[str, TensorFlowNetwork]) -> Checkpoint:
+    """The network Gs of a (G, D, Gs), of a dict, or alone; G where there is no Gs.
+
+    `networks`: those of a file, by their place in it.
+    """
+    place = next((place for place in PLACES if place in networks), None)
+    if place is None:
+        raise CheckpointError("it holds TensorFlow networks, but no generator")
+    network = networks[place]
     components = network.state.get("components")
     parts = {"": network}
     for name in ("mapping", "synthesis"):
         part = components.get(name) if isinstance(components, dict) else None
         if isinstance(part, TensorFlowNetwork):
             parts[f"{name}/"] = part
-    variables, kwargs = _variables(parts), _kwargs(parts)
+    variables, kwargs = _by_doublings(_variables(parts)), _kwargs(parts)
     if any("StyleMod" in name for name in variables):
         raise CheckpointError("a network of the first StyleGAN, which sg2 does not support")
     if not any(name.startswith("synthesis/") for name in variables):
@@ -133,7 +134,25 @@ def read(pickled: tuple[Any, ...]) -> Checkpoint:
     notes = (
         [f"ignored settings, which do not affect images: {first(ignored, 30)}"] if ignored else []
     )
-    return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, ["G", "D"], notes=notes)
+    if place in ("0", "G"):
+        notes.append("read G, as there is no network of averaged weights (Gs)")
+    left_out = [name for name in ("G", "D") if len(networks) > 1 and name != place]
+    return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, left_out, notes=notes)
+
+
+def _by_doublings(variables: Mapping[str, PickledArray]) -> dict[str, PickledArray]:
+    """The variables with blocks called 4x4, 8x8, ... by doublings, whatever the smallest one is.
+
+    Networks for images that are not square begin with 5x3 or the like.
+    """
+    sizes = {(int(m[1]), int(m[2])) for name in variables if (m := re.match(BLOCK, name))}
+    if len(sizes) > MAX_BLOCKS:
+        raise CheckpointError("it has more blocks than any network")
+    names = {f"{h}x{w}": f"{4 << k}x{4 << k}" for k, (h, w) in enumerate(sorted(sizes))}
+    return {
+        re.sub(BLOCK, lambda m: f"synthesis/{names[f'{int(m[1])}x{int(m[2])}']}/", name): array
+        for name, array in variables.items()
+    }
 
 
 def _rename(name: str, array: PickledArray) -> tuple[str, LazyTensor]:

@@ -32,6 +32,7 @@ STORAGES = {  # torch's storage classes: dtype and bytes per number
     "ByteStorage": ("uint8", 1),
     "BoolStorage": ("bool", 1),
 }
+WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
 
 
@@ -104,7 +105,10 @@ TORCH = {
     "torch._utils _rebuild_tensor_v2": PickledTensor,
     "torch._utils _rebuild_tensor": PickledTensor,
     "torch._utils _rebuild_parameter": Inert(parameter),
+    "torch._utils _rebuild_parameter_with_state": Inert(parameter),
     "torch.nn.parameter Parameter": Inert(parameter),
+    "torch device": Opaque,
+    "torch Size": Opaque,
     "collections OrderedDict": Attributes,
     **{f"torch {name}": name for name in STORAGES},
 }
@@ -118,18 +122,18 @@ def read_storage(content: Any, budget: Budget) -> Storage:
     return found
 
 
-def read_torch(content: bytes, more: Mapping[str, object], budget: Budget | None = None) -> Any:
+def read_torch(content: bytes, more: dict[str, object], budget: Budget | None = None) -> Any:
     """The object that torch.save wrote, in either format, with PickledTensors for tensors.
 
     `more`: allowed globals beside those of torch.
     """
-    budget, allowed = budget or budget_for(len(content)), {**TORCH, **more}
+    budget, allowed = budget or budget_for(len(content)), more | TORCH
     if is_zip(content):
         return _read_zip(content, budget, allowed)
     return _read_legacy(memoryview(content), budget, allowed)
 
 
-def _read_legacy(view: memoryview, budget: Budget, allowed: Mapping[str, object]) -> Any:
+def _read_legacy(view: memoryview, budget: Budget, allowed: dict[str, object]) -> Any:
     """The format of torch.save before 1.6: several pickles, then the data."""
     magic, at = load(view, {}, budget)
     if magic != LEGACY_MAGIC:
@@ -141,12 +145,14 @@ def _read_legacy(view: memoryview, budget: Budget, allowed: Mapping[str, object]
     views: dict[str, memoryview] = {}
 
     def note(pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
+            return pid[1]  # the class of a module; its source code follows, and is not read
         key, name = _storage_id(pid)
         dtype, width = wanted[key] = STORAGES[name]
         return Storage(dtype, width, views.get(key, memoryview(b"")), budget)
 
     # Two passes: the first collects the keys, the second assigns the data.
-    _, after = load(view, {**allowed, **_LENIENT}, budget, note, at)
+    _, after = load(view, allowed | _LENIENT, budget, note, at)
     keys, position = load(view, {}, budget, start=after)
     if not isinstance(keys, list):
         raise CheckpointError("damaged: its list of storages is missing")
@@ -178,14 +184,20 @@ def _storage_id(pid: Any) -> tuple[str, str]:
     return plain(pid[2], "the key of a tensor"), pid[1]
 
 
-def _read_zip(content: bytes, budget: Budget, allowed: Mapping[str, object]) -> Any:
+def _read_zip(content: bytes, budget: Budget, allowed: dict[str, object]) -> Any:
     """The format of torch.save since 1.6: data.pkl, and a member for each storage."""
     with _archive_errors():
         archive = ZipFile(Source(content))
     pickles = [name for name in archive.members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise CheckpointError("a zip file, but not one of torch.save")
+        inside = next((n for n in archive.members if n.endswith(WEIGHT_FILES)), None)
+        hint = f": unpack it, and give {brief(inside)}" if inside else ""
+        raise CheckpointError(f"a zip file, but not one of torch.save{hint}")
     folder = pickles[0][: -len("data.pkl")]
+    if f"{folder}constants.pkl" in archive.members:
+        raise CheckpointError(
+            "a TorchScript program, not a checkpoint: give the .pt or .pkl that it was made from"
+        )
     storages: dict[tuple[str, str], Storage] = {}  # each is checked once
 
     def member(name: str) -> memoryview:

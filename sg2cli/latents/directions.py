@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.checkpoints.rosinality import GLOBALS
+from sg2cli.checkpoints.pickle_globals import GLOBALS
 from sg2cli.checkpoints.torch_tensors import PickledTensor, read_torch
 from sg2cli.errors import CheckpointError, Sg2Error, UsageError
 from sg2cli.latents.discovery import METHODS, moments, pca, sefa

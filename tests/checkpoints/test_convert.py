@@ -152,8 +152,8 @@ def test_encoders_hold_the_same_generator(tmp_path: Path) -> None:
             lambda s: s.update({"to_rgbs.0.upsample.kernel": torch.eye(4)}),
             "differ in resample_filter",
         ),
-        (lambda s: s.update({"input.input": 5}), "'input.input' is not a tensor"),
-        (lambda s: s.clear(), "without g_ema or a decoder"),
+        (lambda s: s.update({"input.input": 5}), "no StyleGAN2 generator"),
+        (lambda s: s.clear(), "latent_avg [16]"),
     ],
 )
 def test_every_key_must_match(edit: Any, message: str, tmp_path: Path) -> None:
@@ -169,9 +169,9 @@ def test_networks_of_other_kinds_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="StyleGAN3"):
         read_checkpoint(FORMATS / "unsupported-stylegan3-32.pkl")
     for contents, message in (
-        ({"other": 1}, "no network G_ema"),
-        ([1, 2, 3], "TensorFlow"),
-        (5, "of no network"),
+        ({"other": 1}, "no tensors"),
+        ([1, 2, 3], "no tensors"),
+        (5, "no tensors"),
     ):
         (tmp_path / "net.pkl").write_bytes(pickle.dumps(contents))
         with pytest.raises(CheckpointError, match=message):

@@ -10,9 +10,11 @@ import torch
 from networks import GOLDEN, random_generator, same
 from safetensors.torch import load_file
 
-from sg2cli.checkpoints import Network, ada, rosinality, save_generator
-from sg2cli.checkpoints.convert import PICKLES, read_checkpoint, to_generator
+from sg2cli.checkpoints import Network, save_generator
+from sg2cli.checkpoints.convert import read_checkpoint, to_generator
+from sg2cli.checkpoints.pickle_globals import GLOBALS
 from sg2cli.checkpoints.pickle_reader import budget_for, load
+from sg2cli.checkpoints.tensor_tree import tensor_tree
 from sg2cli.checkpoints.torch_tensors import read_torch
 
 from .test_convert import FORMATS
@@ -28,7 +30,7 @@ def test_back_to_rosinality_is_the_file_that_it_was(name: str, sg2: Any) -> None
     sg2("convert", FORMATS / name, "net.safetensors")
     assert sg2("convert", "net.safetensors", "back.pt", "--to", "rosinality").lines == ["back.pt"]
     found = torch.load("back.pt", weights_only=True)
-    sample = read_torch((FORMATS / name).read_bytes(), rosinality.GLOBALS)
+    sample = read_torch((FORMATS / name).read_bytes(), GLOBALS)
     expected = tensors_of(sample["g_ema"])
     assert found["g_ema"].keys() == expected.keys()
     for key, tensor in expected.items():
@@ -46,9 +48,8 @@ def test_back_to_ada_is_the_state_that_it_was(name: str, sg2: Any) -> None:
     assert sg2("convert", "net.safetensors", "back.pt", "--to", "ada").code == 0
     found = torch.load("back.pt", weights_only=True)
     content = (FORMATS / name).read_bytes()
-    pickled, _ = load(memoryview(content), PICKLES, budget_for(len(content)))
-    modules = dict(ada._modules(pickled["G_ema"]))
-    expected = {key: tensor.tensor() for key, tensor in ada._tensors(modules).items()}
+    pickled, _ = load(memoryview(content), GLOBALS, budget_for(len(content)))
+    expected = tensors_of(tensor_tree(pickled).below("G_ema."))
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-7, msg=key)

@@ -20,8 +20,8 @@ import torch
 from foreign_files import fake_modules, rosinality_state, write_ada
 from networks import random_generator, same
 
-from sg2cli.checkpoints import rosinality
-from sg2cli.checkpoints.convert import PICKLES, read_checkpoint, to_generator
+from sg2cli.checkpoints.convert import read_checkpoint, to_generator
+from sg2cli.checkpoints.pickle_globals import GLOBALS
 from sg2cli.checkpoints.pickle_reader import budget_for, load
 from sg2cli.checkpoints.torch_tensors import read_torch
 from sg2cli.errors import CheckpointError
@@ -388,7 +388,7 @@ def test_real_networks_are_far_from_the_bounds(in_tmp: Path) -> None:
     write_ada(G, Path("net.pkl"))
     content = Path("net.pkl").read_bytes()
     budget = budget_for(len(content))
-    load(memoryview(content), PICKLES, budget)
+    load(memoryview(content), GLOBALS, budget)
     assert budget.used["opcodes"] < 0.1 * budget.limits["opcodes"]
     assert budget.used["bytes_given_to_calls"] < 0.3 * budget.limits["bytes_given_to_calls"]
     assert budget.used["tensors"] < 0.1 * budget.limits["tensors"]
@@ -436,7 +436,7 @@ def test_kernels_at_both_ends_of_a_storage_cost_no_more_than_they_hold(in_tmp: P
     refused_cheaply(Path("net.pt"), "resample_filter")
     content = Path("net.pt").read_bytes()
     budget = budget_for(len(content))
-    found = read_torch(content, rosinality.GLOBALS, budget)
+    found = read_torch(content, GLOBALS, budget)
     found["g_ema"]["convs.0.conv.blur.kernel"].tensor()
     assert budget.used["bytes_of_tensors"] == 4 * 4  # and not the 68 MB between them
 

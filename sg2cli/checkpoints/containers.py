@@ -1,0 +1,55 @@
+"""The containers of checkpoints: pickles, files of torch.save, and .safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sg2cli.checkpoints.file_kinds import LENGTH, other_kind
+from sg2cli.checkpoints.pickle_globals import GLOBALS
+from sg2cli.checkpoints.pickle_reader import load
+from sg2cli.checkpoints.torch_tensors import read_torch
+from sg2cli.errors import CheckpointError
+from sg2cli.storage.budget import Budget
+from sg2cli.storage.safetensors import SafetensorsFile
+from sg2cli.storage.zip_reader import is_zip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICKLE_STARTS = b"\x80(c}]"  # protocols 2 to 5; a tuple or dict, a global, or a list in 0 and 1
+
+
+@dataclass(frozen=True)
+class SafetensorsTensor:
+    """A tensor of a .safetensors file, read on demand."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+    def tensor(self) -> Tensor:
+        with SafetensorsFile(self.path) as file:
+            return file.tensor(self.name)
+
+
+def read_container(content: bytes, path: Path, budget: Budget) -> object:
+    """The dicts, modules and tensors of a file, of which nothing is called.
+
+    `path`: where the content is from. CheckpointError for other kinds of files, by name.
+    """
+    if content[8:9] == b"{":
+        with SafetensorsFile(path) as file:
+            return {
+                name: SafetensorsTensor(path, name, entry.shape)
+                for name, entry in file.entries.items()
+            }
+    if kind := other_kind(content[:LENGTH]):
+        raise CheckpointError(f"{kind[0]}: {kind[1]}")
+    # A .pt is a zip file, or begins with a pickle of a number of ten bytes.
+    if is_zip(content) or (content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a"):
+        return read_torch(content, GLOBALS, budget)
+    if content[:1] in PICKLE_STARTS:
+        return load(memoryview(content), GLOBALS, budget)[0]
+    raise CheckpointError("neither a pickle, nor a .pt, nor a .safetensors")

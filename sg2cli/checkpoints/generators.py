@@ -1,0 +1,107 @@
+"""Find the generator in what a container holds."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from sg2cli.checkpoints import ada, other_networks, tensorflow
+from sg2cli.checkpoints.config import Checkpoint, LazyTensor
+from sg2cli.checkpoints.naming_schemes import ROSINALITY, SCHEMES, NamingScheme
+from sg2cli.checkpoints.tensor_tree import TensorTree, tensor_tree
+from sg2cli.errors import CheckpointError
+from sg2cli.storage.budget import Budget
+
+# The average of the generator's weights over the last training steps draws better images than they
+# do, and is what everybody uses.
+AVERAGED = re.compile(r"(^|[._])(ema|gs|smooth)([._]|$)")
+WRAPPERS = {"state_dict", "module", "model", "decoder", "weights", "net", "generator_ema", "models"}
+MEANS = ("latent_avg", "w_avg", "dlatent_avg", "mean_latent")  # of w, beside a state dict
+
+
+class Candidate(NamedTuple):
+    """A generator in a file: the prefix of its names, and their scheme (None: NVIDIA's)."""
+
+    prefix: str
+    scheme: NamingScheme | None
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        return not AVERAGED.search(self.prefix.lower()), self.prefix.count(".")
+
+
+def find_generator(found: object, budget: Budget) -> Checkpoint:
+    """The network of what `read_container` returned, an averaged one where there are several.
+
+    CheckpointError if there is none, which says what there is.
+    """
+    tree = tensor_tree(found)
+    if tree.tensorflow:
+        return tensorflow.read(tree.tensorflow)
+    candidates = _candidates(tree)
+    if not candidates:
+        _refuse(tree)
+    prefix, scheme = chosen = min(candidates, key=lambda candidate: candidate.rank)
+    if scheme is None:
+        checkpoint = ada.read(tree, prefix, budget)
+    else:
+        stored = {n: t for n, t in tree.below(prefix).items() if n not in MEANS}
+        checkpoint = scheme.read(stored, budget)
+        _add_mean(checkpoint, tree, prefix)
+        if scheme is ROSINALITY and prefix.endswith("decoder."):
+            checkpoint.format = "pSp or e4e, with rosinality's generator"
+    checkpoint.left_out = [n for n in tree.top if not prefix.startswith(f"{n}.") and n not in MEANS]
+    if not prefix:
+        checkpoint.left_out = []
+    if chosen.rank[0] and (note := _note(tree, prefix)):
+        checkpoint.notes.append(note)
+    return checkpoint
+
+
+def _candidates(tree: TensorTree) -> list[Candidate]:
+    marks: list[tuple[str, NamingScheme | None]] = [(ada.MARK, None)]
+    marks += [(scheme.mark, scheme) for scheme in SCHEMES]
+    return [
+        Candidate(name[: -len(mark)], scheme)
+        for name in tree.tensors
+        for mark, scheme in marks
+        if name == mark or name.endswith(f".{mark}")
+        if "stylegan_decoder" not in name  # the one within GFPGAN is not a whole network
+    ]
+
+
+def _refuse(tree: TensorTree) -> None:
+    for wanted in ("G_ema", "G"):
+        if wanted in tree.classes and not tree.below(f"{wanted}.synthesis"):
+            names = [name for name in tree.tensors if name.startswith(f"{wanted}.")]
+            if not names:
+                raise CheckpointError(
+                    f"its {wanted} is a {tree.classes[wanted]}, not a StyleGAN2 generator"
+                )
+    other_networks.refuse({name: tensor.shape for name, tensor in tree.tensors.items()})
+
+
+def _add_mean(checkpoint: Checkpoint, tree: TensorTree, prefix: str) -> None:
+    """Take the mean of w that lies beside the state dict, [w_dim] or a row for each layer."""
+    parts = prefix.split(".")
+    for depth in range(len(parts), 0, -1):
+        above = ".".join(parts[: depth - 1])
+        for name in MEANS:
+            stored = tree.tensors.get(f"{above}.{name}" if above else name)
+            if stored is not None and stored.shape:
+                width = stored.shape[-1]
+                checkpoint.tensors["mapping.w_avg"] = LazyTensor(
+                    (width,),
+                    lambda stored=stored: stored.tensor().reshape(-1, width).float().mean(dim=0),
+                )
+                return
+
+
+def _note(tree: TensorTree, prefix: str) -> str:
+    """What to say of a network that is not called an average."""
+    named = [part for part in prefix.rstrip(".").split(".") if part and part not in WRAPPERS]
+    if named:
+        return f"read {'.'.join(named)}, as there is no network of averaged weights (G_ema, g_ema)"
+    if not prefix and "" in tree.classes:
+        return "the file is a single module: read as the generator that it is"
+    return ""
