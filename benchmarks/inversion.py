@@ -214,7 +214,7 @@ def figures(folder: Path, photos: Sequence[Path], own: bool) -> list[str]:
     for path in photos:
         stored = load_file(folder / path.stem / "projected.safetensors")
         described.append(metadata(folder / path.stem / "projected.safetensors"))
-        photo = read_photo(path, G.config.img_resolution, 3)
+        photo = read_photo(path, G.config.size, 3)
         ws = stored["ws"][0]
         if not described[-1]["tune"]:
             image = redraw(G, Found(0, ws, {}, 0, "done", []))

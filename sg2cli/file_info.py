@@ -11,7 +11,7 @@ from sg2cli.checkpoints import weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.images import codecs
 from sg2cli.latents import files, named_directions
-from sg2cli.settings import GeneratorConfig
+from sg2cli.settings import GeneratorConfig, shown_size
 from sg2cli.storage.paths import kind, user_path
 
 
@@ -106,7 +106,7 @@ def _other_format(path: Path, name: str) -> dict[str, Any]:
 def _facts(config: GeneratorConfig) -> dict[str, Any]:
     channels = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGBA"}[config.img_channels]
     return {
-        "resolution": f"{config.img_resolution}x{config.img_resolution}",
+        "resolution": shown_size(config),
         "image channels": f"{config.img_channels} ({channels})",
         "architecture": config.architecture,
         "classes": config.c_dim or "none",

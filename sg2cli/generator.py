@@ -1,7 +1,7 @@
 """The StyleGAN2 generator (Karras et al. 2019, arXiv:1912.04958), top to bottom.
 
 Attributes are named as the keys of a checkpoint: `synthesis.b64.conv1.affine.weight`. Weights take
-no gradient; ws and noise maps do. N is the batch, C channels, H = W the resolution.
+no gradient; ws and noise maps do. N is the batch, C channels, H and W the size of feature maps.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor  # [H,W] of the result
 
     def __init__(
-        self, name: str, inputs: int, outputs: int, config: GeneratorConfig, size: int, gain: float
+        self, name: str, inputs: int, outputs: int, config: GeneratorConfig, index: int, gain: float
     ) -> None:
         """`gain` comes on top of the activation's own, and moves the clamp with it."""
         super().__init__()
@@ -102,7 +102,7 @@ class SynthesisLayer(nn.Module):
         self.use_noise = config.use_noise
         if self.use_noise:
             self.noise_strength = nn.Parameter(torch.empty([]))
-            self.register_buffer("noise_const", torch.empty(size, size))
+            self.register_buffer("noise_const", torch.empty(config.sizes[index]))
         self.taps = config.resample_filter if name.endswith("conv0") else None
         self.slope, own_gain = ACTIVATION[config.activation]
         self.gain = own_gain * gain
@@ -174,12 +174,12 @@ class SynthesisBlock(nn.Module):
         self.is_resnet = config.architecture == "resnet" and not self.is_first
         self.has_torgb = config.architecture == "skip" or self.is_last
         if self.is_first:
-            self.const = nn.Parameter(torch.empty(outputs, 4, 4))
+            self.const = nn.Parameter(torch.empty(outputs, *config.base))
         else:
             inputs = config.channels[index - 1]
-            self.conv0 = SynthesisLayer(f"{name}.conv0", inputs, outputs, config, resolution, 1)
+            self.conv0 = SynthesisLayer(f"{name}.conv0", inputs, outputs, config, index, 1)
         gain = SQRT_HALF if self.is_resnet else 1  # so the sum of two paths keeps the variance
-        self.conv1 = SynthesisLayer(f"{name}.conv1", outputs, outputs, config, resolution, gain)
+        self.conv1 = SynthesisLayer(f"{name}.conv1", outputs, outputs, config, index, gain)
         if self.is_resnet:
             self.skip = Skip(inputs, outputs, config)
         if self.has_torgb:

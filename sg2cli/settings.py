@@ -27,6 +27,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 class GeneratorConfig:
     """The configuration of a generator.
 
+    Blocks are called by resolutions, 4 and its doublings, whatever the size of the constant input.
     `channels` are the feature maps of the blocks b4, b8, ... up to the image's resolution;
     `mapping_features` the outputs of fc0, fc1, ..., of which the last is w_dim.
     """
@@ -46,6 +47,7 @@ class GeneratorConfig:
     conv_clamp: float | None = None
     num_fp16_res: int = 0
     resample_filter: ResampleFilter = (1, 3, 3, 1)
+    base: tuple[int, int] = (4, 4)  # height and width of the constant input
 
     @property
     def num_layers(self) -> int:
@@ -58,9 +60,24 @@ class GeneratorConfig:
         return tuple(4 << i for i in range(len(self.channels)))
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of the blocks' feature maps: the resolutions, if the base is 4x4."""
+        return tuple((self.base[0] << i, self.base[1] << i) for i in range(len(self.channels)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.sizes[-1]
+
+    @property
     def num_ws(self) -> int:
         """Rows of ws: one for each convolution, and one for the last ToRGB (18 at 1024x1024)."""
         return 2 * len(self.channels)
+
+
+def shown_size(config: GeneratorConfig) -> str:
+    """Width x height of the images, as images' sizes are written."""
+    return f"{config.size[1]}x{config.size[0]}"
 
 
 @dataclass(frozen=True)

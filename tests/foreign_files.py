@@ -6,7 +6,7 @@ import pickle
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ def fake_modules(**contents: Any) -> Iterator[None]:
             if parent not in sys.modules:
                 sys.modules[parent] = types.ModuleType(parent)
                 made.append(parent)
+                if depth > 1:
+                    above = sys.modules[".".join(parts[: depth - 1])]
+                    setattr(above, parts[depth - 1], sys.modules[parent])
         for attribute, value in content.items():
             value.__module__ = name
             value.__qualname__ = value.__name__ = attribute
@@ -40,7 +43,9 @@ def fake_modules(**contents: Any) -> Iterator[None]:
             del sys.modules[name]
 
 
-def write_ada(G: Generator, path: Path, skip: str = "", **more: Any) -> None:
+def write_ada(
+    G: Generator, path: Path, skip: str = "", protocol: int | None = None, **more: Any
+) -> None:
     """NVIDIA's PyTorch pickle: persistent modules, with `state` as nn.Module has it."""
 
     def _reconstruct_persistent_obj(meta: Any) -> Any:
@@ -97,10 +102,16 @@ def write_ada(G: Generator, path: Path, skip: str = "", **more: Any) -> None:
     with fake_modules(
         torch_utils__persistence={"_reconstruct_persistent_obj": _reconstruct_persistent_obj}
     ):
-        path.write_bytes(pickle.dumps({"G": None, "D": None, "G_ema": root, **more}))
+        path.write_bytes(pickle.dumps({"G": None, "D": None, "G_ema": root, **more}, protocol))
 
 
-def write_tensorflow(G: Generator, path: Path, protocol: int = 4, **kwargs: Any) -> None:
+def write_tensorflow(
+    G: Generator,
+    path: Path,
+    protocol: int = 4,
+    wrapper: Callable[[Any], Any] | None = None,
+    **kwargs: Any,
+) -> None:
     """NVIDIA's TensorFlow pickle: (G, D, Gs), names and layouts as FORMATS of that code."""
 
     class Network:
@@ -138,7 +149,7 @@ def write_tensorflow(G: Generator, path: Path, protocol: int = 4, **kwargs: Any)
             parts["mapping"].append((f"{theirs}/{last}", array.T))
         else:
             r = int(path_[0][1:])
-            block = f"{r}x{r}"
+            block = "x".join(str(side * r // 4) for side in config.base)
             if last == "const":
                 parts["synthesis"].append((f"{block}/Const/const", array[None]))
                 continue
@@ -160,7 +171,8 @@ def write_tensorflow(G: Generator, path: Path, protocol: int = 4, **kwargs: Any)
     with fake_modules(dnnlib__tflib__network={"Network": Network}):
         components = {part: Network(part, parts[part]) for part in parts}
         Gs = Network("Gs", top, components)
-        path.write_bytes(pickle.dumps((Network("G"), Network("D"), Gs), protocol))
+        contents = wrapper(Gs) if wrapper else (Network("G"), Network("D"), Gs)
+        path.write_bytes(pickle.dumps(contents, protocol))
 
 
 def rosinality_state(G: Generator) -> dict[str, torch.Tensor]:

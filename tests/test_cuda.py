@@ -194,7 +194,7 @@ def test_projection_as_on_a_cpu() -> None:
     from sg2cli.inversion.search import Search
     from sg2cli.inversion.start import spread_of_w
 
-    photo = read_photo(TARGETS / "avatar-dev00.png", 64, 3)
+    photo = read_photo(TARGETS / "avatar-dev00.png", (64, 64), 3)
     settings = replace(PRESETS["paper"], steps=10, seed=303)
     distances = []
     for device in ("cpu", "cuda"):

@@ -231,13 +231,19 @@ READERS: dict[str, tuple[Content, Callable[[Path], object]]] = {
     **{
         f"a.{suffix}": (image(format, mode, **how), read)
         for suffix, format, mode, how, read in [
-            ("png", "PNG", "RGB", {}, lambda path: read_photo(path, 16, 3)),
-            ("p.png", "PNG", "P", {}, lambda path: read_photo(path, 16, 3)),
-            ("jpg", "JPEG", "RGB", {}, lambda path: read_photo(path, 16, 3)),
-            ("webp", "WEBP", "RGB", {}, lambda path: read_photo(path, 16, 3)),
-            ("gif", "GIF", "P", {}, lambda path: read_photo(path, 16, 3)),
-            ("tiff", "TIFF", "RGB", {"compression": "tiff_lzw"}, lambda p: read_photo(p, 16, 3)),
-            ("bmp", "BMP", "RGB", {}, lambda path: read_photo(path, 16, 3)),
+            ("png", "PNG", "RGB", {}, lambda path: read_photo(path, (16, 16), 3)),
+            ("p.png", "PNG", "P", {}, lambda path: read_photo(path, (16, 16), 3)),
+            ("jpg", "JPEG", "RGB", {}, lambda path: read_photo(path, (16, 16), 3)),
+            ("webp", "WEBP", "RGB", {}, lambda path: read_photo(path, (16, 16), 3)),
+            ("gif", "GIF", "P", {}, lambda path: read_photo(path, (16, 16), 3)),
+            (
+                "tiff",
+                "TIFF",
+                "RGB",
+                {"compression": "tiff_lzw"},
+                lambda p: read_photo(p, (16, 16), 3),
+            ),
+            ("bmp", "BMP", "RGB", {}, lambda path: read_photo(path, (16, 16), 3)),
             ("ours.png", "PNG", "RGB", {}, codecs.inspect_image),
             ("info.jpg", "JPEG", "RGB", {}, lambda path: describe(path, "a")),
         ]

@@ -16,6 +16,7 @@ from sg2cli.checkpoints.stand_ins import plain
 from sg2cli.checkpoints.tensor_tree import Stored, TensorTree
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
+from sg2cli.storage.safetensors import sg2_metadata
 
 MARK = "synthesis.b4.const"
 USED_FILTERS = r"synthesis\.b\d+\.(conv0|skip)\.resample_filter"  # a conv1 has one, without a use
@@ -37,7 +38,10 @@ def read(tree: TensorTree, prefix: str, budget: Budget) -> Checkpoint:
         for name, tensor in stored.items()
         if not name.endswith(".resample_filter")
     }
-    if "synthesis" in modules and "mapping" in modules:
+    written = tree.modules.get(prefix.removesuffix("tensors.").rstrip("."), {}).get("sg2")
+    if isinstance(written, str):
+        label, notes, fields = "NVIDIA PyTorch pickle written by sg2", [], _written(written)
+    elif "synthesis" in modules and "mapping" in modules:
         label, notes = "NVIDIA PyTorch pickle", []
         fields = _recorded(root, modules)
     else:
@@ -46,8 +50,16 @@ def read(tree: TensorTree, prefix: str, budget: Budget) -> Checkpoint:
             "the file does not record conv_clamp, activation, lr_multiplier and num_fp16_res: "
             "assumed are none, lrelu, 0.01 and 0"
         ]
-    fields["resample_filter"] = _taps(stored, budget)
+    fields.setdefault("resample_filter", _taps(stored, budget))
     return Checkpoint(label, fields, tensors, notes=notes)
+
+
+def _written(text: str) -> dict[str, Any]:
+    """The configuration that `nvidia_pickle` writes beside the tensors."""
+    try:
+        return sg2_metadata({"sg2": text})
+    except ValueError as error:
+        raise CheckpointError(f"its sg2 metadata cannot be read: {error}") from error
 
 
 def _recorded(root: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+MAX_BASE = 64  # pixels a side of the constant input: 4, or some more
 MAX_TAPS = 64  # real filters have 4 to 12
 FIELDS = {  # of the metadata; the rest of the configuration follows from the tensors
     *("format_version", "z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "num_layers"),
     *("lr_multiplier", "architecture", "activation", "conv_clamp", "num_fp16_res"),
-    *("resample_filter", "source"),
+    *("resample_filter", "base", "source"),
 }
 
 
@@ -74,6 +75,16 @@ class _Reader:
         if value not in choices:
             raise CheckpointError(f"its {name} is {value!r}; supported are {', '.join(choices)}")
         return value
+
+    def base(self) -> tuple[int, int]:
+        """Height and width of the constant input."""
+        sides = self.fields.get("base", list(self.shapes["synthesis.b4.const"][1:]))
+        valid = isinstance(sides, list) and len(sides) == 2
+        if not valid or not all(type(side) is int and 1 <= side <= MAX_BASE for side in sides):
+            raise CheckpointError(
+                f"its base is {str(sides)[:40]}, not a height and width from 1 to {MAX_BASE}"
+            )
+        return sides[0], sides[1]
 
     def side(self, key: str, axis: int) -> int:
         if len(self.shapes.get(key, ())) <= axis:
@@ -140,6 +151,7 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
         conv_clamp=None if clamp is None else read.number("conv_clamp", 0, 1e-9),
         num_fp16_res=read.integer("num_fp16_res", 0, 0),
         resample_filter=read_filter(fields.get("resample_filter", [1, 3, 3, 1])),
+        base=read.base(),
     )
 
 
@@ -151,12 +163,14 @@ def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{name}.weight"] = (outputs, inputs)
         shapes[f"{name}.bias"] = (outputs,)
 
-    def convolution(name: str, inputs: int, outputs: int, resolution: int, size: int = 3) -> None:
+    def convolution(
+        name: str, inputs: int, outputs: int, size: tuple[int, int], kernel: int = 3
+    ) -> None:
         fully_connected(f"{name}.affine", config.w_dim, inputs)
-        shapes[f"{name}.weight"] = (outputs, inputs, size, size)
+        shapes[f"{name}.weight"] = (outputs, inputs, kernel, kernel)
         shapes[f"{name}.bias"] = (outputs,)
-        if config.use_noise and size == 3:
-            shapes[f"{name}.noise_const"] = (resolution, resolution)
+        if config.use_noise and kernel == 3:
+            shapes[f"{name}.noise_const"] = size
             shapes[f"{name}.noise_strength"] = ()
 
     inputs = config.z_dim
@@ -167,17 +181,19 @@ def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
         fully_connected(f"mapping.fc{i}", inputs, outputs)
         inputs = outputs
     below = config.channels[0]
-    for resolution, channels in zip(config.resolutions, config.channels, strict=True):
+    for resolution, size, channels in zip(
+        config.resolutions, config.sizes, config.channels, strict=True
+    ):
         block = f"synthesis.b{resolution}"
         if resolution == 4:
-            shapes[f"{block}.const"] = (channels, 4, 4)
+            shapes[f"{block}.const"] = (channels, *config.base)
         else:
-            convolution(f"{block}.conv0", below, channels, resolution)
+            convolution(f"{block}.conv0", below, channels, size)
             if config.architecture == "resnet":
                 shapes[f"{block}.skip.weight"] = (channels, below, 1, 1)
-        convolution(f"{block}.conv1", channels, channels, resolution)
+        convolution(f"{block}.conv1", channels, channels, size)
         if config.architecture == "skip" or resolution == config.img_resolution:
-            convolution(f"{block}.torgb", channels, config.img_channels, resolution, size=1)
+            convolution(f"{block}.torgb", channels, config.img_channels, size, kernel=1)
         below = channels
     return shapes
 
@@ -241,8 +257,9 @@ def read_filter(taps: Any) -> ResampleFilter:
 
 def config_fields(config: GeneratorConfig) -> dict[str, Any]:
     """The fields for the metadata that do not follow from the tensors."""
-    names = sorted(FIELDS - {"format_version", "source"})
-    return {"format_version": 1, **{name: getattr(config, name) for name in names}}
+    names = sorted(FIELDS - {"format_version", "source", "base"})
+    fields = {"format_version": 1, **{name: getattr(config, name) for name in names}}
+    return fields if config.base == (4, 4) else fields | {"base": config.base}
 
 
 def check_kernel(shape: tuple[int, ...]) -> None:

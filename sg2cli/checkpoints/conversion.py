@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from sg2cli.checkpoints import bundled, find_network, is_ours
 from sg2cli.checkpoints.config import Checkpoint, first
-from sg2cli.checkpoints.native import Network, save_generator
+from sg2cli.checkpoints.export import SUFFIXES
+from sg2cli.checkpoints.native import Network, has_our_names, save_generator
 from sg2cli.checkpoints.official import LICENCE, OFFICIAL_NETWORKS
 from sg2cli.checkpoints.weight_deltas import open_weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, errors_named, is_address, public
+from sg2cli.settings import shown_size
 from sg2cli.storage.atomic import check_file, make_folder
 from sg2cli.storage.downloads import download
 from sg2cli.storage.paths import kind, refuse_inputs, user_path
 
-Target = Literal["ada", "rosinality"]
+Target = Literal["ada", "rosinality", "stylegan3"]
 Progress = Callable[[int, "int | None"], object]
 Note = Callable[[str], object]
 
@@ -45,6 +48,7 @@ def convert(
     to: Target | None = None,
     merge: str | Path | None = None,
     sha256: str | None = None,
+    lr_multiplier: float | None = None,
     overwrite: bool = False,
     on_progress: Progress = _ignore,
     on_note: Note = _ignore,
@@ -52,14 +56,17 @@ def convert(
     """Convert a checkpoint, running no code in it: `sg2cli.convert("a.pkl", "a.safetensors")`.
 
     Args:
-        source: a pickle of NVIDIA's PyTorch or TensorFlow code, a .pt of rosinality's, pSp or e4e;
-            a path, an http(s) address, or the name of an official network (docs/networks.md). With
+        source: a network of NVIDIA's PyTorch or TensorFlow code, of rosinality's, pSp or e4e, of
+            BasicSR, MMGeneration, genforce or adriansahlman's, in a .pkl, .pt or .safetensors; a
+            path, an http(s) address, or the name of an official network (docs/networks.md). With
             `to` or `merge` a .safetensors of sg2 or the name of a bundled network.
-        out: the .safetensors to write, or .pt with `to`.
-        to: write plain tensors for stylegan2-ada-pytorch ("ada") or stylegan2-pytorch
-            ("rosinality") instead.
+        out: the .safetensors to write, or .pt or .pkl with `to`.
+        to: write for other code instead: a .pt of plain tensors for stylegan2-ada-pytorch ("ada")
+            or stylegan2-pytorch ("rosinality"), or a .pkl for NVIDIA's `legacy.load_network_pkl`
+            ("ada", or "stylegan3" for its StyleGAN2).
         merge: weight deltas of a tuned network, to be added.
         sha256: of the file at an address, in hexadecimal; another one is refused.
+        lr_multiplier: of the mapping network, where a file does not record that it is not 0.01.
         overwrite: replace `out` if it exists.
         on_progress: receives the bytes downloaded so far and, if known, in total.
         on_note: receives messages; they are in the result as well.
@@ -69,7 +76,7 @@ def convert(
     `out` exists or a download fails.
     """
     name, target = str(source), user_path(str(out))
-    check_conversion(name, target, to, merge, sha256, overwrite)
+    check_conversion(name, target, to, merge, sha256, overwrite, lr_multiplier)
     notes: list[str] = []
 
     def note(text: str) -> None:
@@ -78,9 +85,12 @@ def convert(
 
     if to or merge:
         deltas = user_path(str(merge)) if merge else None
-        made = _write_ours(name, target, to, deltas, overwrite)
+        made = _write_ours(name, target, to, deltas, overwrite, note)
     else:
-        made = _read_other(name, target, sha256, overwrite, on_progress, note)
+        from sg2cli.checkpoints import convert as conversion
+
+        reader = partial(conversion.convert, overwrite=overwrite, lr_multiplier=lr_multiplier)
+        made = _read_other(name, target, sha256, reader, on_progress, note)
     return Conversion(target, made, tuple(notes))
 
 
@@ -91,20 +101,26 @@ def check_conversion(
     merge: str | Path | None,
     sha256: str | None,
     overwrite: bool,
+    lr_multiplier: float | None,
 ) -> None:
     """UsageError or Sg2Error for arguments that are wrong whatever the file contains."""
-    suffix = ".pt" if to else ".safetensors"
-    if out.suffix != suffix:
-        raise UsageError(f"{out}: this is saved as {suffix}")
+    expected = SUFFIXES[to] if to else (".safetensors",)
+    if out.suffix not in expected:
+        raise UsageError(f"{out}: this is saved as {' or '.join(expected)}")
     check_file(out, overwrite)
     inputs = [] if is_address(source) else [user_path(source)]
     refuse_inputs([out], [*inputs, *([user_path(str(merge))] if merge else [])])
     if sha256 and (to or merge or not (is_address(source) or source in OFFICIAL_NETWORKS)):
         raise UsageError("`sha256` is only for files from the web")
+    if lr_multiplier is not None:
+        if to or merge:
+            raise UsageError("`lr_multiplier` is only for networks of other code")
+        if not 1e-9 <= lr_multiplier <= 1e3:
+            raise UsageError(f"the `lr_multiplier` {lr_multiplier} is out of range: 0.01 is usual")
 
 
 def _write_ours(
-    name: str, out: Path, to: Target | None, merge: Path | None, overwrite: bool
+    name: str, out: Path, to: Target | None, merge: Path | None, overwrite: bool, note: Note
 ) -> dict[str, Any]:
     """Write a checkpoint of sg2, with or without weight deltas, for sg2 or for other code."""
     from sg2cli.checkpoints import export
@@ -118,17 +134,20 @@ def _write_ours(
         provenance["merged"] = deltas.sha256
     make_folder(out.parent)
     if to:
-        export.save_as(G, out, to, overwrite)
+        export.save_as(G, out, to, overwrite, note)
     else:
         save_generator(G, out, provenance, overwrite)
     return provenance
 
 
 def _read_other(
-    name: str, out: Path, sha256: str | None, overwrite: bool, on_progress: Progress, note: Note
+    name: str,
+    out: Path,
+    sha256: str | None,
+    converted: Callable[..., tuple[Checkpoint, Network, str]],
+    on_progress: Progress,
+    note: Note,
 ) -> dict[str, Any]:
-    from sg2cli.checkpoints import convert as conversion
-
     address = name if is_address(name) else None
     if not address and name not in bundled() and kind(user_path(name)) == "nothing":
         if name not in OFFICIAL_NETWORKS:
@@ -142,17 +161,17 @@ def _read_other(
         origin = {"url": url, "file": url.rpartition("/")[2]}
         with download(address, out.parent, sha256, on_progress, note) as found:
             with errors_named(found.path, url):
-                read, network, odd = conversion.convert(found.path, out, overwrite, origin)
+                read, network, odd = converted(found.path, out, origin=origin)
             if network.source["sha256"] != found.sha256:
                 raise Sg2Error(f"{url} was changed on the disk: remove {out} and convert it again")
     else:
         path = bundled().get(name) or user_path(name)
-        if is_ours(path):
+        if is_ours(path) and has_our_names(path):
             raise UsageError(
                 f"{name} is a .safetensors, which sg2 reads as it is: `to` ada or "
                 "`to` rosinality writes it for other code"
             )
-        read, network, odd = conversion.convert(path, out, overwrite)
+        read, network, odd = converted(path, out)
     for text in [_summary(read.format, network), *_remarks(read, odd)]:
         note(text)
     return {"format": read.format, "source": network.source["sha256"], "made_up": read.made_up}
@@ -163,7 +182,7 @@ def _summary(format: str, network: Network) -> str:
     classes = f"{config.c_dim} classes" if config.c_dim else "no classes"
     clamp = "no clamp" if config.conv_clamp is None else f"clamp {config.conv_clamp:g}"
     return (
-        f"read {format}: {config.img_resolution}x{config.img_resolution}, "
+        f"read {format}: {shown_size(config)}, "
         f"{config.architecture}, {config.img_channels} channels, {classes}, {clamp}, "
         f"{network.parameters:,} parameters, sha256 {network.source['sha256']}"
     )

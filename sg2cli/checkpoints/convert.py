@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TYPE_CHECKING
 
 from sg2cli.checkpoints.config import (
     Checkpoint,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
-MAX_NOISE = 4096  # pixels a side: a small file could claim any size
+MAX_SIDE = 4096  # pixels of an image: a small file could claim any size
 MAX_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
 # Numbers of a layer's output, of which a dozen are in memory at once, where an image is drawn: so
 # many, or so many for each parameter, of which a network of 1024x1024 has about as many.
@@ -82,39 +83,36 @@ def _errors_named(path: Path) -> Iterator[None]:
 def _complete(checkpoint: Checkpoint) -> None:
     """Supply what a file may lack, noise maps and w_avg, and check that all fits."""
     shapes = checkpoint.shapes
-    noisy = [name for name in shapes if name.endswith(".noise_strength")]
-    if noisy and not any(name.endswith(".noise_const") for name in shapes):
-        for seed, name in enumerate(noisy):
-            match = re.match(r"synthesis\.b(\d{1,5})\.", name)
-            size = int(match[1]) if match else 4
-            if size > MAX_NOISE:
-                raise CheckpointError(f"it has no noise maps, and {size}x{size} are not made up")
-            key = name.replace("noise_strength", "noise_const")
-            checkpoint.tensors[key] = _drawn_noise(size, seed)
-        checkpoint.made_up.append("noise maps, drawn from fixed seeds")
     if "mapping.w_avg" not in shapes:
         layers = [name for name in shapes if re.fullmatch(r"mapping\.fc\d{1,3}\.bias", name)]
         last = shapes.get(f"mapping.fc{len(layers) - 1}.bias", (0,))
         checkpoint.tensors["mapping.w_avg"] = _zeros(last)
         checkpoint.made_up.append(W_AVG)
     config = read_config(checkpoint.fields, checkpoint.shapes)
-    if config.img_resolution > MAX_NOISE:
-        raise CheckpointError(
-            f"it claims {config.img_resolution} pixels a side, which no network has"
-        )
+    if max(config.size) > MAX_SIDE:
+        raise CheckpointError(f"it claims {max(config.size)} pixels a side, which no network has")
+    noisy = [name for name in shapes if name.endswith(".noise_strength")]
+    if noisy and not any(name.endswith(".noise_const") for name in shapes):
+        sizes = dict(zip(config.resolutions, config.sizes, strict=True))
+        for seed, name in enumerate(noisy):
+            match = re.match(r"synthesis\.b(\d{1,5})\.", name)
+            size = sizes.get(int(match[1]) if match else 0, (0, 0))
+            key = name.replace("noise_strength", "noise_const")
+            checkpoint.tensors[key] = _drawn_noise(size, seed)
+        checkpoint.made_up.append("noise maps, drawn from fixed seeds")
     check_shapes(config, checkpoint.shapes)
     widest = max(config.z_dim, config.c_dim, *config.mapping_features)
     if W_AVG in checkpoint.made_up and widest > MAX_FEATURES:
         raise CheckpointError(f"it has no w_avg, which is not computed for {widest} features")
 
 
-def _drawn_noise(size: int, seed: int) -> LazyTensor:
+def _drawn_noise(size: tuple[int, int], seed: int) -> LazyTensor:
     def draw() -> Tensor:
         import torch
 
-        return torch.randn(size, size, generator=torch.Generator().manual_seed(seed))
+        return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
-    return LazyTensor((size, size), draw)
+    return LazyTensor(size, draw)
 
 
 def _zeros(shape: tuple[int, ...]) -> LazyTensor:
@@ -153,16 +151,23 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
 
 
 def convert(
-    path: Path, out: Path, overwrite: bool = False, origin: Mapping[str, str] | None = None
+    path: Path,
+    out: Path,
+    overwrite: bool = False,
+    origin: Mapping[str, str] | None = None,
+    lr_multiplier: float | None = None,
 ) -> tuple[Checkpoint, Network, str]:
     """Write a network of another format as ours, and show that nothing was changed on the way.
 
-    `origin` goes into its metadata beside the hash. The file is read back and compared tensor by
+    `origin` goes into its metadata beside the hash, and `lr_multiplier` replaces what the file
+    records of the mapping network, or what is assumed. The file is read back and compared tensor by
     tensor before it gets its name. Returns what was read, the new file, and what is odd about the
     image of seed 0, or ''. CheckpointError for what cannot be read.
     """
     checkpoint = read_checkpoint(path)
     source = checkpoint.fields["source"] | dict(origin or {})
+    if lr_multiplier is not None:
+        checkpoint.fields["lr_multiplier"] = lr_multiplier
     with _errors_named(path):
         G = to_generator(checkpoint)
     with new_file(out, overwrite) as file:
@@ -170,6 +175,7 @@ def convert(
         file.flush()
         if not _holds(Path(file.name), G):
             raise Sg2Error(f"cannot write {out}: the disk gives back other numbers")
+    checkpoint.notes += _lr_multiplier_warning(G)
     return checkpoint, Network.open(out), _oddity(G)
 
 
@@ -186,6 +192,22 @@ def _holds(path: Path, G: Generator) -> bool:
         return False
 
 
+def _lr_multiplier_warning(G: Generator) -> list[str]:
+    """Weights are initialised with a standard deviation of 1 / lr_multiplier, and keep it about."""
+    multiplier = G.config.lr_multiplier
+    layers = [layer for name, layer in G.mapping.named_children() if name.startswith("fc")]
+    spreads = [layer.get_parameter("weight").std(correction=0).item() for layer in layers]
+    spread = median(spreads)
+    if not 0 < spread < math.inf or abs(math.log10(spread * multiplier)) < 0.5:
+        return []
+    fitting = float(f"{10 ** -round(math.log10(spread)):g}")
+    return [
+        f"warning: the weights of the mapping network have a standard deviation of {spread:.3g}, "
+        f"which does not fit an lr_multiplier of {multiplier:g}, so that images may be wrong: "
+        f"convert it with `lr_multiplier` {fitting:g}"
+    ]
+
+
 def _oddity(G: Generator) -> str:
     """What an image of seed 0 shows that a trained network's would not.
 
@@ -195,7 +217,7 @@ def _oddity(G: Generator) -> str:
     import torch
 
     config = G.config
-    largest = max(n * r * r for n, r in zip(config.channels, config.resolutions, strict=True))
+    largest = max(n * h * w for n, (h, w) in zip(config.channels, config.sizes, strict=True))
     count = sum(parameter.numel() for parameter in G.parameters())
     if largest > max(MAX_DRAWN, MAX_DRAWN_PER_PARAMETER * count):
         return f"it was not drawn: a layer has {largest * 4 >> 20} MiB"

@@ -8,14 +8,14 @@ from typing import NamedTuple
 from sg2cli.checkpoints import ada, other_networks, tensorflow
 from sg2cli.checkpoints.config import Checkpoint, LazyTensor
 from sg2cli.checkpoints.naming_schemes import ROSINALITY, SCHEMES, NamingScheme
-from sg2cli.checkpoints.tensor_tree import TensorTree, tensor_tree
+from sg2cli.checkpoints.tensor_tree import Stored, TensorTree, tensor_tree
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
 
 # The average of the generator's weights over the last training steps draws better images than they
 # do, and is what everybody uses.
 AVERAGED = re.compile(r"(^|[._])(ema|gs|smooth)([._]|$)")
-WRAPPERS = {"state_dict", "module", "model", "decoder", "weights", "net", "generator_ema", "models"}
+WRAPPERS = {"state_dict", "module", "model", "models", "decoder", "weights", "net"}
 MEANS = ("latent_avg", "w_avg", "dlatent_avg", "mean_latent")  # of w, beside a state dict
 
 
@@ -82,19 +82,20 @@ def _refuse(tree: TensorTree) -> None:
 
 
 def _add_mean(checkpoint: Checkpoint, tree: TensorTree, prefix: str) -> None:
-    """Take the mean of w that lies beside the state dict, [w_dim] or a row for each layer."""
-    parts = prefix.split(".")
-    for depth in range(len(parts), 0, -1):
-        above = ".".join(parts[: depth - 1])
+    """Take the mean of w that lies beside the state dict, or beside what wraps it."""
+    parts = prefix.rstrip(".").split(".")
+    for depth in range(len(parts), -1, -1):
         for name in MEANS:
-            stored = tree.tensors.get(f"{above}.{name}" if above else name)
+            stored = tree.tensors.get(".".join([*parts[:depth], name]).lstrip("."))
             if stored is not None and stored.shape:
-                width = stored.shape[-1]
-                checkpoint.tensors["mapping.w_avg"] = LazyTensor(
-                    (width,),
-                    lambda stored=stored: stored.tensor().reshape(-1, width).float().mean(dim=0),
-                )
+                checkpoint.tensors["mapping.w_avg"] = _mean(stored)
                 return
+
+
+def _mean(stored: Stored) -> LazyTensor:
+    """[w_dim], or the same in a row for each layer."""
+    width = stored.shape[-1]
+    return LazyTensor((width,), lambda: stored.tensor().reshape(-1, width).float().mean(dim=0))
 
 
 def _note(tree: TensorTree, prefix: str) -> str:

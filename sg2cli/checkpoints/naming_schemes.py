@@ -234,6 +234,10 @@ SCHEMES = (
 )
 
 
+# The constant inputs by the name of the code. NVIDIA's is ours, but for a prefix.
+MARKS = {scheme.label: scheme.mark for scheme in SCHEMES} | {"NVIDIA PyTorch": "synthesis.b4.const"}
+
+
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[2:] if len(shape) == 4 and shape[:2] == (1, 1) else shape
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from sg2cli.checkpoints.config import (
     read_config,
     taps_of,
 )
+from sg2cli.checkpoints.file_kinds import LENGTH, other_kind
 from sg2cli.errors import CheckpointError, reason
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.atomic import new_file
@@ -32,18 +33,13 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-OTHER_FORMATS = {  # the first bytes of other formats, and their names
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"RIFF": "a WebP image or a video",
-    b"GIF8": "a GIF image",
-    b"\x93NUMPY": "a NumPy array",
+CONVERTIBLE = {  # the first bytes of formats that `convert` reads, and their names
     b"PK\x03\x04": "a zip file, as PyTorch's .pt and NumPy's .npz are",
     b"\x80": "a pickle, as NVIDIA's networks are",
 }
 FILTER = re.compile(r"synthesis\.b\d+\.((conv[01]|skip)\.)?resample_filter")
+MARK = "synthesis.b4.const"  # what every generator has
 WEIGHT_DELTAS = "tuned"  # a kind in the metadata, see checkpoints.weight_deltas
-CONVERTIBLE = (b"PK\x03\x04", b"\x80")
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,8 @@ class Network:
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
                 check_kernel(shapes[used[0]])
                 fields["resample_filter"] = taps_of(file.array(used[0]))
+            if MARK not in shapes:
+                _refuse_other_names(shapes, path)
             config = read_config(fields, shapes)
             weights = {key: shape for key, shape in shapes.items() if key not in filters}
             check_shapes(config, weights)
@@ -145,7 +143,7 @@ def _opened(path: Path) -> Iterator[SafetensorsFile]:
     """Open the file; errors raised in the block name it."""
     try:
         with open_file(path) as start:
-            _refuse_other_formats(start.read(9), path)
+            _refuse_other_formats(start.read(LENGTH), path)
         with SafetensorsFile(path) as file:
             yield file
     except CheckpointError as error:
@@ -164,18 +162,37 @@ def is_ours(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
+def has_our_names(path: Path) -> bool:
+    """Whether a .safetensors holds a generator with the canonical names."""
+    with _opened(path) as file:
+        return MARK in file.entries
+
+
 def _refuse_other_formats(start: bytes, path: Path) -> None:
     """Name a file of another kind by its first bytes, and say what to do with it."""
     if not start:
         raise CheckpointError("empty: copy or download it again")
     if start[8:9] == b"{":  # after the length of the header, which can be any bytes
         return
-    for magic, what in OTHER_FORMATS.items():
+    if kind := other_kind(start):
+        raise CheckpointError(f"{kind[0]}: {kind[1]}")
+    for magic, what in CONVERTIBLE.items():
         if start.startswith(magic):
-            todo = "give a .safetensors file"
-            if magic in CONVERTIBLE:
-                todo = f"run `sg2 convert {path} {path.with_suffix('.safetensors').name}` first"
+            todo = f"run `sg2 convert {path} {path.with_suffix('.safetensors').name}` first"
             raise CheckpointError(f"{what}, not a safetensors file: {todo}")
+
+
+def _refuse_other_names(names: Iterable[str], path: Path) -> None:
+    """Say what to do with a network that has the names of other code."""
+    from sg2cli.checkpoints.naming_schemes import MARKS
+
+    names = list(names)
+    for label, mark in MARKS.items():
+        if any(name == mark or name.endswith(f".{mark}") for name in names):
+            out = path.with_name(f"{path.stem}-sg2.safetensors").name
+            raise CheckpointError(
+                f"a network with the names of {label}: run `sg2 convert {path} {out}` first"
+            )
 
 
 def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:

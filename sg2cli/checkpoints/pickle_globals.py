@@ -88,9 +88,10 @@ class NetworkGlobals(dict[str, object]):
             return UnknownGlobal(module, name, may_be_called=True)
         if top in sys.stdlib_module_names or top in OLD_NAMES:
             return default
-        # Classes have capital initials, and their instances are data.
+        # Classes have capital initials, and their instances are data. So are torch's rarer tensors.
         is_class = name.rpartition(".")[2].lstrip("_")[:1].isupper()
-        return UnknownGlobal(module, name, may_be_called=is_class)
+        is_tensor = module == "torch._utils" and name.startswith("_rebuild_")
+        return UnknownGlobal(module, name, may_be_called=is_class or is_tensor)
 
     def __or__(self, other: object) -> NetworkGlobals:  # type: ignore[override]
         return NetworkGlobals(dict.__or__(self, other))  # type: ignore[operator]

@@ -57,8 +57,9 @@ def load(
 ) -> tuple[Any, int]:
     """The object of the pickle at `start`, and where it ends.
 
-    `allowed`: globals as 'module name', and their stand-ins, looked up by `get`. CheckpointError for
-    other globals, with their offset, and for a pickle that is damaged or exceeds its budget.
+    `allowed`: the stand-ins of globals, by 'module name'; `get` returns None for others.
+    CheckpointError for those, with their offset, and for a pickle that is damaged or exceeds its
+    budget.
     """
     offsets, end = _scan(content, start, budget, persistent_load is not None)
     file = Reader(content[start:end])

@@ -94,9 +94,9 @@ def _children(value: object) -> Iterator[tuple[str, Any]]:
                 yield from _items(held)
             elif kind in value.state:
                 raise CheckpointError("its modules are malformed")
-        if isinstance(value, Instance) and "_modules" not in value.state:
-            yield from _items(value)
+        if "_modules" not in value.state:
             yield from _items(value.state)
+            yield from _items(value if isinstance(value, Instance) else {})
     elif isinstance(value, dict):
         yield from _items(value)
     elif isinstance(value, list | tuple):

@@ -9,6 +9,7 @@ OPTIONS = {
     **{name: f"--{name}" for name in ("network", "preset", "to", "merge", "sha256")},
     "skip_existing": "--skip-existing",
     "class_index": "--class",
+    "lr_multiplier": "--lr-multiplier",
     "seconds": "--time-limit",
 }
 ARGUMENT = re.compile(r"`([a-z0-9_]+)`")

@@ -57,29 +57,31 @@ class Photo:
 
 def read_photo(
     source: Path | bytes,
-    size: int,
+    size: tuple[int, int],
     channels: int,
     crop: Crop = "center",
     background: str = "white",
     mask: Path | bytes | None = None,
     name: str | None = None,
 ) -> Photo:
-    """An image file, or its bytes, cropped and reduced (Lanczos) to [size,size,channels].
+    """An image file, or its bytes, cropped and reduced (Lanczos) to [H,W,channels].
+
+    `size`: H, W.
 
     Transparent parts show the background; ICC profiles are applied, EXIF rotation is undone.
-    Crop 'center' takes the largest square in the middle, 'none' squeezes the whole image into a
-    square. The mask is an image of the same size: white has weight 1, black 0. Sg2Error if the file
-    cannot be used; it names the path, or `name` for bytes.
+    Crop 'center' takes the largest part in the middle that has the shape of the result, 'none'
+    squeezes the whole image into it. The mask is an image of the same size: white has weight 1,
+    black 0. Sg2Error if the file cannot be used; it names the path, or `name` for bytes.
     """
     import numpy as np
 
     name = name or (str(source) if isinstance(source, Path) else "stdin")
     with _reading(source, name) as image:
         upright = image.size
-        box = _box(upright, crop, name, min(MIN_SIDE, size))
+        box = _box(upright, crop, name, size)
         mode = "L" if channels == 1 else "RGB"
         pixels = _reduced(image, box, size, mode, background, smooth=True)
-    pixels = pixels.reshape(size, size, channels)
+    pixels = pixels.reshape(*size, channels)
     if mask is None:
         return Photo(pixels)
     mask_name = str(mask) if isinstance(mask, Path) else "of the photo"
@@ -177,9 +179,9 @@ def _reading(source: Path | bytes, name: str, decoded: bool = True) -> Iterator[
 
 
 def _reduced(
-    upright: _Upright, box: Box, size: int, mode: str, background: str, smooth: bool
+    upright: _Upright, box: Box, size: tuple[int, int], mode: str, background: str, smooth: bool
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The box, in 8 bits per channel, reduced to [size,size] or [size,size,3].
+    """The box, in 8 bits per channel, reduced to [H,W] or [H,W,3].
 
     It works in strips, so that little memory is used beside the decoded image. Lanczos and box
     filters are separable, rows first, so the pixels equal those of a single call.
@@ -188,37 +190,40 @@ def _reduced(
     import PIL.Image
 
     left, top, right, bottom = box
+    high, wide = size
     method = PIL.Image.Resampling.LANCZOS if smooth else PIL.Image.Resampling.BOX
-    narrow = PIL.Image.new(mode, (size, bottom - top))
+    narrow = PIL.Image.new(mode, (wide, bottom - top))
     to_srgb = embedded_profile(upright.image)
     height = max(1, STRIP // (right - left))
     for y in range(top, bottom, height):
         strip = upright.crop((left, y, right, min(y + height, bottom)))
         shown = flatten(strip, upright.image, mode, background, to_srgb)
-        narrow.paste(shown.resize((size, shown.height), method), (0, y - top))
-    return np.array(narrow.resize((size, size), method))
+        narrow.paste(shown.resize((wide, shown.height), method), (0, y - top))
+    return np.array(narrow.resize((wide, high), method))
 
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _box(size: tuple[int, int], crop: Crop, name: str, smallest: int) -> Box:
-    """Left, top, right, bottom of the crop."""
-    width, height = size
+def _box(photo: tuple[int, int], crop: Crop, name: str, size: tuple[int, int]) -> Box:
+    """Left, top, right, bottom of the crop of a photo of this width and height."""
+    width, height = photo
+    high, wide = size
     if crop == "center":
-        side = min(size)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, (width + side) // 2, (height + side) // 2)
+        across, down = min(width, height * wide // high), min(height, width * high // wide)
+        left, top = (width - across) // 2, (height - down) // 2
+        box = (left, top, left + across, top + down)
     elif crop == "none":
         box = (0, 0, width, height)
     else:
         left, top, right, bottom = crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]
         if right > width or bottom > height:
             raise UsageError(
-                f"the crop {','.join(map(str, crop))} reaches beyond {name}, {_by(size)} pixels"
+                f"the crop {','.join(map(str, crop))} reaches beyond {name}, {_by(photo)} pixels"
             )
         box = (left, top, right, bottom)
+    smallest = min(MIN_SIDE, *size)
     if min(box[2] - box[0], box[3] - box[1]) < smallest:
         shown = _by((box[2] - box[0], box[3] - box[1]))
         raise Sg2Error(

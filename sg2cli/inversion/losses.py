@@ -119,11 +119,13 @@ def read_weights(net: LpipsNet) -> dict[str, Tensor]:
 
 def fit(images: Tensor, net: LpipsNet) -> Tensor:
     """Three channels, at a size for which the network is meant: [N,1|3,H,W] -> [N,3,h,w]."""
-    size = images.shape[-1]
-    if size > LARGEST:
-        images = F.interpolate(images, size=(LARGEST, LARGEST), mode="area")
-    elif size < SMALLEST[net]:
-        images = F.interpolate(images, size=(SMALLEST[net],) * 2, mode="nearest")
+    height, width = images.shape[-2:]
+    if (longer := max(height, width)) > LARGEST:
+        size = (LARGEST * height // longer, LARGEST * width // longer)
+        images = F.interpolate(images, size=size, mode="area")
+    elif (shorter := min(height, width)) < SMALLEST[net]:
+        size = (SMALLEST[net] * height // shorter, SMALLEST[net] * width // shorter)
+        images = F.interpolate(images, size=size, mode="nearest")
     return images.expand(-1, 3, -1, -1)
 
 
@@ -135,23 +137,24 @@ def _mean(maps: Tensor) -> Tensor:
 def noise_penalty(noise_maps: Iterable[Tensor]) -> Tensor:
     """How far noise maps [N,1,H,W] are from white: -> [N] (StyleGAN2 appendix D, eq. of L_ij).
 
-    The squared correlation of neighbours, at the map's size and at each half of it down to 8.
+    The squared correlation of neighbours, at the map's size and at each half of it down to a height
+    of 8.
     """
-    maps = sorted(noise_maps, key=lambda noise_map: noise_map.shape[-1], reverse=True)
+    maps = sorted(noise_maps, key=lambda noise_map: noise_map.shape[2], reverse=True)
     total = torch.zeros_like(maps[0][:, 0, 0, 0])
     pooled: list[Tensor] = []
-    size = maps[0].shape[-1]
+    height = maps[0].shape[2]
     while maps or pooled:
         # All maps of one size at once: on a GPU, operations on small maps cost only their launch.
-        same = [noise_map for noise_map in maps if noise_map.shape[-1] == size]
+        same = [noise_map for noise_map in maps if noise_map.shape[2] == height]
         maps = maps[len(same) :]
         if x := pooled + same:
             together = torch.cat(x, dim=1)  # [N,K,H,W]
             for dim in (3, 2):
                 correlation = (together * together.roll(1, dims=dim)).mean(dim=3).mean(dim=2)
                 total = total + correlation.square().sum(dim=1)
-            pooled = [F.avg_pool2d(together, 2)] if size > 8 else []
-        size //= 2
+            pooled = [F.avg_pool2d(together, 2)] if height > 8 else []
+        height //= 2
     return total
 
 

@@ -36,9 +36,8 @@ def read_photo_for(
     mask: Path | bytes | None = None,
     name: str | None = None,
 ) -> Photo:
-    """Read a photo at the resolution of a network; see `photos.read_photo`."""
-    size, channels = config.img_resolution, config.img_channels
-    return read_photo(source, size, channels, crop, background, mask, name)
+    """Read a photo at the size of a network's images; see `photos.read_photo`."""
+    return read_photo(source, config.size, config.img_channels, crop, background, mask, name)
 
 
 def as_source(given: PhotoInput) -> tuple[str, Path | bytes]:

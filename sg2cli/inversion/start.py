@@ -134,5 +134,6 @@ def _estimate(
 
 
 def _small(pictures: Tensor) -> Tensor:
-    """[N,C,H,W] -> [N,C,16,16], or as they are if they are smaller."""
-    return F.adaptive_avg_pool2d(pictures, min(16, pictures.shape[-1]))
+    """[N,C,H,W] -> [N,C,16,16], or as many pixels as there are."""
+    height, width = pictures.shape[-2:]
+    return F.adaptive_avg_pool2d(pictures, (min(16, height), min(16, width)))

@@ -53,7 +53,7 @@ def style_rows(styles: Styles, config: GeneratorConfig) -> list[int]:
             if not named:
                 raise UsageError(
                     f"this network has no {style} styles: they begin at {low}x{low}, its "
-                    f"resolution is {config.img_resolution}x{config.img_resolution}"
+                    f"highest resolution is {config.img_resolution}"
                 )
             rows.update(named)
         elif style[1] >= config.num_ws:

@@ -55,8 +55,7 @@ class Drawing(ABC):
     @property
     def shape(self) -> tuple[int, int, int]:
         """[H,W,C] of an image."""
-        config = self.config
-        return (config.img_resolution, config.img_resolution, config.img_channels)
+        return (*self.config.size, self.config.img_channels)
 
     @property
     def count(self) -> int:

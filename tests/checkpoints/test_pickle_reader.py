@@ -155,6 +155,24 @@ HOSTILE: dict[str, bytes] = {
     "slots of a class": (b"\x80\x02cdnnlib.tflib.network\nNetwork\n\x4e}U\x05stateU\x01xs\x86b."),
     "slots of a function": b"\x80\x02cbuiltins\nset\n\x4e}U\x09_functionU\x01xs\x86b.",
     "call of data": b"\x80\x02U\x01x)R.",
+    "unknown function": dumps(Call("pg_modules.ops", "build", "touch canary")),
+    "unknown function in D": dumps({"D": Call("evil", "run", "touch canary")}),
+    "torch function": dumps(Call("torch.utils.cpp_extension", "load", "evil")),
+    "newobj of a function": b"\x80\x02cos\nsystem\nU\x0ctouch canary\x85\x81.",
+    "newobj with names": b"\x80\x04cos\nsystem\nU\x0ctouch canary\x85}\x92.",
+    "reconstructor": dumps(
+        Call("copyreg", "_reconstructor", Name("subprocess", "Popen"), Name("builtins", "object"))
+    ),
+    "partial of os": dumps(Called(Call("functools", "partial", SYSTEM), "touch canary")),
+    "call of an instance": dumps(Called(Call("evil", "Thing"), "touch canary")),
+    "build of an unknown class": b"\x80\x02cevil\nThing\n}U\x05_nameU\x01xsb.",
+    "inside an unknown class": dumps(Call("evil", "Thing.__init__.__globals__")),
+    "private module": dumps(Call("evil.__main__", "Thing")),
+    "buffer": dumps(Call("numpy.core.numeric", "_frombuffer", RUN, Name("numpy", "dtype"), (0,))),
+    "class of a module": dumps(0x1950A86A20F9469CFC6C)
+    + dumps(1001)
+    + dumps({})
+    + b"\x80\x02U\x06modulecos\nsystem\n\x86QU\x0ctouch canary\x85R.",
     "call of a call": dumps(Call(*RECONSTRUCT, {"state": {}}))[:-1] + b")R.",
 }
 
@@ -230,12 +248,21 @@ def test_a_refused_global_is_named_with_its_offset(in_tmp: Path) -> None:
 HARMLESS = {
     *("torch.load", "torch.hub", "numpy load", "copyreg extension", "persistent id", "webbrowser"),
     *("code", "dotted", "sg2's own", "build of a class", "slots of a class"),
-    *("slots of a function", "call of data", "call of a call"),
+    *("slots of a function", "call of data", "call of a call", "torch function"),
+    *("newobj of a function", "newobj with names", "reconstructor", "build of an unknown class"),
+    *("inside an unknown class", "private module", "class of a module"),
 }
 OBEYING = """
 import contextlib, pathlib, pickle, sys, types, torch
-for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.tflib"):
+for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.tflib", "evil"):
     sys.modules[name] = types.ModuleType(name)
+for name in ("pg_modules", "pg_modules.ops"):
+    sys.modules[name] = types.ModuleType(name)
+run = sys.modules["evil"].run = sys.modules["pg_modules.ops"].build = __import__("os").system
+class Thing:
+    def __call__(self, command):
+        run(command)
+sys.modules["evil"].Thing = Thing
 sys.modules["dnnlib.tflib.network"] = types.ModuleType("network")
 sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj = lambda meta: meta
 sys.modules["dnnlib.tflib.network"].Network = type("Network", (), {})

@@ -67,9 +67,9 @@ def test_images_of_any_mode_are_read_as_they_look(tmp_path: Path, kind: str) -> 
     path = saved(tmp_path, make(), f"photo.{suffix}", **options)
     if kind == "ycbcr" and OLD_PILLOW:
         with pytest.raises(Sg2Error, match="truncated"):
-            read_photo(path, SIZE, 3)
+            read_photo(path, (SIZE, SIZE), 3)
     else:
-        assert near(read_photo(path, SIZE, 3).pixels, RAMP, within)
+        assert near(read_photo(path, (SIZE, SIZE), 3).pixels, RAMP, within)
 
 
 GREY = np.linspace(0, 255, SIZE * SIZE).reshape(SIZE, SIZE)
@@ -86,8 +86,8 @@ GREY = np.linspace(0, 255, SIZE * SIZE).reshape(SIZE, SIZE)
 )
 def test_grey_of_any_depth_has_the_same_brightness(tmp_path: Path, make: Any) -> None:
     path = saved(tmp_path, make(), "photo.tiff")
-    assert near(read_photo(path, SIZE, 1).pixels[:, :, 0], GREY)
-    assert near(read_photo(path, SIZE, 3).pixels, GREY[:, :, None])
+    assert near(read_photo(path, (SIZE, SIZE), 1).pixels[:, :, 0], GREY)
+    assert near(read_photo(path, (SIZE, SIZE), 3).pixels, GREY[:, :, None])
 
 
 def tiff(pixels: Any, bits: int, kind: int = 1, white_is_zero: bool = False) -> bytes:
@@ -111,7 +111,7 @@ def test_tiffs_whose_zero_is_white(
     stored = values if kind == 3 else values.round()
     for white in (False, True):
         content = tiff((highest - stored if white else stored).astype(dtype), bits, kind, white)
-        assert near(read_photo(content, SIZE, 3).pixels, GREY[:, :, None])
+        assert near(read_photo(content, (SIZE, SIZE), 3).pixels, GREY[:, :, None])
 
 
 def test_tiffs_of_12_bits(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_tiffs_of_12_bits(tmp_path: Path) -> None:
     first, second = pairs.T
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
     content = tiff(packed.astype(np.uint8), 12)
-    assert near(read_photo(content, SIZE, 3).pixels, GREY[:, :, None])
+    assert near(read_photo(content, (SIZE, SIZE), 3).pixels, GREY[:, :, None])
 
 
 @pytest.mark.parametrize("dtype", ["i1", "<i2"])
@@ -128,7 +128,7 @@ def test_numbers_below_zero_are_refused(dtype: str) -> None:
     """Of which nobody knows what is black."""
     content = tiff((GREY - 128).astype(dtype), 8 * np.dtype(dtype).itemsize, kind=2)
     with pytest.raises(Sg2Error, match="stdin"):
-        read_photo(content, SIZE, 3)
+        read_photo(content, (SIZE, SIZE), 3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 2.0])
@@ -136,7 +136,7 @@ def test_floats_that_are_no_brightness_are_refused(tmp_path: Path, value: float)
     values = np.full((SIZE, SIZE), 0.5, np.float32)
     values[3, 4] = value
     with pytest.raises(Sg2Error, match="photo.tiff"):
-        read_photo(saved(tmp_path, PIL.Image.fromarray(values), "photo.tiff"), SIZE, 3)
+        read_photo(saved(tmp_path, PIL.Image.fromarray(values), "photo.tiff"), (SIZE, SIZE), 3)
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_what_is_transparent_shows_the_background(
     image = PIL.Image.new("RGBA", (SIZE, SIZE), (90, 90, 90, 255))
     image.paste((200, 0, 0, 0), (0, 0, SIZE // 2, SIZE))
     path = saved(tmp_path, image.convert(mode))
-    pixels = read_photo(path, SIZE, 3, background=background).pixels
+    pixels = read_photo(path, (SIZE, SIZE), 3, background=background).pixels
     assert near(pixels[:, : SIZE // 2 - 2], np.array(colour))
     assert near(pixels[:, SIZE // 2 + 2 :], 90)
 
 
 def test_half_transparent_pixels_are_mixed(tmp_path: Path) -> None:
     path = saved(tmp_path, PIL.Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 128)))
-    assert near(read_photo(path, SIZE, 3).pixels, 127)
+    assert near(read_photo(path, (SIZE, SIZE), 3).pixels, 127)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -177,13 +177,13 @@ def test_photos_are_read_upright(tmp_path: Path, orientation: int) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path, turned, exif=exif)
-    assert near(read_photo(path, SIZE, 3).pixels, RAMP, 0)
+    assert near(read_photo(path, (SIZE, SIZE), 3).pixels, RAMP, 0)
 
 
 def test_an_icc_profile_is_applied(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = saved(tmp_path, rgb(), icc_profile=profile)
-    assert near(read_photo(path, SIZE, 3).pixels, RAMP, 2)
+    assert near(read_photo(path, (SIZE, SIZE), 3).pixels, RAMP, 2)
 
 
 def swapped_profile() -> bytes:
@@ -210,7 +210,7 @@ def test_an_icc_profile_counts_in_any_mode(
 ) -> None:
     options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
     path = saved(tmp_path, make(), f"a.{suffix}", icc_profile=swapped_profile(), **options)
-    assert near(read_photo(path, SIZE, 3).pixels, RAMP[:, :, ::-1], within)
+    assert near(read_photo(path, (SIZE, SIZE), 3).pixels, RAMP[:, :, ::-1], within)
 
 
 def test_a_profile_of_grey_counts_with_alpha(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_profile_of_grey_counts_with_alpha(tmp_path: Path) -> None:
     profile[curve : curve + 14] = b"curv" + bytes(4) + b"\0\0\0\1" + b"\1\0"  # gamma 1
     grey = PIL.Image.fromarray(RAMP[:, :, 0])
     shown = [
-        read_photo(saved(tmp_path, image, icc_profile=bytes(profile)), SIZE, 1).pixels
+        read_photo(saved(tmp_path, image, icc_profile=bytes(profile)), (SIZE, SIZE), 1).pixels
         for image in (grey, grey.convert("LA"))
     ]
     assert near(shown[0], shown[1])
@@ -236,19 +236,21 @@ def test_a_transparent_colour_and_a_profile(tmp_path: Path) -> None:
     path = saved(tmp_path, rgb(), transparency=hidden, icc_profile=swapped_profile())
     expected = RAMP[:, :, ::-1].copy()
     expected[5, 5] = 255
-    assert near(read_photo(path, SIZE, 3).pixels, expected, 4)
+    assert near(read_photo(path, (SIZE, SIZE), 3).pixels, expected, 4)
 
 
 def test_lab_is_read_as_it_looks(tmp_path: Path) -> None:
     spaces = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
     muted = PIL.Image.fromarray((RAMP * 0.4 + 70).astype(np.uint8))
     lab = ImageCms.profileToProfile(muted, *spaces, outputMode="LAB")
-    assert near(read_photo(saved(tmp_path, lab, "a.tiff"), SIZE, 3).pixels, np.asarray(muted), 8)
+    assert near(
+        read_photo(saved(tmp_path, lab, "a.tiff"), (SIZE, SIZE), 3).pixels, np.asarray(muted), 8
+    )
 
 
 def test_a_broken_icc_profile_changes_nothing(tmp_path: Path) -> None:
     path = saved(tmp_path, rgb(), icc_profile=b"nonsense")
-    assert near(read_photo(path, SIZE, 3).pixels, RAMP, 0)
+    assert near(read_photo(path, (SIZE, SIZE), 3).pixels, RAMP, 0)
 
 
 def test_the_largest_square_is_cropped_from_the_middle_and_reduced(tmp_path: Path) -> None:
@@ -256,24 +258,24 @@ def test_the_largest_square_is_cropped_from_the_middle_and_reduced(tmp_path: Pat
     wide.paste((0, 0, 255), (30, 0, 70, 40))
     path = saved(tmp_path, wide)
     blue = np.array((0, 0, 255))
-    assert near(read_photo(path, 16, 3).pixels, blue, 0)
-    assert near(read_photo(path, 16, 3, crop=(30, 0, 40, 40)).pixels, blue, 0)
-    assert near(read_photo(path, 16, 3, crop=(0, 0, 20, 20)).pixels, np.array((255, 0, 0)), 0)
-    squeezed = read_photo(path, 20, 3, crop="none").pixels
+    assert near(read_photo(path, (16, 16), 3).pixels, blue, 0)
+    assert near(read_photo(path, (16, 16), 3, crop=(30, 0, 40, 40)).pixels, blue, 0)
+    assert near(read_photo(path, (16, 16), 3, crop=(0, 0, 20, 20)).pixels, np.array((255, 0, 0)), 0)
+    squeezed = read_photo(path, (20, 20), 3, crop="none").pixels
     assert near(squeezed[:, 8:12], blue) and near(squeezed[:, :4], np.array((255, 0, 0)))
 
 
 def test_a_target_is_reduced_as_nvidias_projector_does(tmp_path: Path) -> None:
     noise = PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 70, 3), np.uint8))
     expected = noise.crop((10, 0, 60, 50)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
-    found = read_photo(saved(tmp_path, noise), 16, 3).pixels
+    found = read_photo(saved(tmp_path, noise), (16, 16), 3).pixels
     assert near(found, np.array(expected), 0)
 
 
 def test_a_box_beyond_the_photo_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, rgb())
     with pytest.raises(UsageError, match="reaches beyond .* 32 x 32"):
-        read_photo(path, 16, 3, crop=(10, 10, 30, 10))
+        read_photo(path, (16, 16), 3, crop=(10, 10, 30, 10))
 
 
 def test_a_mask_lies_on_its_photo(tmp_path: Path) -> None:
@@ -282,34 +284,34 @@ def test_a_mask_lies_on_its_photo(tmp_path: Path) -> None:
     mask.paste(255, (16, 0, 32, 32))
     mask.paste(51, (32, 0, 40, 32))
     path = saved(tmp_path, mask, "mask.png")
-    weights = read_photo(photo, 32, 3, mask=path).mask
+    weights = read_photo(photo, (32, 32), 3, mask=path).mask
     assert weights is not None and weights.dtype == np.float32
     assert near(weights[:, :16], 1, 0) and near(weights[:, 16:24], 0.2, 1e-6)
     assert near(weights[:, 24:], 0, 0)
-    first, second = (read_photo(photo, 32, 3, mask=m) for m in (path, None))
+    first, second = (read_photo(photo, (32, 32), 3, mask=m) for m in (path, None))
     assert first.sha256 != second.sha256
 
 
 def test_a_mask_of_another_size_or_of_nothing_is_refused(tmp_path: Path) -> None:
     photo = saved(tmp_path, rgb())
     with pytest.raises(UsageError, match="10 x 10 pixels, .* is 32 x 32"):
-        read_photo(photo, 16, 3, mask=saved(tmp_path, PIL.Image.new("L", (10, 10)), "m.png"))
+        read_photo(photo, (16, 16), 3, mask=saved(tmp_path, PIL.Image.new("L", (10, 10)), "m.png"))
     with pytest.raises(UsageError, match="is black everywhere"):
-        read_photo(photo, 16, 3, mask=saved(tmp_path, PIL.Image.new("L", (32, 32)), "m.png"))
+        read_photo(photo, (16, 16), 3, mask=saved(tmp_path, PIL.Image.new("L", (32, 32)), "m.png"))
 
 
 def test_whole_numbers_of_32_bits_are_refused(tmp_path: Path) -> None:
     """They may be of 0 to 255, to 65535 or to anything."""
     values = np.full((SIZE, SIZE), 200, np.int32)
     with pytest.raises(Sg2Error, match="32 bits per pixel"):
-        read_photo(saved(tmp_path, PIL.Image.fromarray(values), "photo.tiff"), SIZE, 3)
+        read_photo(saved(tmp_path, PIL.Image.fromarray(values), "photo.tiff"), (SIZE, SIZE), 3)
 
 
 def test_a_transparent_shade_of_16_bits(tmp_path: Path) -> None:
     values = np.full((SIZE, SIZE), 1000, np.uint16)
     values[:, SIZE // 2 :] = 51400
     path = saved(tmp_path, PIL.Image.fromarray(values), transparency=1000)
-    pixels = read_photo(path, SIZE, 3, background="black").pixels
+    pixels = read_photo(path, (SIZE, SIZE), 3, background="black").pixels
     assert near(pixels[:, : SIZE // 2 - 2], 0) and near(pixels[:, SIZE // 2 + 2 :], 200)
 
 
@@ -323,7 +325,7 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
     )
     with pytest.raises(Sg2Error, match="a PostScript file, which sg2 does not read"):
-        read_photo(path, 16, 3)
+        read_photo(path, (16, 16), 3)
     assert not (tmp_path / "canary").exists()
 
 
@@ -332,7 +334,7 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     thread = threading.Thread(target=pipe.write_bytes, args=(content,))
     thread.start()
-    assert near(read_photo(pipe, SIZE, 3).pixels, RAMP, 0)
+    assert near(read_photo(pipe, (SIZE, SIZE), 3).pixels, RAMP, 0)
     thread.join()
 
 
@@ -390,7 +392,7 @@ def test_files_that_are_not_photos_are_refused(tmp_path: Path, content: bytes, s
     path.write_bytes(content)
     for source in (path, content):
         with pytest.raises(Sg2Error, match=says):
-            read_photo(source, 32, 3)
+            read_photo(source, (32, 32), 3)
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff", "gif"])
@@ -399,15 +401,15 @@ def test_a_truncated_photo_is_refused_at_every_tenth(tmp_path: Path, format: str
     file = io.BytesIO()
     PIL.Image.fromarray(noise).save(file, format)
     whole = file.getvalue()
-    assert read_photo(whole, 32, 3).pixels.shape == (32, 32, 3)
+    assert read_photo(whole, (32, 32), 3).pixels.shape == (32, 32, 3)
     for tenth in range(10):
         with pytest.raises(Sg2Error, match="stdin"):
-            read_photo(whole[: len(whole) * tenth // 10], 32, 3)
+            read_photo(whole[: len(whole) * tenth // 10], (32, 32), 3)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Sg2Error, match="cannot read .*gone.png: no such file"):
-        read_photo(tmp_path / "gone.png", 32, 3)
+        read_photo(tmp_path / "gone.png", (32, 32), 3)
 
 
 def png_of_zeros(side: int) -> bytes:
@@ -429,13 +431,13 @@ def test_the_limit_of_pillow_is_neither_changed_nor_applied(
         assert PIL.Image.MAX_IMAGE_PIXELS == 2000
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no DecompressionBombWarning
-        assert not read_photo(path, 32, 3).pixels.any()
+        assert not read_photo(path, (32, 32), 3).pixels.any()
     with pytest.raises(PIL.Image.DecompressionBombError):
         PIL.Image.open(path)
 
 
 def test_a_photo_beyond_the_limit_of_pillow_is_read() -> None:
-    assert read_photo(png_of_zeros(14_000), 32, 1).pixels.shape == (32, 32, 1)  # 196 million
+    assert read_photo(png_of_zeros(14_000), (32, 32), 1).pixels.shape == (32, 32, 1)  # 196 million
 
 
 def test_tags_that_another_thread_reads_are_not_counted(tmp_path: Path) -> None:

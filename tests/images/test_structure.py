@@ -390,7 +390,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_images_that_ask_for_too_much_are_refused(name: str) -> None:
     make, message = ATTACKS[name]
     with pytest.raises(Sg2Error, match=message):
-        read_photo(make(), 32, 3)
+        read_photo(make(), (32, 32), 3)
         raise Sg2Error("read")
 
 
@@ -454,10 +454,10 @@ def test_pixels_are_converted_by_strips(monkeypatch: pytest.MonkeyPatch) -> None
     for orientation in range(1, 9):
         options["exif"][0x0112] = orientation
         content = saved(PIL.Image.fromarray(wide), "png", **options)
-        whole = read_photo(content, 32, 3, crop=(20, 30, 260, 170)).pixels
+        whole = read_photo(content, (32, 32), 3, crop=(20, 30, 260, 170)).pixels
         with monkeypatch.context() as patch:
             patch.setattr("sg2cli.images.photos.STRIP", 260 * 7)
-            assert (read_photo(content, 32, 3, crop=(20, 30, 260, 170)).pixels == whole).all()
+            assert (read_photo(content, (32, 32), 3, crop=(20, 30, 260, 170)).pixels == whole).all()
     assert STRIP < 1 << 24
 
 
@@ -482,10 +482,10 @@ def test_little_of_a_sparse_file_is_read(start: bytes, size: int, tmp_path: Path
     assert budget.limits["parts"] <= MAX_PARTS_IN_ALL
     if size > MAX_PHOTO:
         with pytest.raises(Sg2Error, match=f"more than the limit of {MAX_PHOTO:,} bytes"):
-            read_photo(path, 32, 3)
+            read_photo(path, (32, 32), 3)
     else:
         with pytest.raises(Sg2Error):
-            read_photo(path, 32, 3)
+            read_photo(path, (32, 32), 3)
 
 
 def runs(width: int, height: int) -> bytes:
@@ -523,7 +523,7 @@ def small_data(image: Any, size: int) -> bytes:
     ],
 )
 def test_images_that_are_decoded_byte_by_byte_are_read(make: Callable[[], bytes]) -> None:
-    assert read_photo(make(), 32, 3).pixels.shape == (32, 32, 3)
+    assert read_photo(make(), (32, 32), 3).pixels.shape == (32, 32, 3)
 
 
 def test_a_decoder_reads_blocks() -> None:
@@ -551,7 +551,7 @@ def test_several_images_of_an_avif_are_refused() -> None:
     frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "green")]
     content = saved(frames[0], "avif", save_all=True, append_images=frames[1:])
     with pytest.raises(Sg2Error, match="several images"):
-        read_photo(content, 32, 3)
+        read_photo(content, (32, 32), 3)
 
 
 def test_a_part_that_is_too_large_is_not_read_at_once(tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_a_part_that_is_too_large_is_not_read_at_once(tmp_path: Path) -> None:
     with path.open("rb+") as file:
         file.truncate(1 << 30)
     with pytest.raises(Sg2Error, match="more than 268,435,456 bytes at once"):
-        read_photo(path, 32, 3)
+        read_photo(path, (32, 32), 3)
 
 
 NOT_READ = {
@@ -575,13 +575,13 @@ NOT_READ = {
 def test_formats_that_are_not_read_are_named(name: str) -> None:
     message = f"it is a {name} file, which sg2 does not read: save it as a JPEG or PNG"
     with pytest.raises(Sg2Error, match=message):
-        read_photo(NOT_READ[name], 32, 3)
+        read_photo(NOT_READ[name], (32, 32), 3)
 
 
 @pytest.mark.parametrize("start", [b"P3 100 100 255\n", b"P2 9 9 9\n", b"P1 9 9\n"])
 def test_no_bytes_are_quoted(start: bytes) -> None:
     with pytest.raises(Sg2Error) as error:
-        read_photo(start + bytes(1000), 32, 3)
+        read_photo(start + bytes(1000), (32, 32), 3)
     assert str(error.value) == "stdin cannot be used: it is damaged"
 
 
@@ -595,7 +595,7 @@ def test_what_libtiff_prints_is_not_shown(capfd: pytest.CaptureFixture[str]) -> 
         bytes(tiled(width=64, height=64)),
     ):
         with pytest.raises(Sg2Error):
-            read_photo(damaged, 32, 3)
+            read_photo(damaged, (32, 32), 3)
     assert capfd.readouterr().err == ""
     sys.stderr.write("afterwards")
     assert capfd.readouterr().err == "afterwards"

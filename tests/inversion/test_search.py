@@ -66,7 +66,7 @@ def start(settings: ProjectSettings, count: int = 1, **more: Any) -> Search:
 def test_the_golden_run_of_nvidias_projector() -> None:
     expected = load_file(GOLDEN / "projection-uncond-64.safetensors")
     G, _, _ = golden("uncond-64")
-    photo = read_photo(TARGETS / "avatar-dev00.png", 64, 3)
+    photo = read_photo(TARGETS / "avatar-dev00.png", (64, 64), 3)
     assert torch.equal(torch.from_numpy(photo.pixels).permute(2, 0, 1), expected["target"])
     settings = replace(PRESETS["paper"], steps=60, seed=303)
     run = Search(G, [photo], settings, spread_of_w(G))
@@ -172,7 +172,7 @@ def test_a_photo_among_others_ends_with_the_same_bits(set_threads: Any, preset: 
     """In float32, too, and whatever the search makes of a bit."""
     settings = few_samples(replace(PRESETS[preset], steps=9))
     G, lpips = checkpoints.load(device="cpu"), LPIPS("vgg")
-    some = [read_photo(TARGETS / f"avatar-dev{i:02d}.png", 128, 3) for i in range(4)]
+    some = [read_photo(TARGETS / f"avatar-dev{i:02d}.png", (128, 128), 3) for i in range(4)]
     some[1] = replace(some[1], mask=np.tri(128, dtype=np.float32))
     set_threads(2)
     together = projected(Search(G, some, settings, spread_of_w(G), lpips))

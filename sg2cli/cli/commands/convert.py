@@ -10,7 +10,7 @@ import click
 
 from sg2cli.checkpoints import conversion
 from sg2cli.checkpoints.conversion import Target, check_conversion
-from sg2cli.checkpoints.export import TARGETS
+from sg2cli.checkpoints.export import SUFFIXES
 from sg2cli.cli.console import Console, Terminated
 from sg2cli.cli.help import Command
 from sg2cli.cli.inputs import on_disk
@@ -32,8 +32,8 @@ from sg2cli.storage.paths import kind, user_path
 @click.option(
     "--to",
     "target",
-    type=click.Choice(TARGETS),
-    help="Export a state dict (.pt) for other code.",
+    type=click.Choice(tuple(SUFFIXES)),
+    help="Export for other code: a state dict (.pt), or NVIDIA's pickle (.pkl).",
 )
 @click.option(
     "--merge",
@@ -42,6 +42,11 @@ from sg2cli.storage.paths import kind, user_path
     help="Add weight deltas of `sg2 project --tune`.",
 )
 @click.option("--sha256", type=HASH, help="Expected SHA-256 of a downloaded file.")
+@click.option(
+    "--lr-multiplier",
+    type=float,
+    help="Of the mapping network, if the file does not record that it is not 0.01.",
+)
 @overwrite_option
 @json_option
 @quiet_option
@@ -51,25 +56,28 @@ def convert(
     target: Target | None,
     merge: Path | None,
     sha256: str | None,
+    lr_multiplier: float | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Convert a checkpoint to .safetensors, without running any code in it.
 
-    IN is a .pkl of NVIDIA's PyTorch or TensorFlow code, or a .pt of rosinality's stylegan2-pytorch,
-    pSp or e4e: a path, - for stdin, an http(s) address, or the name of an official network
-    (docs/networks.md). OUT is read back, compared tensor by tensor, and drawn once.
+    IN is a network of NVIDIA's PyTorch or TensorFlow code, of rosinality's, pSp or e4e, of BasicSR,
+    MMGeneration, genforce or adriansahlman's: a path, - for stdin, an http(s) address, or the name
+    of an official network (docs/networks.md). OUT is read back, compared tensor by tensor, and
+    drawn once.
 
     \b
     sg2 convert ffhq.pkl ffhq.safetensors
     sg2 convert https://example.org/ffhq.pkl ffhq.safetensors
     sg2 convert ffhq.safetensors ffhq.pt --to rosinality
+    sg2 convert ffhq.safetensors ffhq.pkl --to stylegan3
     sg2 convert ffhq.safetensors me.safetensors --merge out/me/tuned.safetensors
     """
     console = Console(as_json, quiet)
     path_out = user_path(out)
-    check_conversion(checkpoint, path_out, target, merge, sha256, overwrite)
+    check_conversion(checkpoint, path_out, target, merge, sha256, overwrite, lr_multiplier)
     try:
         with _source(checkpoint) as source, console.progress("Fetching", 0, "B") as bar:
             bar.unit_scale = True
@@ -84,6 +92,7 @@ def convert(
                 to=target,
                 merge=merge,
                 sha256=sha256,
+                lr_multiplier=lr_multiplier,
                 overwrite=overwrite,
                 on_progress=progress,
                 on_note=console.note,
