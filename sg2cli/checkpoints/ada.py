@@ -38,12 +38,12 @@ def read(tree: TensorTree, prefix: str, budget: Budget) -> Checkpoint:
         for name, tensor in stored.items()
         if not name.endswith(".resample_filter")
     }
+    notes: list[str] = []
     written = tree.modules.get(prefix.removesuffix("tensors.").rstrip("."), {}).get("sg2")
     if isinstance(written, str):
-        label, notes, fields = "NVIDIA PyTorch pickle written by sg2", [], _written(written)
+        label, fields = "NVIDIA PyTorch pickle written by sg2", _written(written)
     elif "synthesis" in modules and "mapping" in modules:
-        label, notes = "NVIDIA PyTorch pickle", []
-        fields = _recorded(root, modules)
+        label, fields = "NVIDIA PyTorch pickle", _recorded(root, modules)
     else:
         label, fields = "NVIDIA PyTorch state dict", dict(ASSUMED)
         notes = [

@@ -173,7 +173,7 @@ def _check_clamp(G: Generator, note: Callable[[str], object]) -> None:
     z = [np.random.RandomState(seed).randn(1, G.config.z_dim) for seed in range(CLAMP_SEEDS)]
     w = G.mapping(torch.from_numpy(np.concatenate(z)).float())
     size = max(1, (256 // max(G.config.size)) ** 2)
-    layers = [*G.synthesis.layers, *(b.torgb for b in G.synthesis.blocks if b.has_torgb)]
+    layers: list[Any] = [*G.synthesis.layers, *(b.torgb for b in G.synthesis.blocks if b.has_torgb)]
     clamps = [layer.clamp for layer in layers]
     for first in range(0, CLAMP_SEEDS, size):
         ws = w[first : first + size, None].expand(-1, G.config.num_ws, -1)

@@ -78,7 +78,10 @@ class _Persistent:
     state: dict[str, Any]
 
 
-class _Pickler(pickle._Pickler):
+_InPython: Any = pickle._Pickler  # the one in C cannot be customised so
+
+
+class _Pickler(_InPython):  # type: ignore[misc]
     """Names the function of NVIDIA's code without importing it."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:

@@ -93,10 +93,8 @@ class NetworkGlobals(dict[str, object]):
         is_tensor = module == "torch._utils" and name.startswith("_rebuild_")
         return UnknownGlobal(module, name, may_be_called=is_class or is_tensor)
 
-    def __or__(self, other: object) -> NetworkGlobals:  # type: ignore[override]
-        return NetworkGlobals(dict.__or__(self, other))  # type: ignore[operator]
-
-    __ror__ = None  # type: ignore[assignment]
+    def __or__(self, other: dict[str, object]) -> NetworkGlobals:  # type: ignore[override]
+        return NetworkGlobals({**self, **other})
 
 
 GLOBALS = NetworkGlobals(KNOWN)

@@ -71,10 +71,10 @@ class TensorFlowNetwork(metaclass=Sealed):
 class Attributes(dict[str, Any], metaclass=Sealed):
     """A dict of any class, such as OrderedDict; attributes set by BUILD are ignored."""
 
-    def __init__(self, items: object = (), *_: object) -> None:
+    def __init__(self, items: Any = (), *_: object) -> None:
         super().__init__()
-        pairs = items.items() if isinstance(items, dict) else items
-        for pair in pairs if isinstance(items, dict | list | tuple) else ():
+        pairs = list(items.items()) if isinstance(items, dict) else items
+        for pair in pairs if isinstance(pairs, list | tuple) else ():
             if isinstance(pair, list | tuple) and len(pair) == 2:
                 self[plain(pair[0], "a key")] = pair[1]
 
