@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sg2cli.checkpoints.native import Network, is_ours, save_generator
-from sg2cli.errors import CheckpointError, UsageError, brief
+from sg2cli.checkpoints.official import fetching_command
+from sg2cli.errors import CheckpointError, UsageError, brief, is_address
 from sg2cli.storage.paths import kind, user_path
 
 if TYPE_CHECKING:
@@ -38,16 +39,27 @@ def bundled() -> dict[str, Path]:
 def find_network(name: str | Path = DEFAULT_NETWORK) -> Network:
     """Open a `.safetensors` file, or a bundled network by its name, and read its configuration.
 
-    UsageError when there is no such file, CheckpointError when it is not a generator of sg2.
+    `ffhq` also finds ffhq.safetensors, as `sg2 convert ffhq ffhq.safetensors` writes it. UsageError
+    when there is no such file, CheckpointError when it is not a generator of sg2.
     """
+    if is_address(str(name)):
+        raise UsageError(
+            f"networks are fetched first: run `{fetching_command(str(name))}`, and give its result"
+        )
     path, known = user_path(str(name)), bundled()
     what = kind(path)
     if what != "file" and str(name) in known:
         path = known[str(name)]
+    elif (
+        what == "nothing"
+        and kind(converted := path.with_name(f"{path.name}.safetensors")) == "file"
+    ):
+        path = converted
     elif what == "nothing":
-        raise UsageError(
-            f"no network {brief(str(name))}: give a .safetensors file, or one of {', '.join(known)}"
-        )
+        todo = f"give a .safetensors file, or one of {', '.join(known)}"
+        if command := fetching_command(str(name)):
+            todo = f"run `{command}`, which fetches and converts it"
+        raise UsageError(f"no network {brief(str(name))}: {todo}")
     elif what != "file":
         raise CheckpointError(f"{path}: not a regular file: give a .safetensors file")
     return Network.open(path)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+from urllib.parse import urlsplit
+
+from sg2cli.errors import is_address, public
+
 LICENCE = "NVIDIA's networks are for non-commercial use: see the publisher's licence"
 _ADA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/"
 _NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files/"
@@ -26,3 +31,12 @@ OFFICIAL_NETWORKS: dict[str, str] = {
         for name in ("ffhq", "car", "cat", "church", "horse")
     },
 }
+
+
+def fetching_command(name: str) -> str | None:
+    """The command that fetches and converts a network by its name, file name or address."""
+    if is_address(name):
+        stem = PurePath(urlsplit(public(name)).path).stem or "network"
+        return f"sg2 convert {public(name)} {stem}.safetensors"
+    stem = PurePath(name).stem if name.endswith((".pkl", ".safetensors")) else name
+    return f"sg2 convert {stem} {stem}.safetensors" if stem in OFFICIAL_NETWORKS else None

@@ -305,6 +305,29 @@ def test_missing_networks_name_the_bundled_ones() -> None:
     assert find_network("avatars-128").parameters == 1_836_925
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("ffhq", "sg2 convert ffhq ffhq.safetensors"),
+        ("ffhq.pkl", "sg2 convert ffhq ffhq.safetensors"),
+        ("stylegan2-car-config-f.pkl", "sg2 convert stylegan2-car-config-f"),
+        ("https://me:pw@a.org/x/y.pkl?token=1", "sg2 convert https://a.org/x/y.pkl y.safetensors"),
+    ],
+)
+def test_networks_that_are_not_here_name_the_command_that_fetches_them(
+    name: str, command: str, in_tmp: Path
+) -> None:
+    with pytest.raises(UsageError) as error:
+        find_network(name)
+    assert f"`{command}" in str(error.value)
+    assert "pw" not in str(error.value)
+
+
+def test_a_network_that_was_fetched_is_found_by_its_name(in_tmp: Path) -> None:
+    save_generator(random_generator(), Path("ffhq.safetensors"), {})
+    assert find_network("ffhq").path.name == "ffhq.safetensors"
+
+
 def test_a_folder_is_not_a_network(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a regular file"):
         find_network(tmp_path)
