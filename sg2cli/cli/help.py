@@ -7,6 +7,8 @@ import re
 
 import click
 
+from sg2cli.cli.familiar_names import why_unknown, with_our_options
+
 OTHER = "Other options"
 COLUMN = 24  # width of the names of options
 BOUNDS = r"[\d.]*<?=?x[<>=]+[\d.]*"  # Click's "1<=x<=4096"
@@ -68,11 +70,15 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As Click does; an unknown option suggests the nearest known one."""
+        params = self.get_params(ctx)
+        known = [name for param in params for name in param.opts]
+        flags = [n for p in params if isinstance(p, click.Option) and p.is_flag for n in p.opts]
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, with_our_options(args, known, flags))
         except click.NoSuchOption as error:
-            known = [name for param in self.get_params(ctx) for name in param.opts]
             name = error.option_name
+            if message := why_unknown(name):
+                raise click.NoSuchOption(name, message, ctx=ctx) from error
             if (same := SYNONYMS.get(name)) in known:
                 message = f"No such option '{name}'. Did you mean '{same}'?"
                 raise click.NoSuchOption(name, message, ctx=ctx) from error

@@ -15,6 +15,7 @@ import click
 
 from sg2cli import __version__
 from sg2cli.cli.console import ARGUMENTS, ReaderGone, Terminated, complain
+from sg2cli.cli.familiar_names import command_line
 from sg2cli.errors import Sg2Error, brief, is_out_of_memory, reason
 
 COMMANDS = (
@@ -45,6 +46,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
+            if line := command_line(args[0], args[1:], COMMANDS):
+                ctx.fail(f"sg2 has no command {brief(args[0])}: run `{line}`")
             near = difflib.get_close_matches(args[0], COMMANDS, 1, cutoff=0.7)
             more = f", did you mean {near[0]}?" if near else ""
             ctx.fail(f"no command {brief(args[0])}{more}")

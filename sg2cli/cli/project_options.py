@@ -65,7 +65,9 @@ DURATION = ParsedType("time", _duration)
 
 search_options = together(
     click.option(
-        "--space", type=click.Choice(SPACES), help="One w for all layers, or one per layer. [w]"
+        "--space",
+        type=click.Choice(SPACES, case_sensitive=False),
+        help="One w for all layers, or one per layer. [w]",
     ),
     click.option(
         "--steps",

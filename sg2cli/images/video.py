@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.errors import UsageError
+from sg2cli.extras import install_command
 
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
@@ -23,7 +24,8 @@ def check_video(path: Path, width: int, height: int, fps: float = 30) -> None:
     if path.suffix.lower() == ".mp4":
         if importlib.util.find_spec("av") is None:
             raise UsageError(
-                "mp4 requires PyAV: pip install 'sg2cli[video]', or write a .gif, .webp or folder"
+                f"mp4 requires PyAV: run `{install_command('video')}`, or write a .gif, .webp or "
+                "folder"
             )
         if width % 2 or height % 2:
             raise UsageError(

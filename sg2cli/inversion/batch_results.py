@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.events import Events
+from sg2cli.extras import install_command
 from sg2cli.images.photos import Crop, Photo
 from sg2cli.inversion import LATENT, results
 from sg2cli.inversion.frames import drop_frames, write_frames
@@ -114,7 +115,7 @@ class BatchResults:
             images = (projection.target, projection.image)
             paths.append(write_frames(folder, *images, _video_suffix()))
         if not any(path.name == "loss.png" for path in paths):
-            self.events.note("no loss.png without matplotlib: pip install 'sg2cli[plot]'")
+            self.events.note(f"no loss.png without matplotlib: run `{install_command('plot')}`")
         for path in paths:
             self.events.wrote(path, projection.provenance)
         for path in results.write_result(folder, projection, self.options.npz):

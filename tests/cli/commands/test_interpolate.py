@@ -135,5 +135,5 @@ def test_mp4_without_pyav(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     result = sg2("interpolate", "--latents", "1,2", "--out", "w.mp4")
     assert result.code == 2
-    assert "pip install 'sg2cli[video]'" in one_line(result.err)
+    assert "run `pip install 'av" in one_line(result.err)
     assert sg2("interpolate", "--latents", "1,2", "--frames", "3", "--out", "w.gif").code == 0
