@@ -241,3 +241,24 @@ def test_one_filter_is_fit_for_drawing_and_for_gradients(randn: Any) -> None:
     G.synthesis(ws).sum().backward()
     assert ws.grad is not None
     assert ws.grad.norm() > 0
+
+
+@pytest.mark.skipif(not ops.has_compiled_cpu(), reason="plain torch rounds by the batch")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"z_dim": 12, "w_dim": 20, "mapping_features": (14, 20)},
+        {"c_dim": 5, "embed_features": 9},
+        {"architecture": "orig", "resample_filter": (1, 2, 1)},
+        {"base": (4, 2), "conv_clamp": 0.5},
+    ],
+)
+def test_an_image_does_not_depend_on_its_batch(changes: dict[str, Any]) -> None:
+    """To the last bit, for any widths of z, w and mapping layers."""
+    G = random_generator(**{"channels": (32, 32, 16), **changes})
+    z = torch.randn(7, G.config.z_dim, generator=torch.Generator().manual_seed(0))
+    c = torch.eye(G.config.c_dim)[torch.arange(7) % G.config.c_dim] if G.config.c_dim else None
+    images = G(z, c)
+    for i in range(7):
+        alone = G(z[i : i + 1], None if c is None else c[i : i + 1])
+        assert alone[0].equal(images[i])
