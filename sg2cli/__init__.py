@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _MODULES = {  # where the names of the API are defined; __init__.pyi has them for type checkers
     "load": "sg2cli.checkpoints",
     "convert": "sg2cli.checkpoints.conversion",
+    "blend": "sg2cli.checkpoints.blending",
     "info": "sg2cli.file_info",
     "generate": "sg2cli.sampling.generate",
     "mix": "sg2cli.sampling.mix",

@@ -1,4 +1,5 @@
 from sg2cli.checkpoints import load as load
+from sg2cli.checkpoints.blending import blend as blend
 from sg2cli.checkpoints.conversion import Conversion as Conversion
 from sg2cli.checkpoints.conversion import convert as convert
 from sg2cli.errors import CheckpointError as CheckpointError

@@ -27,6 +27,7 @@ COMMANDS = (
     "edit",
     "directions",
     "convert",
+    "blend",
     "info",
     "doctor",
 )
