@@ -10,9 +10,11 @@ from sg2cli import checkpoints
 from sg2cli.checkpoints import weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.images import codecs
-from sg2cli.latents import files, named_directions
+from sg2cli.latents import direction_names, files
+from sg2cli.latents.discovery import METHODS
 from sg2cli.settings import GeneratorConfig, shown_size
 from sg2cli.storage.paths import kind, user_path
+from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 
 def info(file: str | Path = checkpoints.DEFAULT_NETWORK) -> dict[str, Any]:
@@ -48,8 +50,8 @@ def describe(path: Path, name: str) -> dict[str, Any]:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return _image(path)
-    if path.name.endswith(named_directions.SUFFIX) and (names := _directions(path)):
-        return names
+    if (directions := _directions(path)) is not None:
+        return directions
     if files.is_latents(path):
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
@@ -72,8 +74,21 @@ def _latents(path: Path) -> dict[str, Any]:
 
 
 def _directions(path: Path) -> dict[str, Any] | None:
-    names = named_directions.read_names(path)
-    return {"kind": "named directions, for edit", "directions": names} if names else None
+    """A .safetensors of directions that sg2 wrote, or whose name says so; None for other files."""
+    try:
+        with SafetensorsFile(path) as file:
+            provenance = sg2_metadata(file.metadata)
+            shapes = {name: "x".join(map(str, entry.shape)) for name, entry in file.entries.items()}
+            names = direction_names.names_of(file)
+    except (OSError, ValueError):
+        return None
+    if methods := [name for name in METHODS if {name, f"{name}_std"} <= shapes.keys()]:
+        what = " and ".join({"sefa": "SeFa", "pca": "PCA"}[name] for name in methods)
+        return {"kind": f"directions of W found by {what}", "arrays": shapes, **provenance}
+    is_called_so = path.name.endswith(direction_names.SUFFIX)
+    if names and (isinstance(provenance.get("directions"), dict) or is_called_so):
+        return {**provenance, "kind": "named directions, for edit", "directions": names}
+    return None
 
 
 def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
