@@ -20,9 +20,9 @@ class Replayed:
     """A function of tensors, recorded when it is called again with the same shapes on a GPU.
 
     The function must do the same each time: no numbers that differ between calls, and nothing read
-    back by the CPU. Of the tensors that it reads beside its arguments, such as weights, only changes
-    in place are noticed: a tensor that is assigned anew (`module.weight.data = ...`) is not, as the
-    recording reads the memory of the old one. Elsewhere, with SG2_BACKEND=reference, and where
+    back by the CPU. Of the tensors that it reads beside its arguments, such as weights, only
+    changes in place are noticed: one that is assigned anew (`module.weight.data = ...`) is not, as
+    the recording reads the memory of the old one. Elsewhere, with SG2_BACKEND=reference, and where
     there is no memory for a recording, it is just called.
     """
 
