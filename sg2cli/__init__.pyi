@@ -12,6 +12,9 @@ from sg2cli.inversion.project_batch import project_batch as project_batch
 from sg2cli.inversion.projection import Projection as Projection
 from sg2cli.latents.discovery import Directions as Directions
 from sg2cli.latents.discovery import directions as directions
+from sg2cli.latents.named_directions import NamedDirections as NamedDirections
+from sg2cli.latents.named_directions import name_directions as name_directions
+from sg2cli.latents.named_directions import named_directions as named_directions
 from sg2cli.latents.sources import Latent as Latent
 from sg2cli.sampling.edit import edit as edit
 from sg2cli.sampling.generate import generate as generate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,15 @@ from sg2cli import checkpoints
 from sg2cli.checkpoints import weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.images import codecs
-from sg2cli.latents import files, named_directions
+from sg2cli.images.structure import HEIC
+from sg2cli.latents import direction_names, files
+from sg2cli.latents.discovery import METHODS
 from sg2cli.settings import GeneratorConfig, shown_size
-from sg2cli.storage.paths import kind, user_path
+from sg2cli.storage.paths import kind, refuse_special, user_path
+from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
+
+START = 30  # bytes that are looked at first
+IMAGES_OF_ISO = (b"avif", b"avis", b"mif1", b"msf1", *HEIC)  # in the container of MP4
 
 
 def info(file: str | Path = checkpoints.DEFAULT_NETWORK) -> dict[str, Any]:
@@ -41,15 +48,18 @@ def describe(path: Path, name: str) -> dict[str, Any]:
 
     `name` is the text that the user gave.
     """
+    refuse_special(path)  # a pipe can be read only once
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(START)
     except OSError as error:
         raise Sg2Error(f"cannot read {path}: {reason(error)}") from error
+    if video := _video(start):
+        return video
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return _image(path)
-    if path.name.endswith(named_directions.SUFFIX) and (names := _directions(path)):
-        return names
+    if (directions := _directions(path)) is not None:
+        return directions
     if files.is_latents(path):
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
@@ -57,6 +67,22 @@ def describe(path: Path, name: str) -> dict[str, Any]:
     if (provenance := weight_deltas.inspect_weight_deltas(path)) is not None:
         return provenance | {"kind": "weight deltas of a tuned network"}
     return _checkpoint(checkpoints.find_network(path))
+
+
+def _video(start: bytes) -> dict[str, Any] | None:
+    """A GIF, an animated WebP or an MP4, by the first bytes; None for other files."""
+    size = None
+    if start.startswith(b"GIF8") and len(start) == START:
+        what, size = "GIF", struct.unpack("<2H", start[6:10])
+    elif start[8:16] == b"WEBPVP8X" and len(start) == START and start[20] & 2:
+        width, w, height, h = struct.unpack("<HBHB", start[24:30])
+        what, size = "WebP", ((width | w << 16) + 1, (height | h << 16) + 1)
+    elif start[4:8] == b"ftyp" and start[8:12] not in IMAGES_OF_ISO:
+        what = "MP4"
+    else:
+        return None
+    fields = {"kind": f"video, {what}", "size": f"{size[0]}x{size[1]}" if size else "unknown"}
+    return fields | {"made by": "unknown: videos have no metadata of sg2"}
 
 
 def _image(path: Path) -> dict[str, Any]:
@@ -72,8 +98,21 @@ def _latents(path: Path) -> dict[str, Any]:
 
 
 def _directions(path: Path) -> dict[str, Any] | None:
-    names = named_directions.read_names(path)
-    return {"kind": "named directions, for edit", "directions": names} if names else None
+    """A .safetensors of directions that sg2 wrote, or whose name says so; None for other files."""
+    try:
+        with SafetensorsFile(path) as file:
+            provenance = sg2_metadata(file.metadata)
+            shapes = {name: "x".join(map(str, entry.shape)) for name, entry in file.entries.items()}
+            names = direction_names.names_of(file)
+    except (OSError, ValueError):
+        return None
+    if methods := [name for name in METHODS if {name, f"{name}_std"} <= shapes.keys()]:
+        what = " and ".join({"sefa": "SeFa", "pca": "PCA"}[name] for name in methods)
+        return {"kind": f"directions of W found by {what}", "arrays": shapes, **provenance}
+    is_called_so = path.name.endswith(direction_names.SUFFIX)
+    if names and (isinstance(provenance.get("directions"), dict) or is_called_so):
+        return {**provenance, "kind": "named directions, for edit", "directions": names}
+    return None
 
 
 def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:

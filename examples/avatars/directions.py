@@ -10,6 +10,7 @@ groups of values, in the rows of ws that carry the attribute, and zero in the ot
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def value_vectors(G: Generator, attributes: Attributes, samples: int = 40_000) -
     return list(table.float().split(attributes.sizes))
 
 
+def shown(value: str | None) -> str:
+    """A value in a description: colours with a #, and "none" for what is absent."""
+    if value is None:
+        return "none"
+    return f"#{value}" if re.fullmatch("[0-9a-f]{6}", value) else value
+
+
 def main(path: Path) -> None:
     attributes = Attributes(Path(__file__).with_name("attributes.json"))
     network = find_network(path)
@@ -45,7 +53,7 @@ def main(path: Path) -> None:
         start, end = (vector[[values.index(v) for v in group]].mean(0) for group in (before, after))
         tensors[name] = torch.zeros(network.config.num_ws, network.config.w_dim)
         tensors[name][style_rows((attributes.styles[attribute],), network.config)] = end - start
-        groups = [", ".join(value or "none" for value in group) for group in (before, after)]
+        groups = [", ".join(map(shown, group)) for group in (before, after)]
         meaning[name] = f"{attribute}: one unit goes from {groups[0]} to {groups[1]}"
     metadata = {"checkpoint": network.sha256, "directions": meaning}
     out = path.with_suffix(".directions.safetensors")

@@ -117,7 +117,8 @@ class Network:
         if vars(self).setdefault("sha256", digest.hexdigest()) != digest.hexdigest():
             raise CheckpointError(f"{self.path} was changed while it was read")
         G.load_state_dict(tensors, assign=True)
-        G.path, G.checkpoint = self.path, self.sha256
+        # Its directions are found beside it later, from any working directory.
+        G.path, G.checkpoint = self.path.absolute(), self.sha256
         return G.requires_grad_(False)
 
 

@@ -40,7 +40,7 @@ OWN: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "Tuning": ("tune", "tune_steps", "tune_together"),
     },
-    "directions": {"Directions": ("layers", "samples", "seed", "names", "lists")},
+    "directions": {"Directions": ("layers", "samples", "seed", "names", "add", "lists")},
     "blend": {"Blending": ("at", "width")},
     "convert": {"Conversion": ("target", "merge", "sha256", "lr_multiplier")},
 }

@@ -19,6 +19,7 @@ from sg2cli.storage.reading import BLOCK, open_file, too_large
 START = 16
 BEGINNINGS = (  # of images, archives, arrays and pickles; a .safetensors has a brace at byte 8
     *(b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"PK", b"\x93NUMPY", b"\x80", b"("),
+    b"GIF8",
 )
 
 

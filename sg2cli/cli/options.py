@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sg2cli import checkpoints
-from sg2cli.errors import brief
+from sg2cli.errors import UsageError, brief
 from sg2cli.latents import notation
 from sg2cli.latents.files import SUFFIXES
 from sg2cli.latents.mixing import parse_styles
@@ -163,6 +163,15 @@ def sources_option(
     return click.option(
         *names, type=type, metavar=metavar, multiple=True, callback=joined, **attributes
     )
+
+
+def refuse_together(option: str, others: Iterable[str]) -> None:
+    """UsageError if one of the parameters called `others` is given: `option` does not use it."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name in others and source is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"{option} cannot be used together with {param.opts[-1]}")
 
 
 HASH = ParsedType("hex", _hash)

@@ -93,14 +93,15 @@ class Session:
 
     def prepare(self, drawing: Drawing, G: Generator) -> None:
         """Find the direction of an edit, with a bar; warn if it belongs to another network."""
+        from sg2cli.latents.directions import warnings
         from sg2cli.sampling.edit import Edit
 
         if not isinstance(drawing, Edit):
             return
         with self.console.progress("Mapping", 100_000, "latent") as bar:
             found = drawing.find(G, bar.update)
-        if found.checkpoint not in (None, self.network.sha256):
-            self.console.note(f"warning: {drawing.name} was found with another network")
+        for warning in warnings([found], self.network.sha256):
+            self.console.note(f"warning: {warning}")
 
 
 def open_session(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli import __version__
 from sg2cli.errors import UsageError
-from sg2cli.latents.mixing import parse_styles, style_rows
+from sg2cli.latents.mixing import layer_rows
 from sg2cli.storage.atomic import make_folder, new_file
 from sg2cli.storage.paths import user_path
 from sg2cli.w_samples import sample_w
@@ -156,12 +156,7 @@ def directions(
 
     Raises UsageError for layers that the network does not have.
     """
-    config = G.config
-    try:
-        styles = parse_styles(layers) if layers else None
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    rows = style_rows(styles, config) if styles else list(range(config.num_ws))
+    rows = layer_rows(layers, G.config)
     w = moments(G, samples, seed, class_index, on_mapped)
     vectors = {"sefa": sefa(G, rows), "pca": pca(w)}
     deviations = {f"{name}_std": w.deviation(found) for name, found in vectors.items()}

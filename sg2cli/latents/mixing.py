@@ -66,6 +66,34 @@ def style_rows(styles: Styles, config: GeneratorConfig) -> list[int]:
     return sorted(rows)
 
 
+def layer_rows(layers: str | None, config: GeneratorConfig) -> list[int]:
+    """The rows of ws of the argument `layers`, "0-5" or "coarse,middle"; None: all rows.
+
+    UsageError for other text, and for rows that the network lacks.
+    """
+    if layers is None:
+        return list(range(config.num_ws))
+    if not isinstance(layers, str):
+        raise UsageError(
+            f"a {type(layers).__name__} is not a choice of `layers`: give text such as '0-5'"
+        )
+    try:
+        return style_rows(parse_styles(layers), config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def format_rows(rows: Sequence[int]) -> str:
+    """[0, 3, 4, 5] -> '0,3-5'."""
+    ranges: list[list[int]] = []
+    for row in rows:
+        if ranges and row == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [row]
+        else:
+            ranges.append([row])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)
+
+
 def default_styles(config: GeneratorConfig) -> Styles:
     """NVIDIA's 0-6, which is coarse and middle; in a small network all rows except the last."""
     return ((0, min(6, config.num_ws - 2)),)

@@ -1,26 +1,24 @@
-"""Directions that have names, in a file beside the network: NAME.directions.safetensors.
-
-A tensor [num_ws,w_dim] or [w_dim] for each name, one unit of which is added to ws as it is stored;
-the metadata say what a unit does.
-"""
+"""Give names to directions: a file beside the network, which `edit` reads by name."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sg2cli import __version__
-from sg2cli.errors import UsageError, brief
+from sg2cli.errors import Sg2Error, UsageError
+from sg2cli.latents.direction_names import NO_DIRECTIONS, check_name, file_beside, read_names
+from sg2cli.latents.directions import find_direction, warnings
 from sg2cli.latents.discovery import METHODS, write_directions
 from sg2cli.latents.files import reading_of
-from sg2cli.storage.array_files import read_arrays
-from sg2cli.storage.budget import MAX_DIRECTIONS, LimitExceeded
-from sg2cli.storage.paths import kind
+from sg2cli.latents.mixing import layer_rows
+from sg2cli.storage.atomic import lock, new_file
+from sg2cli.storage.paths import is_there, user_path
+from sg2cli.storage.reading import open_file, sha256
 from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
 if TYPE_CHECKING:
@@ -28,81 +26,82 @@ if TYPE_CHECKING:
 
     from sg2cli.generator import Generator
 
-SUFFIX = ".directions.safetensors"
-NAME = re.compile(r"[^\W_][\w.+-]{0,63}")
-
-
-def file_beside(network: Path) -> Path:
-    """Where the named directions of a network are looked for: ffhq.directions.safetensors."""
-    return network.with_name(network.name.removesuffix(".safetensors") + SUFFIX)
-
-
-def read_names(path: Path) -> dict[str, str]:
-    """The names in a file, and what a unit of each does; none where there is no such file.
-
-    Sg2Error for a file that is not one of safetensors.
-    """
-    if kind(path) != "file":
-        return {}
-    with reading_of(str(path), "is damaged or holds no directions"), SafetensorsFile(path) as file:
-        found = sg2_metadata(file.metadata).get("directions")
-        about = found if isinstance(found, dict) else {}
-        names = sorted(name for name in file.entries if _is_name(name))
-        return {name: str(about.get(name, "")) for name in names}
-
-
-def _is_name(text: str) -> bool:
-    """Not for what SeFa and PCA found, which has numbers."""
-    return bool(NAME.fullmatch(text)) and text.removesuffix("_std") not in METHODS
-
-
-def check_name(name: str) -> None:
-    """UsageError for what cannot be the name of a direction."""
-    if not _is_name(name):
-        raise UsageError(f"{brief(name)} cannot be a name: use letters, digits, - . and +")
-
-
-def read_vector(path: Path, name: str) -> tuple[Tensor, str, str | None]:
-    """The vector of a name, the file's hash, and that of the network it says it belongs to."""
-    import torch
-
-    with reading_of(str(path), "is damaged or holds no directions"):
-        file = read_arrays(path, name.__eq__)
-        if name not in file.arrays:
-            raise ValueError(f"it has no direction {brief(name)}")
-        array = file.arrays[name]
-        if math.prod(array.shape) > MAX_DIRECTIONS:
-            raise LimitExceeded(f"its {name} is of {list(array.shape)}")
-        vector = torch.from_numpy(array.whole())
-    checkpoint = file.metadata.get("checkpoint")
-    return vector, file.sha256, checkpoint if isinstance(checkpoint, str) else None
-
-
-def unknown(text: str, names: Sequence[str]) -> UsageError:
-    """No direction is called 'NAME' or 'FILE:NAME': with the nearest names that there are."""
-    near = get_close_matches(text.rpartition(":")[2], names, 3, 0.6)
-    if near:
-        return UsageError(f"no direction {brief(text)}: did you mean {' or '.join(near)}?")
-    others = f"a name ({', '.join(names[:3])}, ...), " if names else ""
-    files = "a file (.safetensors, .npy, .pt)"
-    return UsageError(f"no direction {brief(text)}: give {others}sefa:K, pca:K or {files}")
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NamedDirections:
-    """Steps [num_ws,w_dim] by name, what each is, and what made them."""
+    """Steps [num_ws,w_dim] by name, a description of each, and what made them."""
 
     steps: Mapping[str, Tensor]
-    about: Mapping[str, str]
+    descriptions: Mapping[str, str]
     provenance: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()  # directions that were found with another network
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write NETWORK.directions.safetensors, whose names `edit` knows for that network.
+        """Write a .safetensors; as NETWORK.directions.safetensors, `edit` finds it by itself.
 
-        UsageError for another ending; Sg2Error if the file exists, unless `overwrite`.
+        UsageError for another extension; Sg2Error if the file exists, unless `overwrite`.
         """
-        metadata = {**self.provenance, "directions": dict(self.about)}
+        metadata = {**self.provenance, "directions": dict(self.descriptions)}
         write_directions(path, self.steps, metadata, overwrite)
+
+    def add_to(self, path: str | Path, overwrite: bool = False) -> None:
+        """Add the names to a file of named directions, of which everything else stays.
+
+        UsageError if its names belong to another network; Sg2Error if sg2 did not write it, if it
+        changes meanwhile, or has one of the names already, unless `overwrite`. A file that does
+        not exist is written.
+        """
+        file = user_path(str(path))
+        if not is_there(file):
+            self.save(file)
+            return
+        with reading_of(str(file), NO_DIRECTIONS), open_file(file) as locked:
+            try:
+                lock(locked.fileno())
+            except BlockingIOError as error:
+                raise Sg2Error(f"{file} is being changed by another process: try again") from error
+            self._merge_into(file, overwrite)
+
+    def _merge_into(self, file: Path, overwrite: bool) -> None:
+        from safetensors.torch import save
+
+        digest = hashlib.sha256()
+        with SafetensorsFile(file) as opened:
+            tensors = dict(opened.tensors(digest))
+            fields = self._merged_fields(file, opened, overwrite)
+            others = {key: text for key, text in opened.metadata.items() if key != "sg2"}
+        for name, step in self.steps.items():
+            tensors[name] = step.float().cpu().contiguous()
+
+        def check_unchanged(_: object) -> None:
+            if sha256(file) != digest.hexdigest():
+                raise Sg2Error(f"{file} was changed by another process: try again")
+
+        target = file.resolve()  # a link stays a link
+        with new_file(target, overwrite=True, before_naming=check_unchanged) as new:
+            new.write(save(tensors, {**others, "sg2": json.dumps(fields)}))
+
+    def _merged_fields(
+        self, file: Path, opened: SafetensorsFile, overwrite: bool
+    ) -> dict[str, Any]:
+        """The metadata of sg2 with the new descriptions."""
+        fields = sg2_metadata(opened.metadata)
+        described = fields.get("directions")
+        if not isinstance(described, dict):
+            what = "the directions of SeFa and PCA" if METHODS[0] in opened.entries else "no names"
+            raise Sg2Error(
+                f"{file} has {what}, or sg2 did not write it: names are added only to a file of "
+                "named directions; use another `out`"
+            )
+        if fields.get("checkpoint") != self.provenance["checkpoint"]:
+            raise UsageError(f"the names in {file} belong to another network: use another `out`")
+        taken = sorted(self.steps.keys() & opened.entries.keys())
+        if taken and not overwrite:
+            raise Sg2Error(
+                f"{file} already has the name {taken[0]}: `overwrite` replaces it, and keeps the "
+                "other names"
+            )
+        return {**fields, "directions": {**described, **self.descriptions}}
 
     def __repr__(self) -> str:
         return f"NamedDirections({', '.join(self.steps)})"
@@ -112,24 +111,51 @@ def name_directions(
     G: Generator,
     directions: Mapping[str, str],
     *,
-    layers: Sequence[int] | None = None,
+    layers: str | None = None,
     class_index: int | None = None,
     on_mapped: Callable[[int], object] = lambda count: None,
 ) -> NamedDirections:
-    """Give names to directions that `edit` takes: `name_directions(G, {"smile": "sefa:3"})`.
+    """Name directions: `sg2cli.name_directions(G, {"smile": "sefa:3"}).save("my.safetensors")`.
 
-    A unit is a standard deviation of W, or a unit of a direction that has a name already. `layers`
-    are the rows of ws that move. UsageError for a name that cannot be one.
+    Args:
+        G: a network, from `sg2cli.load`.
+        directions: by name, what `edit` takes as a direction: "sefa:3", a file, another name.
+        layers: rows of ws that the new directions move: "0-5", "coarse,middle"; None: all.
+        class_index: of a conditional network, for the standard deviation of W.
+        on_mapped: gets the number of latents that were mapped, as they come.
+
+    Returns: the directions. A unit is a standard deviation of W, or a unit of a direction that has
+    a name already; `warnings` says which belong to another network.
+
+    Raises UsageError for a name that cannot be one, and a direction that moves none of the layers;
+    Sg2Error for an unreadable file.
     """
-    from sg2cli.latents.directions import find_direction
-
-    rows = list(range(G.config.num_ws)) if layers is None else list(layers)
-    steps, about = {}, {}
+    rows = layer_rows(layers, G.config)
+    if not isinstance(directions, Mapping) or not directions:
+        raise UsageError("no directions to name: give a dict such as {'smile': 'sefa:3'}")
+    steps, descriptions, found = {}, {}, []
     for name, text in directions.items():
         check_name(name)
-        found = find_direction(text, G, rows, class_index, on_mapped)
-        step = found.step.expand(G.config.num_ws, -1).clone()
+        direction = find_direction(text, G, rows, class_index, on_mapped)
+        step = direction.step.expand(G.config.num_ws, -1).clone()
         step[[row for row in range(len(step)) if row not in rows]] = 0
         steps[name] = step
-        about[name] = text if found.is_named else f"{text}, a standard deviation of W"
-    return NamedDirections(steps, about, {"checkpoint": G.checkpoint, "version": __version__})
+        unit = direction.text if direction.is_named else f"{text}: one standard deviation of W"
+        descriptions[name] = direction.description or unit
+        found.append(direction)
+    provenance = {"checkpoint": G.checkpoint, "version": __version__}
+    return NamedDirections(steps, descriptions, provenance, tuple(warnings(found, G.checkpoint)))
+
+
+def named_directions(G: Generator) -> dict[str, str]:
+    """The named directions of a network: `sg2cli.named_directions(G)["glasses"]`.
+
+    Args:
+        G: a network, from `sg2cli.load`.
+
+    Returns: what a unit of each does, by the names that `edit` takes; none where there is no
+    NETWORK.directions.safetensors beside the network.
+
+    Raises Sg2Error if that file cannot be read.
+    """
+    return read_names(file_beside(G.path)) if G.path else {}

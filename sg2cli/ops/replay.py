@@ -1,7 +1,7 @@
 """The same work again and again on a GPU, recorded as a CUDA graph.
 
-A network of 18 layers takes some 300 launches an image and 3000 a step of projection, which a CPU
-gives out more slowly than a GPU computes them. A graph gives them out in one go.
+A network of 18 layers launches some 300 kernels for an image and 3000 for a step of projection,
+which takes a CPU longer than it takes a GPU to compute them. A graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ class Replayed:
     """A function of tensors, recorded when it is called again with the same shapes on a GPU.
 
     The function must do the same each time: no numbers that differ between calls, and nothing read
-    back by the CPU. What it reads beside its arguments (weights) is read anew each time. Elsewhere,
-    with SG2_BACKEND=reference, and where there is no memory for a recording, it is just called.
+    back by the CPU. Of the tensors that it reads beside its arguments, such as weights, only
+    changes in place are noticed: one that is assigned anew (`module.weight.data = ...`) is not, as
+    the recording reads the memory of the old one. Elsewhere, with SG2_BACKEND=reference, and where
+    there is no memory for a recording, it is just called.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:

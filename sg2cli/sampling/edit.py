@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.errors import UsageError
+from sg2cli.errors import UsageError, brief
 from sg2cli.latents import directions
+from sg2cli.latents.direction_notation import open_direction
 from sg2cli.latents.directions import Direction
 from sg2cli.latents.given import Latents, as_latents
-from sg2cli.latents.mixing import Styles, parse_styles, style_rows
+from sg2cli.latents.mixing import layer_rows
 from sg2cli.latents.sources import LatentList
 from sg2cli.sampling.drawing import Cell, Drawing, check_latents, number_labels
 from sg2cli.sampling.images import Images
@@ -33,19 +35,19 @@ class Edit(Drawing):
         latents: LatentList,
         direction: str,
         amounts: Sequence[float],
-        layers: Styles | None,
+        layers: str | None,
         settings: DrawSettings,
         network: Path | None = None,
     ) -> None:
         """`direction`: a name, 'sefa:K', 'pca:K' or a file; `layers`: None for all rows of ws;
         `network`: its file, beside which names are looked up."""
         super().__init__(config, settings)
-        self.moved = style_rows(layers, config) if layers else list(range(config.num_ws))
-        directions.check_direction(direction, config, network)
+        self.moved = layer_rows(layers, config)
+        self.source = open_direction(direction, config, network)
         check_latents(latents, config, settings)
         # The standard deviation of W is measured with the mapping network.
         check_settings(config, settings, needs_class=True)
-        self.latents, self.name, self.amounts = latents, direction, list(amounts)
+        self.latents, self.amounts = latents, list(amounts)
         self.columns, self.rows = len(self.amounts), len(latents)
         self.labels = number_labels(self.amounts, "+")
 
@@ -55,7 +57,7 @@ class Edit(Drawing):
         """Find the direction; `on_mapped` receives the number of latents mapped to measure it."""
         if self.direction is None:
             index = self.settings.class_index
-            found = directions.find_direction(self.name, G, self.moved, index, on_mapped)
+            found = directions.find_direction(self.source, G, self.moved, index, on_mapped)
             self.direction = found
         return self.direction
 
@@ -82,6 +84,23 @@ class Edit(Drawing):
                 details = {**latent.provenance, **change, "amount": amount}
                 provenance = self.provenance(G, details, latent.is_mapped)
                 yield Cell(replace(point, ws=ws), provenance, f"{latent.name}-{label}")
+
+
+def _checked(amounts: Any) -> list[float]:
+    """One or several amounts as a list; UsageError if they are not finite numbers."""
+    several = isinstance(amounts, Iterable) and not isinstance(amounts, str)
+    checked: list[float] = []
+    for amount in amounts if several else [amounts]:
+        try:
+            number = math.nan if isinstance(amount, str | bool) else float(amount)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise UsageError(f"amount {brief(str(amount))} is not a finite number")
+        checked.append(number)
+    if not checked:
+        raise UsageError("no amounts: give at least one number")
+    return checked
 
 
 def edit(
@@ -115,14 +134,8 @@ def edit(
     Raises UsageError for arguments that do not fit the network, Sg2Error for an unreadable file.
     """
     settings = DrawSettings(psi, cutoff, class_index, noise_mode, batch)
-    try:
-        chosen = parse_styles(layers) if layers else None
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    each = [amounts] if isinstance(amounts, int | float) else list(amounts)
-    if not each:
-        raise UsageError("no amounts: give at least one number")
+    each = _checked(amounts)
     listed = as_latents(latents, G.config, reserved=["grid"])
-    drawing = Edit(G.config, listed, direction, each, chosen, settings, G.path)
+    drawing = Edit(G.config, listed, direction, each, layers, settings, G.path)
     drawing.find(G)
     return Images(G, drawing)

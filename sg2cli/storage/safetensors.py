@@ -143,6 +143,8 @@ def _header(source: Source) -> tuple[bytes, dict[str, Any]]:
         raise ValueError("its header is nested too deeply") from error
     except UnicodeDecodeError as error:
         raise ValueError("its header is not text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError("its header is not valid JSON") from error
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
     return start, header
@@ -205,6 +207,8 @@ def sg2_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
         found = json.loads(metadata.get("sg2", "{}"), object_pairs_hook=unique)
     except RecursionError as error:
         raise ValueError("its sg2 metadata are nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError("its sg2 metadata are not valid JSON") from error
     if not isinstance(found, dict):
         raise ValueError("its sg2 metadata are not a JSON object")
     return found

@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from sg2cli.checkpoints import find_network, save_generator
 from sg2cli.checkpoints.weight_deltas import encode_weight_deltas
+from sg2cli.errors import UsageError
 from sg2cli.latents.directions import find_direction
 from tests.conftest import one_line
 
@@ -118,6 +119,18 @@ def test_what_is_not_latents(sg2: Any, network: Path, pipe: Pipes) -> None:
 def test_directions(pipe: Pipes, content: bytes, suffix: str) -> None:
     found = find_direction(f"{pipe(content)}{suffix}", random_generator(), rows=[0])
     assert found.step.abs().argmax() == 3
+
+
+def test_a_named_direction(sg2: Any, network: Path, pipe: Pipes) -> None:
+    content = save({"smile": torch.eye(W_DIM)[3]})
+    found = find_direction(f"{pipe(content)}:smile", random_generator(), rows=[0])
+    assert found.is_named and found.step.argmax() == 3
+    args = ("--direction", f"{pipe(content)}:smile", "-o", "out")
+    result = sg2("edit", "-n", network, "0", *args)
+    assert result.code == 0, result.err
+    assert "out/seed0000-+1.png" in result.lines
+    with pytest.raises(UsageError, match="no direction 'frown' in .*: it has smile"):
+        find_direction(f"{pipe(content)}:frown", random_generator(), rows=[0])
 
 
 def test_a_network_that_was_tuned(sg2: Any, network: Path, pipe: Pipes) -> None:

@@ -169,7 +169,7 @@ class Evil:
         ("npz.npy", "holds no directions"),
         ("complex.npy", "holds no directions"),
         ("list.pt:0", "holds no directions"),
-        ("other.safetensors", "no directions sefa or pca"),
+        ("other.safetensors", "named directions .other.: give one, as in other.safetensors:other"),
         ("pca.safetensors:sefa:0", "no directions sefa"),
         ("zero.npy", "is zero"),
         ("nan.npy", "is zero, NaN"),
@@ -193,7 +193,7 @@ def test_invalid_directions_are_refused(in_tmp: Path, text: str, message: str) -
     torch.save({"eigvec": Evil()}, "evil.pt")
     torch.save({"other": 1}, "other.pt")
     np.save("complex.npy", np.ones(256) * 1j)
-    np.savez("npz", a=np.ones(256))
+    np.savez("npz", a=np.ones(256), b=np.ones(256))
     Path("npz.npz").rename("npz.npy")
     torch.save({"eigvec": [1, 2]}, "list.pt")
     torch.save({"eigvec": torch.zeros(1000, 256)}, "whole.pt")
@@ -224,7 +224,7 @@ def test_invalid_directions_are_refused(in_tmp: Path, text: str, message: str) -
 def test_directions_without_number_are_refused_unread(
     in_tmp: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sg2cli.latents.directions.MAX_DIRECTIONS", 256 * 100)
+    monkeypatch.setattr("sg2cli.latents.direction_files.MAX_DIRECTIONS", 256 * 100)
     vectors = torch.ones(101, 256)
     np.save("a.npy", vectors.numpy())
     save_file({"sefa": vectors, "sefa_std": torch.ones(101)}, "a.safetensors")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from sg2cli import checkpoints
 from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     DIRECTIONS_FILE,
@@ -17,20 +18,15 @@ from sg2cli.cli.options import (
     network_options,
     overwrite_option,
     quiet_option,
+    refuse_together,
 )
 from sg2cli.cli.session import Session, open_session
 from sg2cli.errors import UsageError, brief, printable
 from sg2cli.latents import discovery
-from sg2cli.latents.directions import check_direction, source_file
-from sg2cli.latents.discovery import Directions
-from sg2cli.latents.mixing import Styles, format_styles, style_rows
-from sg2cli.latents.named_directions import (
-    NamedDirections,
-    check_name,
-    file_beside,
-    name_directions,
-    read_names,
-)
+from sg2cli.latents.direction_names import check_name, file_beside, read_names
+from sg2cli.latents.direction_notation import open_direction
+from sg2cli.latents.mixing import Styles, format_rows, format_styles, layer_rows
+from sg2cli.latents.named_directions import name_directions
 from sg2cli.sampling import check_settings
 from sg2cli.storage.atomic import check_file
 from sg2cli.storage.paths import refuse_inputs
@@ -63,19 +59,21 @@ from sg2cli.storage.paths import refuse_inputs
     "-o",
     "--out",
     type=DIRECTIONS_FILE,
-    default="directions.safetensors",
-    show_default=True,
-    help="Output file.",
+    help="Output; default directions.safetensors, of names beside the network.",
 )
 @click.option(
     "--name",
     "names",
     multiple=True,
     metavar="NAME=DIRECTION",
-    help="Write this direction of `sg2 edit` under a name instead, as smile=sefa:3; repeat for "
-    "more. From NETWORK.directions.safetensors beside the network, edit takes it by its name.",
+    help="Write a direction under a name, as smile=sefa:3; repeat for more.",
 )
-@click.option("--list", "lists", is_flag=True, help="List the network's named directions.")
+@click.option(
+    "--add",
+    is_flag=True,
+    help="Add names to a file; keep its others.",
+)
+@click.option("--list", "lists", is_flag=True, help="List the network's names.")
 @overwrite_option
 @json_option
 @quiet_option
@@ -83,63 +81,110 @@ def directions(
     layers: Styles | None,
     samples: int,
     seed: int,
-    out: Path,
+    out: Path | None,
     names: tuple[str, ...],
+    add: bool,
     lists: bool,
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Find directions of W: SeFa from the weights, PCA from samples; name them; list the names.
+    """Find directions of W by SeFa and PCA, or name directions for `sg2 edit`.
 
-    The file has sefa and pca [K,w_dim], and the standard deviation of W along each.
+    The output has sefa and pca [K,w_dim], and the standard deviation of W along each.
 
     \b
     sg2 directions --out found.safetensors
     sg2 edit 0-3 --direction found.safetensors:sefa:0
-    sg2 directions --name smile=sefa:3 -n ffhq.safetensors --out ffhq.directions.safetensors
+    sg2 directions --name smile=sefa:3 -n ffhq.safetensors
     sg2 edit 0-3 -n ffhq.safetensors --direction smile
     sg2 directions --list
     """
+    _refuse_unused(names, lists, add)
     session, settings = open_session(**options)
     if lists:
         _list(session)
         return
     check_settings(session.config, settings, needs_class=True)
-    named = _named(names, session)
-    rows = style_rows(layers, session.config) if layers else None
+    chosen = format_styles(layers) if layers else None
+    rows = layer_rows(chosen, session.config)  # before the network is loaded
+    index = settings.class_index
+    if names:
+        _write_names(session, _named(names), out, add, overwrite, layers=chosen, class_index=index)
+        return
+    out = out or Path("directions.safetensors")
     check_file(out, overwrite)
     session.check_outputs([out])
-    sources = (source_file(text, session.network.path) for text in named.values())
-    refuse_inputs([out], filter(None, sources))
     G = session.load()
-    if named:
-        session.console.note(f"naming {', '.join(named)}")
-        index = settings.class_index
-        found: Directions | NamedDirections = name_directions(
-            G, named, layers=rows, class_index=index
+    with session.console.progress("Mapping", samples, "latent") as bar:
+        found = discovery.directions(
+            G,
+            layers=format_rows(rows),
+            samples=samples,
+            seed=seed,
+            class_index=index,
+            on_mapped=bar.update,
         )
-    else:
-        with session.console.progress("Mapping", samples, "latent") as bar:
-            found = discovery.directions(
-                G,
-                layers=format_styles(layers) if layers else None,
-                samples=samples,
-                seed=seed,
-                class_index=settings.class_index,
-                on_mapped=bar.update,
-            )
     found.save(out, overwrite)
     session.console.wrote(out, found.provenance)
 
 
+def _refuse_unused(names: tuple[str, ...], lists: bool, add: bool) -> None:
+    """UsageError for options that the chosen task does not use."""
+    found = ("samples", "seed")
+    if lists:
+        refuse_together("--list", (*found, "layers", "class_index", "out", "names", "add"))
+    elif names:
+        refuse_together("--name", found)
+    elif add:
+        raise UsageError("--add requires --name: names are what is added")
+
+
+def _write_names(
+    session: Session,
+    given: dict[str, str],
+    out: Path | None,
+    add: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Name directions, write them or add them to a file, and say how they are used."""
+    network = session.network.path
+    sources = [open_direction(text, session.config, network) for text in given.values()]
+    beside = file_beside(network)
+    if out is None and network in checkpoints.bundled().values():
+        first = next(iter(given))
+        raise UsageError(
+            "the names of a bundled network are part of the installation: write others into a "
+            f"file, as with --out my.safetensors, and use them as my.safetensors:{first}"
+        )
+    out = out or beside
+    check_file(out, overwrite or add)
+    session.check_outputs([out])
+    if not add:  # what is added to a file may be read from it
+        refuse_inputs([out], (source.path for source in sources if source.path))
+    G = session.load()
+    with session.console.progress("Mapping", 10_000, "latent") as bar:
+        found = name_directions(G, given, on_mapped=bar.update, **options)
+    for warning in found.warnings:
+        session.console.note(f"warning: {warning}")
+    if add:
+        found.add_to(out, overwrite)
+    else:
+        found.save(out, overwrite)
+    session.console.wrote(out, found.provenance)
+    if out.resolve() != beside.resolve():
+        names = " or ".join(f"{out}:{name}" for name in list(given)[:2])
+        session.console.note(f"give it to sg2 edit as --direction {names}")
+
+
 def _list(session: Session) -> None:
-    """A line for each named direction; UsageError where there are none."""
+    """A line for each named direction; UsageError if there are none."""
     path = file_beside(session.network.path)
     about = read_names(path)
     if not about:
         raise UsageError(
-            f"this network has no named directions: {path} would hold them, and "
-            f"sg2 directions --name NAME=DIRECTION --out writes it"
+            f"this network has no named directions, as there is no {path}: write it with "
+            "sg2 directions --name NAME=DIRECTION"
         )
     if session.console.as_json:
         session.console.result(json.dumps(about))
@@ -149,14 +194,13 @@ def _list(session: Session) -> None:
         session.console.result(printable(f"{name:{width}}  {text}".rstrip()))
 
 
-def _named(given: tuple[str, ...], session: Session) -> dict[str, str]:
-    """Directions by the names that they are to have; UsageError for what cannot be."""
+def _named(given: tuple[str, ...]) -> dict[str, str]:
+    """Directions by the names that they are to have; UsageError for what cannot be one."""
     named: dict[str, str] = {}
     for text in given:
         name, equals, direction = text.partition("=")
         if not equals or name in named:
             raise UsageError(f"--name {brief(text)}: give each name once, as in smile=sefa:3")
         check_name(name)
-        check_direction(direction, session.config, session.network.path)
         named[name] = direction
     return named

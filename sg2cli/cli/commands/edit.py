@@ -20,7 +20,8 @@ from sg2cli.cli.output import image_output
 from sg2cli.cli.session import open_session
 from sg2cli.cli.video import VideoOutput, fps_option, is_video
 from sg2cli.errors import UsageError
-from sg2cli.latents.directions import named_file
+from sg2cli.latents.direction_notation import open_direction
+from sg2cli.latents.mixing import format_styles
 from sg2cli.sampling.edit import Edit
 
 if TYPE_CHECKING:
@@ -89,10 +90,12 @@ def edit(
     to_video = is_video(out)
     network = session.network.path
     if amount is None:
-        amount = NAMED_RANGE if named_file(direction, network) else RANGE
+        is_named = open_direction(direction, session.config, network).is_named
+        amount = NAMED_RANGE if is_named else RANGE
     amounts = _amounts(amount, steps, to_video)
     listed = session.latents(latents, "LATENTS", reserved=["grid"])
-    drawing = Edit(session.config, listed, direction, amounts, layers, settings, network)
+    moved = format_styles(layers) if layers else None
+    drawing = Edit(session.config, listed, direction, amounts, moved, settings, network)
     if not to_video:
         output = image_output(out, "png", overwrite, skip_existing, session.console)
         session.draw_images(drawing, output)

@@ -21,7 +21,7 @@ from sg2cli.file_info import describe
 )
 @json_option
 def info(file: str, as_json: bool) -> None:
-    """Describe a checkpoint, an image or a file of latents.
+    """Describe a checkpoint, an image, latents, or directions.
 
     FILE is a path, the name of a bundled checkpoint, or - for stdin.
 

@@ -1,5 +1,6 @@
-"""The operations of `sg2cli.ops.reference` on CUDA, fused by Triton; cuDNN does the convolutions.
+"""The operations of `sg2cli.ops.reference` on CUDA, fused by Triton.
 
+Convolutions are those of `convolution` where it supports them (3x3, float32), else of cuDNN.
 Weights take no gradient. KernelUnavailable where Triton cannot compile.
 """
 

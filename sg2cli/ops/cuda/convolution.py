@@ -1,9 +1,11 @@
 """3x3 convolutions in float32 on tensor cores, with the gradient of the input.
 
 cuDNN computes float32 without TF32 on the GPU's plain cores, at a third of their speed for small
-maps and a sixtieth for transposed convolutions of a single image. Three products in TF32 are as
-exact as one in float32, and faster than the best of cuDNN's (benchmarks/README.md) on the GPU that
-was measured. Consumer cards have TF32 at the speed of float32, so that it cannot pay there.
+maps and a sixtieth for transposed convolutions of a single image. Here each factor is split into
+two numbers of TF32, and the three largest of their four products are summed in float32. What is
+left out is about 2^-22 of a product, so the error is near that of float32; and it is faster than
+the best of cuDNN's (benchmarks/README.md) on the GPU that was measured. Consumer cards have TF32 at
+the speed of float32, so that it cannot pay there.
 """
 
 from __future__ import annotations

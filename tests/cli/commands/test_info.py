@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import PIL.Image
 import pytest
 from networks import GOLDEN, random_generator
 
+import sg2cli
 from sg2cli import checkpoints
 from tests.conftest import SG2, one_line
 
@@ -127,3 +129,23 @@ def test_it_reads_pipes(in_tmp: Path) -> None:
     command = f"{' '.join(SG2)} info <(cat a.png)"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert "5x7" in result.stdout
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("gif", "GIF"), ("webp", "WebP")])
+def test_a_video(sg2: Any, suffix: str, name: str) -> None:
+    frames = [PIL.Image.new("RGB", (40, 24), colour) for colour in ("red", "blue")]
+    frames[0].save(f"v.{suffix}", save_all=True, append_images=frames[1:])
+    found = sg2cli.info(f"v.{suffix}")
+    assert found["kind"] == f"video, {name}" and found["size"] == "40x24"
+    assert "videos have no metadata" in sg2("info", f"v.{suffix}").out
+
+
+def test_an_mp4(sg2: Any) -> None:
+    Path("v.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+    assert "video, MP4" in sg2("info", "v.mp4").out
+
+
+def test_a_fifo_from_python(in_tmp: Path) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(sg2cli.Sg2Error, match="is a FIFO, not a regular file"):
+        sg2cli.info("pipe")
