@@ -15,7 +15,8 @@ from sg2cli.cli.console import Console
 from sg2cli.cli.output import draw_into
 from sg2cli.errors import UsageError
 from sg2cli.latents.notation import LatentFile
-from sg2cli.latents.sources import LatentList, open_latents
+from sg2cli.latents.opening import open_latents
+from sg2cli.latents.sources import LatentList
 from sg2cli.settings import DrawSettings, GeneratorConfig, Precision
 from sg2cli.storage.paths import refuse_inputs
 
@@ -54,6 +55,8 @@ class Session:
         latents = open_latents(sources, self.config, reserved)
         if not len(latents):
             raise UsageError(f"no latents: give {what}")
+        for note in latents.notes:
+            self.console.note(note)
         for warning in latents.warnings(self.network.sha256, tuned):
             self.console.note(f"warning: {warning}")
         return latents
