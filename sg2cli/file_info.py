@@ -11,6 +11,7 @@ from sg2cli.checkpoints import weight_deltas
 from sg2cli.errors import Sg2Error, UsageError, brief, reason
 from sg2cli.images import codecs
 from sg2cli.latents import files, named_directions
+from sg2cli.provenance import WS_KEY
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.paths import kind, user_path
 
@@ -62,6 +63,8 @@ def describe(path: Path, name: str) -> dict[str, Any]:
 def _image(path: Path) -> dict[str, Any]:
     size, mode, provenance = codecs.inspect_image(path)
     fields: dict[str, Any] = {"kind": "image", "size": f"{size[0]}x{size[1]}", "mode": mode}
+    if provenance and isinstance(stored := provenance.get(WS_KEY), dict):
+        provenance = {**provenance, WS_KEY: stored.get("shape")}
     return fields | (provenance or {"made by": "unknown: it has no metadata of sg2"})
 
 

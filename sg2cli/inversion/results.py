@@ -118,7 +118,8 @@ def write_result(folder: OwnedFolder, projection: Projection, npz: bool = False)
     """
     provenance = projection.provenance
     yield folder.write("target.png", encode(projection.target, "png", provenance))
-    yield folder.write("projected.png", encode(projection.image, "png", provenance))
+    image = encode(projection.image, "png", provenance, projection.ws)
+    yield folder.write("projected.png", image)
     yield folder.write("compare.png", comparison(projection))
     ws = Stream((1, *projection.ws.shape), [projection.ws])
     if npz:

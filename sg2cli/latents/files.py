@@ -35,7 +35,6 @@ from sg2cli.storage.array_files import (
 )
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.budget import MAX_CHECKPOINT
-from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source, read_bytes
 from sg2cli.storage.safetensors import safetensors_header
 from sg2cli.storage.zip_reader import is_zip
@@ -56,8 +55,6 @@ def read_latents(file: Path | bytes, name: str, key: str | None = None) -> Array
     """
     with reading_of(name, "is damaged or holds no latents"):
         try:
-            if isinstance(file, Path) and kind(file) == "other":  # a pipe can be read only once
-                file = read_bytes(file, MAX_CHECKPOINT)
             with Source(file) as source:
                 start = bytes(source.read(min(START, source.size)))
             names = set() if is_torch_file(start) else names_of(file)

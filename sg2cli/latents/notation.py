@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sg2cli.errors import brief
+from sg2cli.images.photos import PHOTO_SUFFIXES
 from sg2cli.latents.files import SUFFIXES_READ
 from sg2cli.storage.paths import kind, user_path
 
@@ -17,7 +18,8 @@ SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 KEY = r"(?::([^:\[\],/\\]{1,100}))?"
 ROWS_OF_FILE = re.compile(rf"(.+?){KEY}(?:\[(\d{{1,9}})(?:-(\d{{1,9}}))?\])?{KEY}", re.ASCII)
 NOTATION = (
-    "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy, .pt; file[2] for a row) or avg"
+    "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy, .pt; file[2] for a row), an "
+    "image that sg2 made, or avg"
 )
 
 
@@ -111,6 +113,6 @@ def _latent_file(text: str) -> LatentFile:
 
 def _may_hold_latents(name: str) -> bool:
     """Whether this names stdin or a file of latents; pipes such as <(...) have any name."""
-    if name == "-" or name.lower().endswith(SUFFIXES_READ):
+    if name == "-" or name.lower().endswith((*SUFFIXES_READ, *PHOTO_SUFFIXES)):
         return True
     return kind(user_path(name)) == "other"

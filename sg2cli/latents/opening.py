@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from sg2cli.errors import UsageError
 from sg2cli.latents.array_names import KINDS, NOISE_SUFFIX
-from sg2cli.latents.files import fit, fit_noise, read_latents
+from sg2cli.latents.files import START, fit, fit_noise, read_latents, reading_of
+from sg2cli.latents.image_latents import is_image, read_image_latent
 from sg2cli.latents.notation import LatentFile, LatentSource
 from sg2cli.latents.sources import FileRows, Latent, LatentList, Part
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import ArrayFile
-from sg2cli.storage.reading import read_stdin
+from sg2cli.storage.budget import MAX_CHECKPOINT
+from sg2cli.storage.paths import kind
+from sg2cli.storage.reading import open_file, read_bytes, read_stdin
 
 if TYPE_CHECKING:
     from sg2cli.storage.array_files import Array
@@ -33,7 +36,7 @@ def open_latents(
     files = _Files(config)
     parts: list[Part] = []
     for source in sources:
-        parts.append(files.rows(source) if isinstance(source, LatentFile) else source)
+        parts.append(files.open(source) if isinstance(source, LatentFile) else source)
     return LatentList(parts, reserved)
 
 
@@ -43,14 +46,28 @@ class _Files:
     def __init__(self, config: GeneratorConfig) -> None:
         self.config = config
         self.files: dict[tuple[Path, str | None], ArrayFile] = {}
+        self.images: dict[Path, Latent] = {}
         self.noise: dict[tuple[Path, str | None], Mapping[str, Array]] = {}
 
-    def rows(self, source: LatentFile) -> FileRows:
+    def open(self, source: LatentFile) -> FileRows | Latent:
+        """Rows of a file, or the latent of an image, that fit the network."""
+        path, name = source.path, _name_of(source.path)
+        at = (path, None if source.key in KINDS else source.key)
+        if path not in self.images and at not in self.files:
+            content = _content(path)
+            file = path if content is None else content
+            if is_image(path, _start(path) if content is None else content[:START]):
+                self.images[path] = read_image_latent(file, name, self.config)
+            else:
+                self.files[at] = read_latents(file, name, source.key)
+        if path not in self.images:
+            return self._rows(source, at)
+        if source.key or source.first not in (None, 0) or source.last not in (None, 0):
+            raise UsageError(f"{name} is an image, with a single latent: give its name alone")
+        return self.images[path]
+
+    def _rows(self, source: LatentFile, at: tuple[Path, str | None]) -> FileRows:
         """Rows of a file that fit the network, with their noise maps."""
-        named = None if source.key in KINDS else source.key
-        at = (source.path, named)
-        if at not in self.files:
-            self.files[at] = _open_file(source.path, source.key)
         rows = _open_rows(source, self.files[at], self.config)
         if at not in self.noise:
             count = rows.array.shape[0]
@@ -62,11 +79,19 @@ def _name_of(path: Path) -> str:
     return "stdin" if str(path) == "-" else str(path)
 
 
-def _open_file(path: Path, key: str | None) -> ArrayFile:
-    name, content = _name_of(path), None
-    if name == "stdin":
-        content = read_stdin("give a file of latents")
-    return read_latents(path if content is None else content, name, key)
+def _content(path: Path) -> bytes | None:
+    """What a pipe holds, which can be read only once; None for other files."""
+    if str(path) == "-":
+        return read_stdin("give a file of latents")
+    if kind(path) != "other":
+        return None
+    with reading_of(str(path), "cannot be read"):
+        return read_bytes(path, MAX_CHECKPOINT)
+
+
+def _start(path: Path) -> bytes:
+    with reading_of(str(path), "cannot be read"), open_file(path) as file:
+        return file.read(START)
 
 
 def _open_rows(source: LatentFile, file: ArrayFile, config: GeneratorConfig) -> FileRows:

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from sg2cli.storage.array_files import Array
 
 
+@dataclass(frozen=True)
+class ImageOrigin:
+    """How the image that a latent was read from was drawn."""
+
+    checkpoint: str | None = None  # hash of its network
+    tuned: str | None = None  # hash of its weight deltas
+    psi: float | None = None
+    cutoff: int | None = None
+    class_index: int | None = None
+    is_truncated: bool = False  # its latent is not truncated again
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Latent:
     """One latent, its name and its origin.
@@ -36,11 +48,12 @@ class Latent:
     provenance: Mapping[str, Any]  # {"seed": 85}; for the image's metadata
     seed: int  # of z, and of random noise
     noise: Mapping[str, Array] = field(default_factory=dict)  # maps [H,W] that belong to it
+    image: ImageOrigin | None = None  # a seed is drawn as in that image, ws are as they were drawn
 
     @property
     def is_mapped(self) -> bool:
-        """Whether it goes through the mapping network."""
-        return self.space in ("seed", "z")
+        """Whether it is mapped and truncated by the settings of the drawing."""
+        return self.space in ("seed", "z") and self.image is None
 
     @property
     def ws(self) -> Array:
@@ -123,17 +136,28 @@ class LatentList:
 
     def warnings(self, checkpoint: str, tuned: str | None = None) -> list[str]:
         """Warnings for files that were made with another network than that of these hashes."""
-        rows = [part for part in self.parts if isinstance(part, FileRows)]
+        origins: list[tuple[str, FileRows | ImageOrigin]] = []
+        for part in self.parts:
+            if isinstance(part, FileRows):
+                origins.append((part.stem, part))
+            elif isinstance(part, Latent) and part.image:
+                origins.append((part.name, part.image))
         untuned = [
-            f"{part.stem} belongs to a tuned network: give its weight deltas as `tuned`"
-            for part in rows
-            if part.tuned not in (None, tuned)
+            f"{name} belongs to a tuned network: give its weight deltas as `tuned`"
+            for name, made in origins
+            if made.tuned not in (None, tuned)
         ]
         return untuned + [
-            f"{part.stem} was made with another network, {part.checkpoint[:12]}: images will differ"
-            for part in rows
-            if part.checkpoint and part.checkpoint != checkpoint
+            f"{name} was made with another network, {made.checkpoint[:12]}: images will differ"
+            for name, made in origins
+            if made.checkpoint and made.checkpoint != checkpoint
         ]
+
+    @property
+    def truncated(self) -> list[str]:
+        """The names of images that were drawn truncated, and are not truncated again."""
+        parts = [part for part in self.parts if isinstance(part, Latent)]
+        return [part.name for part in parts if part.image and part.image.is_truncated]
 
     @property
     def notes(self) -> list[str]:
