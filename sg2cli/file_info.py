@@ -14,6 +14,7 @@ from sg2cli.images import codecs
 from sg2cli.images.structure import HEIC
 from sg2cli.latents import direction_names, files
 from sg2cli.latents.discovery import METHODS
+from sg2cli.provenance import WS_KEY
 from sg2cli.settings import GeneratorConfig, shown_size
 from sg2cli.storage.paths import kind, refuse_special, user_path
 from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
@@ -88,6 +89,8 @@ def _video(start: bytes) -> dict[str, Any] | None:
 def _image(path: Path) -> dict[str, Any]:
     size, mode, provenance = codecs.inspect_image(path)
     fields: dict[str, Any] = {"kind": "image", "size": f"{size[0]}x{size[1]}", "mode": mode}
+    if provenance and isinstance(stored := provenance.get(WS_KEY), dict):
+        provenance = {**provenance, WS_KEY: stored.get("shape")}
     return fields | (provenance or {"made by": "unknown: it has no metadata of sg2"})
 
 

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from sg2cli.settings import DrawSettings
 
 HASH_KEY = "payload_sha256"
+WS_KEY = "ws"  # the latent of an image, see images.stored_ws
+OF_A_SEED = frozenset(  # the fields of an image that its seed and settings describe completely
+    (
+        *("checkpoint", "tuned", "seed", "psi", "cutoff", "class", "noise_mode", "precision"),
+        *("version", HASH_KEY),
+    )
+)
 PLACEHOLDER = "0" * 64  # as long as a hash, and replaced by it
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, for formats without text chunks
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -77,10 +84,18 @@ def fill_in_hash(content: bytes) -> bytes:
 
 
 def same_settings(found: Mapping[str, Any], provenance: Mapping[str, Any]) -> bool:
-    """Whether two provenances agree, apart from the version of sg2 and the hash."""
+    """Whether two provenances agree, apart from the version of sg2, the hash and the latent.
+
+    The latent follows from the settings, and older versions did not store it.
+    """
     as_read = json.loads(json.dumps(provenance))
-    either = {"version": None, HASH_KEY: None}
+    either = {"version": None, HASH_KEY: None, WS_KEY: None}
     return {**found, **either} == {**as_read, **either}
+
+
+def is_of_seed(provenance: Mapping[str, Any]) -> bool:
+    """Whether an image shows a seed as it is, neither mixed nor edited."""
+    return "seed" in provenance and provenance.keys() <= OF_A_SEED
 
 
 def is_unchanged(path: Path, provenance: Mapping[str, Any]) -> bool | None:

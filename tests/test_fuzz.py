@@ -39,7 +39,7 @@ from sg2cli.inversion.state import Found, Record
 from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.notation import parse_latents
-from sg2cli.latents.sources import open_latents
+from sg2cli.latents.opening import open_latents
 from sg2cli.settings import ProjectSettings
 from sg2cli.storage.ownership import OwnedFolder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,10 @@ from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
 from sg2cli.cli.output import draw_into
 from sg2cli.errors import UsageError
+from sg2cli.latents.image_latents import PhotoGiven
 from sg2cli.latents.notation import LatentFile
-from sg2cli.latents.sources import LatentList, open_latents
+from sg2cli.latents.opening import open_latents
+from sg2cli.latents.sources import LatentList
 from sg2cli.settings import DrawSettings, GeneratorConfig, Precision
 from sg2cli.storage.paths import refuse_inputs
 
@@ -36,6 +39,7 @@ class Session:
     device: str
     precision: Precision
     tuned_file: Path | None = None
+    psi: float | None = None
 
     @property
     def config(self) -> GeneratorConfig:
@@ -51,9 +55,20 @@ class Session:
     ) -> LatentList:
         """The latents, opened and checked against the network; `what` names the option."""
         tuned = self.tuned.sha256 if self.tuned else None
-        latents = open_latents(sources, self.config, reserved)
+        try:
+            latents = open_latents(sources, self.config, reserved)
+        except PhotoGiven as error:
+            if self.network.path == checkpoints.bundled()[checkpoints.DEFAULT_NETWORK]:
+                raise
+            command = f"{error.command} -n {shlex.quote(str(self.network.path))}"
+            raise UsageError(str(error).replace(error.command, command)) from error
         if not len(latents):
             raise UsageError(f"no latents: give {what}")
+        for note in latents.notes:
+            self.console.note(note)
+        if self.psi is not None and (names := latents.truncated):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            self.console.note(f"--trunc does not apply to {shown}: truncated already when drawn")
         for warning in latents.warnings(self.network.sha256, tuned):
             self.console.note(f"warning: {warning}")
         return latents
@@ -119,4 +134,5 @@ def open_session(
     """
     console = Console(as_json, quiet)
     found = checkpoints.find_network(network)
-    return Session(found, console, device, precision, tuned), DrawSettings(**settings)
+    drawn = DrawSettings(**settings)
+    return Session(found, console, device, precision, tuned, drawn.psi), drawn

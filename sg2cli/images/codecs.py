@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.images.pillow import BAD_IMAGES, opened
+from sg2cli.images.stored_ws import pack_ws
 from sg2cli.provenance import (
     DESCRIPTION,
     PLACEHOLDER,
+    WS_KEY,
     describe,
     fill_in_hash,
     insert_into_png,
+    is_of_seed,
     is_unchanged,
     same_settings,
 )
@@ -25,14 +28,30 @@ from sg2cli.storage.reading import Source
 
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
+    from sg2cli.images.stored_ws import Array
 
 FORMATS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 FORMATS_WRITTEN = ("PNG", "JPEG", "WEBP")
+MAX_EXIF = 65_000  # bytes of text in a jpg: a segment has up to 65,533
 LIMITS = {"png": 2**31 - 1, "jpg": 65535, "webp": 16383}  # pixels a side
 
 
-def encode(pixels: Pixels, format: str, provenance: Mapping[str, Any]) -> bytes:
-    """The bytes of an image file, format png, jpg or webp, with its provenance inside."""
+def encode(
+    pixels: Pixels, format: str, provenance: Mapping[str, Any], ws: Array | None = None
+) -> bytes:
+    """The bytes of an image file, format png, jpg or webp, with its provenance inside.
+
+    `ws` [num_ws,w_dim]: the latent, which is stored too, so that the image can be used as one; not
+    where it follows from the provenance, and not in a jpg that is too small for it.
+    """
+    if ws is not None and not is_of_seed(provenance):
+        packed = {WS_KEY: pack_ws(ws)}
+        if format != "jpg" or len(describe({**provenance, **packed}, PLACEHOLDER)) < MAX_EXIF:
+            provenance = {**provenance, **packed}
+    return _encode(pixels, format, provenance)
+
+
+def _encode(pixels: Pixels, format: str, provenance: Mapping[str, Any]) -> bytes:
     import PIL.Image
 
     image = PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
@@ -62,15 +81,19 @@ def check_format(format: str, channels: int, width: int, height: int) -> None:
         raise UsageError(f"{width}x{height} pixels are beyond what {format} holds: use png")
 
 
-def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
+def inspect_image(
+    path: Path | bytes, name: str | None = None
+) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
     """Width and height, mode, and the provenance that `encode` wrote, if any; no pixel is read.
 
-    Sg2Error if the file is not an image.
+    Sg2Error, with the `name` of bytes, if the file is not an image.
     """
     import PIL
 
+    source = path
+    path = Path(name) if name else path
     try:
-        with _opened(path) as image:
+        with _opened(source) as image:
             text = image.info.get("sg2") or image.getexif().get(DESCRIPTION)
             size, mode = image.size, image.mode
     except PIL.UnidentifiedImageError as error:
@@ -87,7 +110,7 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str, dict[str, Any] | No
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path | bytes) -> Iterator[Any]:
     """Open an image in a format that sg2 writes; a grid may be large, so read only its header."""
     with Source(path) as source, opened(source, FORMATS_WRITTEN, sized=False) as image:
         yield image

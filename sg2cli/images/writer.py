@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from sg2cli import devices
 from sg2cli.images.codecs import FORMATS, encode, is_kept
@@ -15,9 +15,10 @@ from sg2cli.storage.atomic import NameTaken, new_file
 
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
+    from sg2cli.images.stored_ws import Array
 
 IN_FLIGHT = 64 << 20  # bytes of pixels waiting to be encoded
-Task = tuple[int, Path, "Pixels", Mapping[str, Any]]
+Task = tuple[int, Path, "Pixels", Mapping[str, Any], Union["Array", None]]
 
 
 class ImageWriter:
@@ -59,13 +60,19 @@ class ImageWriter:
                 break
             self._threads.append(thread)
 
-    def put(self, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> None:
-        """Queue an image; waits while too many are queued."""
+    def put(
+        self,
+        path: Path,
+        image: Pixels,
+        provenance: Mapping[str, Any],
+        ws: Array | None = None,
+    ) -> None:
+        """Queue an image, and its latent; waits while too many are queued."""
         limit = max(4, min(64, IN_FLIGHT // image.nbytes))
         with self._changed:
             self._changed.wait_for(lambda: self._under_way < limit or self._error)
             self._raise()
-            task = (self._put, path, image, provenance)
+            task = (self._put, path, image, provenance, ws)
             self._put += 1
             self._under_way += 1
         if self._threads:
@@ -107,14 +114,21 @@ class ImageWriter:
         while task := self._tasks.get():
             self._work(*task)
 
-    def _work(self, index: int, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> None:
+    def _work(
+        self,
+        index: int,
+        path: Path,
+        image: Pixels,
+        provenance: Mapping[str, Any],
+        ws: Array | None,
+    ) -> None:
         with self._changed:
             if self._dropping:
                 return
             self._active += 1
         done, error = None, None
         try:
-            done = (path, provenance, self._write(path, image, provenance))
+            done = (path, provenance, self._write(path, image, provenance, ws))
         except BaseException as raised:  # raised again by `put` or at the end
             error = raised
         with self._changed:
@@ -128,9 +142,11 @@ class ImageWriter:
                 self._report(self._reported)
                 self._reported += 1
 
-    def _write(self, path: Path, image: Pixels, provenance: Mapping[str, Any]) -> bool:
+    def _write(
+        self, path: Path, image: Pixels, provenance: Mapping[str, Any], ws: Array | None
+    ) -> bool:
         """Write a file; returns whether it is new."""
-        content = encode(image, FORMATS[path.suffix.lower()], provenance)
+        content = encode(image, FORMATS[path.suffix.lower()], provenance, ws)
         try:
             with new_file(path, self.overwrite) as file:
                 file.write(content)

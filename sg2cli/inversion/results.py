@@ -26,7 +26,7 @@ from sg2cli.inversion.start import Spread
 from sg2cli.inversion.state import Found, Record
 from sg2cli.latents.files import Stream, inspect_latents, write_latents
 from sg2cli.latents.notation import LatentFile
-from sg2cli.latents.sources import open_latents
+from sg2cli.latents.opening import open_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling import Point, render
 from sg2cli.settings import LpipsNet
@@ -118,7 +118,8 @@ def write_result(folder: OwnedFolder, projection: Projection, npz: bool = False)
     """
     provenance = projection.provenance
     yield folder.write("target.png", encode(projection.target, "png", provenance))
-    yield folder.write("projected.png", encode(projection.image, "png", provenance))
+    image = encode(projection.image, "png", provenance, projection.ws)
+    yield folder.write("projected.png", image)
     yield folder.write("compare.png", comparison(projection))
     ws = Stream((1, *projection.ws.shape), [projection.ws])
     if npz:

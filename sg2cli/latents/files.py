@@ -1,4 +1,4 @@
-"""Files of latents and noise maps: .safetensors, .npz and .npy.
+"""Files of latents and noise maps: .safetensors, .npz, .npy, and those of torch.save.
 
 Files are untrusted: shapes are checked against the network before arrays are read.
 """
@@ -15,26 +15,76 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from sg2cli.errors import Sg2Error, UsageError, reason
+from sg2cli.latents.array_names import (
+    KINDS,
+    NAMES,
+    NOISE_SUFFIX,
+    ArrayKind,
+    choose_names,
+    missing,
+)
+from sg2cli.latents.torch_files import is_torch_archive, is_torch_file, read_torch_latents
 from sg2cli.provenance import HASH_KEY, PLACEHOLDER, payload_sha256
 from sg2cli.settings import GeneratorConfig
-from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray, names_of, read_arrays
+from sg2cli.storage.array_files import (
+    ArrayFile,
+    PickledObjects,
+    StoredArray,
+    names_of,
+    read_arrays,
+)
 from sg2cli.storage.atomic import new_file
+from sg2cli.storage.budget import MAX_CHECKPOINT
+from sg2cli.storage.reading import Source, read_bytes
 from sg2cli.storage.safetensors import safetensors_header
+from sg2cli.storage.zip_reader import is_zip
 
 if TYPE_CHECKING:
     from sg2cli.storage.array_files import Array
 
-SUFFIXES = (".safetensors", ".npz", ".npy")
-NAMES = ("z", "w", "ws")
+SUFFIXES = (".safetensors", ".npz", ".npy")  # of files that are written
+SUFFIXES_READ = (*SUFFIXES, ".pt", ".pth")
+START = 16  # bytes that tell formats apart
 
 
-def read_latents(file: Path | bytes, name: str) -> ArrayFile:
+def read_latents(file: Path | bytes, name: str, key: str | None = None) -> ArrayFile:
     """Read the latents and noise maps of a file, or of its bytes; other arrays are ignored.
 
-    Sg2Error, with the `name` that the user gave, for a file that cannot be read or is damaged.
+    `key`: the name of an array, or a kind, as in `choose_names`. Sg2Error, with the `name` that the
+    user gave, for a file that cannot be read or is damaged.
     """
     with reading_of(name, "is damaged or holds no latents"):
-        return read_arrays(file, _is_ours)
+        try:
+            with Source(file) as source:
+                start = bytes(source.read(min(START, source.size)))
+            names = set() if is_torch_file(start) else names_of(file)
+            if is_torch_file(start) or (is_zip(start) and is_torch_archive(names)):
+                content = read_bytes(file, MAX_CHECKPOINT) if isinstance(file, Path) else file
+                return read_torch_latents(content, key, name)
+            if is_zip(start):
+                names = {member.removesuffix(".npy") for member in names}
+            chosen = choose_names(sorted(names), key)
+            if not chosen:
+                raise ValueError(missing(names, key, name))
+            return read_arrays(file, chosen.__contains__)
+        except PickledObjects as error:
+            raise Sg2Error(_advice(name, error.is_single)) from error
+
+
+def _advice(name: str, is_dict: bool) -> str:
+    """How to save what an .npy holds as a pickle, which is never loaded."""
+    stem = Path(name).stem
+    load = f"numpy.load({name!r}, allow_pickle=True)"
+    if is_dict:
+        what = "a pickled dict"
+        save = f"numpy.savez('{stem}.npz', **{load}.item())"
+    else:
+        what = "pickled Python objects"
+        save = f"numpy.save('{stem}-ws.npy', numpy.stack(list({load})))"
+    return (
+        f"{name} holds {what}, which sg2 does not load, as a pickle can run anything: if you trust "
+        f'it, save its arrays: python -c "import numpy; {save}"'
+    )
 
 
 @contextmanager
@@ -48,26 +98,63 @@ def reading_of(name: str, otherwise: str) -> Iterator[None]:
         raise Sg2Error(f"{name} {otherwise}: {error}") from error
 
 
-def _is_ours(name: str) -> bool:
-    return name in NAMES or name.endswith(".noise_const")
+@dataclass(frozen=True)
+class Fitted:
+    """An array of latents [N,...] that fits the network; `note`: how its shape was understood."""
+
+    array: StoredArray
+    space: Literal["z", "w"]
+    note: str = ""
 
 
-def fit(
-    array: StoredArray, space: Literal["z", "w"], is_ws: bool, name: str, config: GeneratorConfig
-) -> StoredArray:
-    """The array as [N,...]; UsageError if its rows are not latents of the network."""
-    shape = array.shape
-    if len(shape) == (2 if is_ws else 1):  # one latent, without the N
-        single, shape = array, (1, *shape)
-        array = StoredArray(shape, lambda rows: single.rows(slice(None))[None][rows])
-    dim = config.z_dim if space == "z" else config.w_dim
-    if not 2 <= len(shape) <= (2 if space == "z" else 3) or not shape[0]:
+def fit(file: ArrayFile, key: str | None, name: str, config: GeneratorConfig) -> Fitted:
+    """The latents of a file as [N,...]; UsageError if they do not fit the network.
+
+    An array [num_ws,w_dim] may be one W+ latent or num_ws latents in W. If its rows differ it is
+    nearly always the former; `key` "w" or "ws" settles it, as do names of the rows.
+    """
+    label = next(label for label in file.arrays if not label.endswith(NOISE_SUFFIX))
+    array, kind = file.arrays[label], _kind(label, key, name)
+    single = array.shape == (config.num_ws, config.w_dim) and (
+        kind == "ws" or (kind is None and not file.row_names and _rows_differ(array, name))
+    )
+    if single or len(array.shape) == (2 if kind == "ws" else 1):
+        array = _with_batch(array)
+    shape, space = array.shape, "z" if kind == "z" else "w"
+    dim = config.z_dim if kind == "z" else config.w_dim
+    if not 2 <= len(shape) <= (2 if kind == "z" else 3) or not shape[0]:
         raise Sg2Error(f"{name} has an array of shape {list(shape)}, which is not one of latents")
     if shape[-1] != dim:
         raise UsageError(f"{name} has {space} of dimension {shape[-1]}, this network has {dim}")
     if len(shape) == 3 and shape[1] != config.num_ws:
         raise UsageError(f"{name} has ws of {shape[1]} rows, this network has {config.num_ws}")
-    return array
+    note = ""
+    if single and kind is None:
+        note = (
+            f"{name} is read as one latent in W+, as it has {config.num_ws} different rows like ws "
+            f"of this network; {name}:w reads {config.num_ws} latents in W"
+        )
+    return Fitted(array, "z" if kind == "z" else "w", note)
+
+
+def _kind(label: str, key: str | None, name: str) -> ArrayKind | None:
+    """What the user or the name of an array says that it holds; None: its shape decides."""
+    asked = next((kind for kind in KINDS if kind == key), None)
+    stored = next((kind for kind in KINDS if kind == label), None)
+    if asked and stored and (asked == "z") != (stored == "z"):
+        raise UsageError(f"{name} holds an array named {stored}, so it cannot be read as {asked}")
+    return asked or (stored if stored != "w" else None)  # NVIDIA's projector calls ws w
+
+
+def _rows_differ(array: StoredArray, name: str) -> bool:
+    with reading_of(name, "is damaged"):
+        values = array.whole()
+    return bool((values != values[:1]).any())
+
+
+def _with_batch(single: StoredArray) -> StoredArray:
+    """One latent as an array of one."""
+    return StoredArray((1, *single.shape), lambda rows: single.rows(slice(None))[None][rows])
 
 
 def fit_noise(
@@ -170,4 +257,4 @@ def is_latents(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     archived = bool(names) and all(name.endswith(".npy") for name in names)
-    return archived or bool(names & {UNNAMED, *NAMES})
+    return archived or bool(names & set(NAMES))

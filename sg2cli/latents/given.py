@@ -17,7 +17,8 @@ from sg2cli.latents.notation import (
     SeedRange,
     parse_latents,
 )
-from sg2cli.latents.sources import Latent, LatentList, open_latents
+from sg2cli.latents.opening import open_latents
+from sg2cli.latents.sources import Latent, LatentList
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import StoredArray
 

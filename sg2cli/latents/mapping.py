@@ -39,14 +39,14 @@ def z_of(latent: Latent, z_dim: int) -> Array:
     return seed_to_z(latent.seed, z_dim) if own is None else own
 
 
-def class_vectors(G: Generator, count: int, class_index: int) -> Tensor | None:
+def class_vectors(G: Generator, classes: Sequence[int]) -> Tensor | None:
     """One-hot c [N,c_dim] for the mapping network; None for a network without classes."""
     import torch
 
     if not G.config.c_dim:
         return None
-    c = torch.zeros(count, G.config.c_dim, device=G.device)
-    c[:, class_index] = 1
+    c = torch.zeros(len(classes), G.config.c_dim, device=G.device)
+    c[range(len(classes)), list(classes)] = 1
     return c
 
 
@@ -70,13 +70,23 @@ def to_ws(
     # All latents go through the mapping network, so that its batch size, and so its rounding, does
     # not depend on their kind.
     zs = [z_of(latent, config.z_dim) for latent in latents]
-    c = class_vectors(G, len(zs), class_index or 0)  # any class for latents that need none
+    c = class_vectors(G, [_class_of(latent, class_index) for latent in latents])
     mapped = G.mapping(torch.from_numpy(np.stack(zs)).to(G.device), c)
     for latent, w in zip(latents, mapped, strict=True):
+        own, own_cutoff = psi, cutoff
         if latent.space == "avg":
             w = G.mapping.w_avg
         elif latent.space == "w":
             w = torch.from_numpy(latent.values).to(G.device)
-        rows.append(w.expand(config.num_ws, -1))
-    ws = torch.stack(rows)
-    return ws if psi is None else truncate(ws, G.mapping.w_avg, psi, cutoff)
+        ws = w.expand(1, config.num_ws, -1)
+        image = latent.image
+        if image and image.is_truncated:  # as its image was drawn, and never twice
+            own, own_cutoff = (image.psi, image.cutoff) if latent.space == "seed" else (None, None)
+        rows.append(ws if own is None else truncate(ws, G.mapping.w_avg, own, own_cutoff))
+    return torch.cat(rows)
+
+
+def _class_of(latent: Latent, class_index: int | None) -> int:
+    """The class that a latent is mapped with; any for a latent that needs none."""
+    own = latent.image.class_index if latent.image else class_index
+    return own or 0

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sg2cli.errors import brief
-from sg2cli.latents.files import SUFFIXES
+from sg2cli.images.photos import PHOTO_SUFFIXES
+from sg2cli.latents.files import SUFFIXES_READ
 from sg2cli.storage.paths import kind, user_path
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
 SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
-ROWS_OF_FILE = re.compile(r"(.+?)(:z)?(?:\[(\d{1,9})(?:-(\d{1,9}))?\])?(:z)?", re.ASCII)
+KEY = r"(?::([^:\[\],/\\]{1,100}))?"
+ROWS_OF_FILE = re.compile(rf"(.+?){KEY}(?:\[(\d{{1,9}})(?:-(\d{{1,9}}))?\])?{KEY}", re.ASCII)
 NOTATION = (
-    "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy; file[2] for a row) or avg"
+    "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy, .pt; file[2] for a row), an "
+    "image that sg2 made, or avg"
 )
 
 
@@ -30,12 +33,15 @@ class SeedRange:
 
 @dataclass(frozen=True)
 class LatentFile:
-    """Rows of a file of latents; path '-' is stdin; `holds_z`: an .npy with z, not w."""
+    """Rows of a file of latents; path '-' is stdin.
+
+    `key`: the name of an array, or what the array holds: "z", "w" or "ws".
+    """
 
     path: Path
     first: int | None = None  # None: all rows
     last: int | None = None
-    holds_z: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,14 @@ def _latent_source(text: str) -> LatentSource:
 
 
 def _latent_file(text: str) -> LatentFile:
-    path, first, last, holds_z = Path(text), None, None, False
+    path, first, last, key = Path(text), None, None, None
     if kind(path) != "file":
         match = ROWS_OF_FILE.fullmatch(text)
         if not match or not _may_hold_latents(match[1]):
             raise ValueError(f"{brief(text)} is not a latent: use {NOTATION}")
-        path, holds_z = user_path(match[1]), bool(match[2] or match[5])
-        if holds_z and path.suffix.lower() in (".npz", ".safetensors"):
-            raise ValueError(f"{brief(text)}: ':z' is only for .npy files, whose array has no name")
+        path, key = user_path(match[1]), match[2] or match[5]
+        if match[2] and match[5]:
+            raise ValueError(f"{brief(text)} names two arrays: give one, such as file.npz:w[2]")
         if match[3]:
             first, last = int(match[3]), int(match[4] or match[3])
             if last < first:
@@ -102,11 +108,11 @@ def _latent_file(text: str) -> LatentFile:
                 )
         if str(path) != "-" and kind(path) in ("nothing", "folder"):
             raise ValueError(f"no file {path}")
-    return LatentFile(path, first, last, holds_z)
+    return LatentFile(path, first, last, key)
 
 
 def _may_hold_latents(name: str) -> bool:
     """Whether this names stdin or a file of latents; pipes such as <(...) have any name."""
-    if name == "-" or name.lower().endswith(SUFFIXES):
+    if name == "-" or name.lower().endswith((*SUFFIXES_READ, *PHOTO_SUFFIXES)):
         return True
     return kind(user_path(name)) == "other"

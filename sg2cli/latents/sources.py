@@ -10,22 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.latents.files import Stream, fit, fit_noise, read_latents, save_latents
+from sg2cli.latents.files import Stream, save_latents
 from sg2cli.latents.naming import Names
 from sg2cli.latents.notation import (
-    NOTATION,
-    LatentFile,
-    LatentSource,
     MeanLatent,
     SeedRange,
 )
-from sg2cli.settings import GeneratorConfig
-from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray
+from sg2cli.storage.array_files import StoredArray
 from sg2cli.storage.paths import user_path
-from sg2cli.storage.reading import read_stdin
 
 if TYPE_CHECKING:
     from sg2cli.storage.array_files import Array
+
+
+@dataclass(frozen=True)
+class ImageOrigin:
+    """How the image that a latent was read from was drawn."""
+
+    checkpoint: str | None = None  # hash of its network
+    tuned: str | None = None  # hash of its weight deltas
+    psi: float | None = None
+    cutoff: int | None = None
+    class_index: int | None = None
+    is_truncated: bool = False  # its latent is not truncated again
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,11 +48,12 @@ class Latent:
     provenance: Mapping[str, Any]  # {"seed": 85}; for the image's metadata
     seed: int  # of z, and of random noise
     noise: Mapping[str, Array] = field(default_factory=dict)  # maps [H,W] that belong to it
+    image: ImageOrigin | None = None  # a seed is drawn as in that image, ws are as they were drawn
 
     @property
     def is_mapped(self) -> bool:
-        """Whether it goes through the mapping network."""
-        return self.space in ("seed", "z")
+        """Whether it is mapped and truncated by the settings of the drawing."""
+        return self.space in ("seed", "z") and self.image is None
 
     @property
     def ws(self) -> Array:
@@ -72,11 +80,11 @@ class Latent:
         save_latents(file, arrays, self.provenance, overwrite)
 
 
-Part = Union[SeedRange, MeanLatent, "_Rows", Latent]
+Part = Union[SeedRange, MeanLatent, "FileRows", Latent]
 
 
 @dataclass(frozen=True)
-class _Rows:
+class FileRows:
     """Rows of a file of latents."""
 
     stem: str
@@ -87,6 +95,16 @@ class _Rows:
     sha256: str
     checkpoint: str | None  # hash of the network that it was made with, if known
     tuned: str | None  # hash of the weight deltas that it was drawn with
+    row_names: Sequence[str] = ()
+    note: str = ""  # how its shape was understood
+
+    def names(self) -> Iterator[str]:
+        """The names of the chosen rows, which may occur twice."""
+        for row in self.rows:
+            if self.row_names:
+                yield self.row_names[row]
+            else:
+                yield self.stem if self.array.shape[0] == 1 else f"{self.stem}-{row:04d}"
 
     def latent(self, row: int, name: str) -> Latent:
         values = self.array.row(row)
@@ -111,29 +129,46 @@ class LatentList:
         """Whether the mapping network is needed, and therefore a class if it has classes."""
         return any(
             isinstance(p, SeedRange)
-            or (isinstance(p, _Rows) and p.space == "z")
+            or (isinstance(p, FileRows) and p.space == "z")
             or (isinstance(p, Latent) and p.is_mapped)
             for p in self.parts
         )
 
     def warnings(self, checkpoint: str, tuned: str | None = None) -> list[str]:
         """Warnings for files that were made with another network than that of these hashes."""
-        rows = [part for part in self.parts if isinstance(part, _Rows)]
+        origins: list[tuple[str, FileRows | ImageOrigin]] = []
+        for part in self.parts:
+            if isinstance(part, FileRows):
+                origins.append((part.stem, part))
+            elif isinstance(part, Latent) and part.image:
+                origins.append((part.name, part.image))
         untuned = [
-            f"{part.stem} belongs to a tuned network: give its weight deltas as `tuned`"
-            for part in rows
-            if part.tuned not in (None, tuned)
+            f"{name} belongs to a tuned network: give its weight deltas as `tuned`"
+            for name, made in origins
+            if made.tuned not in (None, tuned)
         ]
         return untuned + [
-            f"{part.stem} was made with another network, {part.checkpoint[:12]}: images will differ"
-            for part in rows
-            if part.checkpoint and part.checkpoint != checkpoint
+            f"{name} was made with another network, {made.checkpoint[:12]}: images will differ"
+            for name, made in origins
+            if made.checkpoint and made.checkpoint != checkpoint
         ]
+
+    @property
+    def truncated(self) -> list[str]:
+        """The names of images that were drawn truncated, and are not truncated again."""
+        parts = [part for part in self.parts if isinstance(part, Latent)]
+        return [part.name for part in parts if part.image and part.image.is_truncated]
+
+    @property
+    def notes(self) -> list[str]:
+        """How files were understood that could also mean something else."""
+        notes = (part.note for part in self.parts if isinstance(part, FileRows))
+        return list(dict.fromkeys(filter(None, notes)))
 
     @property
     def noise_names(self) -> list[str]:
         """The names of the noise maps of all latents."""
-        parts = [part for part in self.parts if isinstance(part, _Rows | Latent)]
+        parts = [part for part in self.parts if isinstance(part, FileRows | Latent)]
         return sorted({name for part in parts for name in part.noise})
 
     def describe(self) -> list[Any]:
@@ -181,79 +216,11 @@ class LatentList:
             elif isinstance(part, Latent):
                 yield replace(part, name=names.free(part.name))
             else:
-                for row in part.rows:
-                    name = part.stem if part.array.shape[0] == 1 else f"{part.stem}-{row:04d}"
+                for row, name in zip(part.rows, part.names(), strict=True):
                     yield part.latent(row, names.free(name))
 
 
 def _length(part: Part) -> int:
     if isinstance(part, SeedRange):
         return part.last - part.first + 1
-    return len(part.rows) if isinstance(part, _Rows) else 1
-
-
-def open_latents(
-    sources: Iterable[LatentSource | Latent],
-    config: GeneratorConfig,
-    reserved: Iterable[str] = (),
-) -> LatentList:
-    """Open the files among the sources, and check that they fit the network.
-
-    UsageError for latents that do not fit the network, or rows that do not exist; Sg2Error for a
-    file that is damaged or holds no latents.
-    """
-    files: dict[Path, ArrayFile] = {}  # each file is read once
-    noise: dict[Path, Mapping[str, Array]] = {}
-    parts: list[Part] = []
-    for source in sources:
-        if not isinstance(source, LatentFile):
-            parts.append(source)
-            continue
-        path = source.path
-        if path not in files:
-            files[path] = _open_file(path)
-        rows = _open_rows(source, files[path], config)
-        if path not in noise:
-            noise[path] = _noise_of(files[path], rows.array.shape[0], _name_of(path), config)
-        parts.append(replace(rows, noise=noise[path]))
-    return LatentList(parts, reserved)
-
-
-def _name_of(path: Path) -> str:
-    return "stdin" if str(path) == "-" else str(path)
-
-
-def _open_file(path: Path) -> ArrayFile:
-    name, content = _name_of(path), None
-    if name == "stdin":
-        content = read_stdin("give a file of latents")
-    try:
-        return read_latents(path if content is None else content, name)
-    except Sg2Error as error:
-        raise Sg2Error(f"{error}; give {NOTATION}") from error
-
-
-def _open_rows(source: LatentFile, file: ArrayFile, config: GeneratorConfig) -> _Rows:
-    """Rows of a file that fit the network, without noise maps."""
-    name, arrays = _name_of(source.path), file.arrays
-    key = next((key for key in ("ws", "w", "z", UNNAMED) if key in arrays), None)
-    if key is None:
-        raise Sg2Error(f"{name} holds no array named z, w or ws: no latents")
-    space: Literal["z", "w"] = "z" if key == "z" or source.holds_z else "w"
-    array = fit(arrays[key], space, key == "ws", name, config)
-    count = array.shape[0]
-    first = 0 if source.first is None else source.first
-    last = count - 1 if source.last is None else source.last
-    if last >= count:
-        raise UsageError(f"row {last} of {name} is out of range: it has rows 0 to {count - 1}")
-    stem = "stdin" if name == "stdin" else source.path.stem
-    made_with = (file.metadata.get("checkpoint"), file.metadata.get("tuned"))
-    return _Rows(stem, space, array, range(first, last + 1), {}, file.sha256, *made_with)
-
-
-def _noise_of(file: ArrayFile, count: int, name: str, config: GeneratorConfig) -> dict[str, Array]:
-    return {
-        key: fit_noise(key, array, count, name, config)
-        for key, array in file.arrays.items()
-        if key.endswith("noise_const")
-    }
+    return len(part.rows) if isinstance(part, FileRows) else 1

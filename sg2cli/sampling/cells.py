@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import read_image
 from sg2cli.images.grid import ImageGrid
+from sg2cli.provenance import is_of_seed
 from sg2cli.sampling.output import ImageOutput
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.images.pixels import Pixels
     from sg2cli.sampling.drawing import Cell, Drawing
+    from sg2cli.sampling.rendering import Point
 
 
 class IncompleteGrid(Sg2Error):
@@ -76,13 +78,16 @@ class _Cells:
         output = self.output
         with output:
             sources = self._to_draw(drawing.cells(G), singles)
-            for image in drawing.render(G, sources, output.on_note):
+            points: deque[Point] = deque()
+            for image in drawing.render(G, sources, output.on_note, points.append):
                 name, provenance, _ = self.waiting.popleft()
+                point = points.popleft()
                 if isinstance(image, Sg2Error):
                     self._fail(name, Sg2Error(f"{name}: {image}") if name else image)
                     self.complete = False
                 elif name:
-                    output.put(name, image, provenance)
+                    ws = None if is_of_seed(provenance) else point.ws.float().cpu().numpy()
+                    output.put(name, image, provenance, ws)
                 self._place(None if isinstance(image, Sg2Error) else image)
                 self._place_kept()
         return self.complete

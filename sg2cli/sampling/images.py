@@ -55,7 +55,7 @@ class Image:
         UsageError for another extension; Sg2Error if the file exists, unless `overwrite`.
         """
         file = user_path(str(path))
-        content = encode(self.pixels, _format_of(file), self.provenance)
+        content = encode(self.pixels, _format_of(file), self.provenance, self.ws)
         make_folder(file.parent)
         with new_file(file, overwrite) as target:
             target.write(content)

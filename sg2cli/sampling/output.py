@@ -19,6 +19,7 @@ from sg2cli.storage.paths import kind, refuse_special
 
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
+    from sg2cli.storage.array_files import Array
 
 MAX_FAILED = 1000  # more indicate wrong settings
 MAX_FAILURES_SHOWN = 10  # as they occur; the summary has all of them
@@ -109,12 +110,14 @@ class ImageOutput:
         else:
             self.kept += 1
 
-    def put(self, name: str, image: Pixels, provenance: Mapping[str, Any]) -> None:
-        """Queue an image to be encoded and written; see ImageWriter."""
+    def put(
+        self, name: str, image: Pixels, provenance: Mapping[str, Any], ws: Array | None = None
+    ) -> None:
+        """Queue an image and its latent to be encoded and written; see ImageWriter."""
         if self.stream:
-            self.stream(encode(image, self.format, provenance))
+            self.stream(encode(image, self.format, provenance, ws))
         else:
-            self._writer.put(self.path(name), image, provenance)
+            self._writer.put(self.path(name), image, provenance, ws)
 
     @contextmanager
     def open(

@@ -66,6 +66,7 @@ class ArrayFile:
     arrays: dict[str, StoredArray]
     sha256: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    row_names: tuple[str, ...] = ()  # of the rows, where the file has names for them
 
 
 def read_arrays(file: Path | bytes, wanted: Callable[[str], bool]) -> ArrayFile:
@@ -87,9 +88,12 @@ def read_arrays(file: Path | bytes, wanted: Callable[[str], bool]) -> ArrayFile:
     return ArrayFile(arrays, source.sha256(), metadata)
 
 
-def names_of(path: Path) -> set[str]:
-    """The names of the arrays in a file, which are not read. Errors as in `read_arrays`."""
-    with Source(path) as source:
+def names_of(file: Path | bytes) -> set[str]:
+    """The names of the arrays in a file, which are not read; those of an .npz end with .npy.
+
+    Errors as in `read_arrays`.
+    """
+    with Source(file) as source:
         start = bytes(source.read(min(len(NPY), source.size)))
         if start == NPY:
             return {UNNAMED}
@@ -136,6 +140,8 @@ def _npy(source: Source, label: str) -> StoredArray:
     import numpy as np
 
     shape, fortran, dtype, begin = _npy_header(source, label)
+    if dtype.hasobject:
+        raise PickledObjects(label, not shape)
     _check_dtype(label, dtype.str[1:], dtype.name)
     if math.prod(shape) * dtype.itemsize > source.size - begin:
         raise ValueError(f"its {label} is too short for the shape {list(shape)}")
@@ -181,6 +187,14 @@ def _npy_header(source: Source, label: str) -> tuple[tuple[int, ...], bool, Any,
     if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"its {label} has an invalid shape")
     return shape, fortran, dtype, start.tell()
+
+
+class PickledObjects(ValueError):
+    """An array of Python objects, which only pickle reads; `is_single`: without dimensions."""
+
+    def __init__(self, label: str, is_single: bool) -> None:
+        super().__init__(f"its {label} holds pickled Python objects, which sg2 does not read")
+        self.is_single = is_single
 
 
 def _check_dtype(label: str, dtype: str, name: str = "") -> None:

@@ -19,7 +19,7 @@ from sg2cli.latents.directions import edit, find_direction
 from sg2cli.latents.discovery import directions, moments, pca, sefa
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.notation import parse_seeds
-from sg2cli.latents.sources import open_latents
+from sg2cli.latents.opening import open_latents
 
 AVATARS = checkpoints.load(device="cpu")
 ALL = list(range(AVATARS.config.num_ws))

@@ -10,7 +10,7 @@ from networks import random_generator
 
 from sg2cli.latents.mapping import to_ws, truncate
 from sg2cli.latents.notation import parse_seeds
-from sg2cli.latents.sources import open_latents
+from sg2cli.latents.opening import open_latents
 
 from .test_sources import WS, G, opened
 

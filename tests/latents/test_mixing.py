@@ -51,7 +51,7 @@ def test_invalid_styles_are_refused(text: str) -> None:
 
 def test_styles_that_the_network_lacks() -> None:
     with pytest.raises(
-        UsageError, match="no fine styles: they begin at 64x64, its resolution is 32x32"
+        UsageError, match="no fine styles: they begin at 64x64, its highest resolution is 32"
     ):
         style_rows(parse_styles("fine"), config(32))
     with pytest.raises(UsageError, match="no middle styles"):

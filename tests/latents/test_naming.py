@@ -12,7 +12,7 @@ import pytest
 
 from sg2cli.latents.naming import Names
 from sg2cli.latents.notation import MeanLatent, parse_latents, parse_seeds
-from sg2cli.latents.sources import open_latents
+from sg2cli.latents.opening import open_latents
 
 from .test_sources import WS, G, names
 

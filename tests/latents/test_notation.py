@@ -46,11 +46,13 @@ def test_invalid_seeds_are_refused(text: str, message: str) -> None:
 
 
 def test_latent_notation(in_tmp: Path) -> None:
-    for name in ("a.npy", "b.safetensors", "c,d.npz", "e[1].npy"):
+    for name in ("a.npy", "b.safetensors", "c.pt", "c,d.npz", "e[1].npy"):
         Path(name).write_bytes(b"")
     assert parse_latents("85,avg,0-2") == (SeedRange(85, 85), MeanLatent(), SeedRange(0, 2))
     assert parse_latents("a.npy") == (LatentFile(Path("a.npy")),)
-    assert parse_latents("a.npy:z[2]") == (LatentFile(Path("a.npy"), 2, 2, holds_z=True),)
+    assert parse_latents("a.npy:z[2]") == (LatentFile(Path("a.npy"), 2, 2, "z"),)
+    assert parse_latents("a.npy[2]:w") == (LatentFile(Path("a.npy"), 2, 2, "w"),)
+    assert parse_latents("c.pt:me.jpg") == (LatentFile(Path("c.pt"), key="me.jpg"),)
     assert parse_latents("b.safetensors[0-9],3") == (
         LatentFile(Path("b.safetensors"), 0, 9),
         SeedRange(3, 3),
@@ -63,7 +65,7 @@ def test_latent_notation(in_tmp: Path) -> None:
         "mean": "is not a latent",
         "no.npy": "no file no.npy",
         "b.safetensors[9-0]": "descending",
-        "b.safetensors:z": "':z'",
+        "a.npy:w[1]:z": "names two arrays",
         "3-1": "did you mean 1-3",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -13,10 +13,11 @@ from networks import random_generator
 from safetensors.numpy import save_file
 
 from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.latents import sources as latents_module
+from sg2cli.latents import opening as latents_module
 from sg2cli.latents.mapping import to_ws
 from sg2cli.latents.notation import parse_latents
-from sg2cli.latents.sources import LatentList, open_latents
+from sg2cli.latents.opening import open_latents
+from sg2cli.latents.sources import LatentList
 from sg2cli.storage.reading import Source
 
 G = random_generator()  # z 12, w 16, 6 ws
@@ -107,7 +108,10 @@ def test_stdin_is_a_file(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ws": np.zeros((0, 6, 16), "f4")}, "shape"),
         ({"ws": np.zeros((1, 1, 6, 16), "f4")}, "shape"),
         ({"w": np.zeros((1, 16), "i8")}, "holds (int64|I64), not float16, float32 or float64"),
-        ({"other": np.zeros((1, 16), "f4")}, "named z, w or ws"),
+        (
+            {"one": np.zeros((1, 16), "f4"), "other": np.zeros((1, 16), "f4")},
+            "holds 'one', 'other', of which none is named z, w, .*: choose one, such as f.*:one",
+        ),
         ({"ws": WS, "synthesis.b64.conv0.noise_const": np.zeros((64, 64), "f4")}, "no layer"),
         ({"ws": WS, "synthesis.b4.conv0.noise_const": np.zeros((4, 4), "f4")}, "no layer"),
         ({"ws": WS, "synthesis.b8.conv0.noise_const": np.zeros((4, 4), "f4")}, r"not \[8, 8\]"),
@@ -172,9 +176,9 @@ def test_a_file_of_which_single_rows_are_asked_for_is_read_once(
     opened: list[Path] = []
     read = latents_module.read_latents
 
-    def counted(file: Path, name: str) -> Any:
+    def counted(file: Path, name: str, key: str | None) -> Any:
         opened.append(file)
-        return read(file, name)
+        return read(file, name, key)
 
     monkeypatch.setattr(latents_module, "read_latents", counted)
     found = list(open_latents(parse_latents(",".join(f"a.npy[{i}]" for i in range(50))), G.config))

@@ -29,7 +29,8 @@ from sg2cli.inversion.folders import BatchFolder
 from sg2cli.inversion.photo_input import check_network
 from sg2cli.inversion.targets import Target, find_photos
 from sg2cli.latents.notation import LatentFile
-from sg2cli.latents.sources import LatentList, open_latents
+from sg2cli.latents.opening import open_latents
+from sg2cli.latents.sources import LatentList
 from sg2cli.sampling import check_settings
 from sg2cli.settings import (
     PRESETS,
