@@ -14,7 +14,15 @@ from sg2cli.checkpoints.export import SUFFIXES
 from sg2cli.checkpoints.native import Network, has_our_names, save_generator
 from sg2cli.checkpoints.official import LICENCE, OFFICIAL_NETWORKS
 from sg2cli.checkpoints.weight_deltas import open_weight_deltas
-from sg2cli.errors import Sg2Error, UsageError, brief, errors_named, is_address, public
+from sg2cli.errors import (
+    CheckpointError,
+    Sg2Error,
+    UsageError,
+    brief,
+    errors_named,
+    is_address,
+    public,
+)
 from sg2cli.settings import shown_size
 from sg2cli.storage.atomic import check_file, make_folder
 from sg2cli.storage.downloads import download
@@ -166,6 +174,7 @@ def _read_other(
                 raise Sg2Error(f"{url} was changed on the disk: remove {out} and convert it again")
     else:
         path = bundled().get(name) or user_path(name)
+        _refuse_folder(path)
         if is_ours(path) and has_our_names(path):
             raise UsageError(
                 f"{name} is a .safetensors, which sg2 reads as it is: `to` ada or "
@@ -175,6 +184,17 @@ def _read_other(
     for text in [_summary(read.format, network), *_remarks(read, odd)]:
         note(text)
     return {"format": read.format, "source": network.source["sha256"], "made_up": read.made_up}
+
+
+def _refuse_folder(path: Path) -> None:
+    if not path.is_dir():
+        return
+    if (path / "data.pkl").exists():
+        raise CheckpointError(
+            f"{path}: an unpacked .pt: pack it with `(cd {path.parent} && zip -0 -r {path.name}.pt "
+            f"{path.name})`, and convert that"
+        )
+    raise CheckpointError(f"{path}: a folder: give the checkpoint inside")
 
 
 def _summary(format: str, network: Network) -> str:

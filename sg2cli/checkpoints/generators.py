@@ -15,7 +15,7 @@ from sg2cli.storage.budget import Budget
 # The average of the generator's weights over the last training steps draws better images than they
 # do, and is what everybody uses.
 AVERAGED = re.compile(r"(^|[._])(ema|gs|smooth)([._]|$)")
-WRAPPERS = {"state_dict", "module", "model", "models", "decoder", "weights", "net"}
+WRAPPERS = {"state_dict", "module", "_orig_mod", "model", "models", "decoder", "weights", "net"}
 MEANS = ("latent_avg", "w_avg", "dlatent_avg", "mean_latent")  # of w, beside a state dict
 
 

@@ -81,7 +81,7 @@ class NetworkGlobals(dict[str, object]):
         if key in self:
             return self[key]
         module, _, name = key.partition(" ")
-        if "__" in name or "__" in module.replace("__builtin__", ""):
+        if "__" in name:  # the inside of a class
             return default
         top = module.partition(".")[0]
         if module in HARMLESS and name in HARMLESS[module]:

@@ -190,6 +190,8 @@ def _read_zip(content: bytes, budget: Budget, allowed: dict[str, object]) -> Any
         archive = ZipFile(Source(content))
     pickles = [name for name in archive.members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
+        if any(name.endswith(".npy") for name in archive.members):
+            raise CheckpointError("an .npz of NumPy arrays, such as latents, and no network")
         inside = next((n for n in archive.members if n.endswith(WEIGHT_FILES)), None)
         hint = f": unpack it, and give {brief(inside)}" if inside else ""
         raise CheckpointError(f"a zip file, but not one of torch.save{hint}")

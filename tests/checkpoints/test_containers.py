@@ -269,6 +269,7 @@ def test_files_that_are_no_checkpoints_are_named(content: bytes, sg2: Any) -> No
 def test_archives_around_a_checkpoint(in_tmp: Path) -> None:
     for content, message in (
         (zip_of(folder__net_pkl=b"x"), "unpack it, and give 'folder/net.pkl'"),
+        (zip_of(**{"w.npy": b"x"}), "an .npz of NumPy arrays"),
         (zip_of(net__data_pkl=b"x", net__constants_pkl=b"x"), "a TorchScript program"),
     ):
         Path("net.pt").write_bytes(content)
@@ -293,3 +294,12 @@ def test_a_name_that_only_some_code_knows_is_named(tmp_path: Path) -> None:
         )
         with pytest.raises(CheckpointError, match=f"unknown {scheme} key 'x.y'"):
             read_checkpoint(tmp_path / "n")
+
+
+def test_folders_are_not_checkpoints(sg2: Any) -> None:
+    Path("net").mkdir()
+    assert "net: a folder: give the checkpoint inside" in sg2("convert", "net", "a.safetensors").err
+    Path("net/data.pkl").write_bytes(b"")
+    result = sg2("convert", "net", "a.safetensors")
+    assert result.code == 3
+    assert "an unpacked .pt: pack it with `(cd . && zip -0 -r net.pt net)`" in result.err

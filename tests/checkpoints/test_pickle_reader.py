@@ -167,7 +167,6 @@ HOSTILE: dict[str, bytes] = {
     "call of an instance": dumps(Called(Call("evil", "Thing"), "touch canary")),
     "build of an unknown class": b"\x80\x02cevil\nThing\n}U\x05_nameU\x01xsb.",
     "inside an unknown class": dumps(Call("evil", "Thing.__init__.__globals__")),
-    "private module": dumps(Call("evil.__main__", "Thing")),
     "buffer": dumps(Call("numpy.core.numeric", "_frombuffer", RUN, Name("numpy", "dtype"), (0,))),
     "class of a module": dumps(0x1950A86A20F9469CFC6C)
     + dumps(1001)
@@ -250,7 +249,7 @@ HARMLESS = {
     *("code", "dotted", "sg2's own", "build of a class", "slots of a class"),
     *("slots of a function", "call of data", "call of a call", "torch function"),
     *("newobj of a function", "newobj with names", "reconstructor", "build of an unknown class"),
-    *("inside an unknown class", "private module", "class of a module"),
+    *("inside an unknown class", "class of a module"),
 }
 OBEYING = """
 import contextlib, pathlib, pickle, sys, types, torch
