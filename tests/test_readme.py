@@ -38,6 +38,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.long
 def test_the_shell_commands_work(in_tmp: Path) -> None:
     """In the order in which they stand, in one folder, as later ones use what earlier ones made."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

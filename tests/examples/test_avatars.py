@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -49,6 +50,7 @@ def make_drawings(out: Path) -> None:
     out.with_suffix(".json").write_text(json.dumps(attributes))
 
 
+@pytest.mark.long
 def test_a_network_is_trained_and_gets_directions(sg2, in_tmp: Path) -> None:
     make_drawings(in_tmp / "drawings")
     train = [sys.executable, EXAMPLE / "train.py", "drawings", "run", "--scale", "0.0002"]
