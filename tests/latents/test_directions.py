@@ -193,7 +193,7 @@ class Evil:
         ("complex.npy", "holds no directions"),
         ("list.pt:0", "holds no directions"),
         ("other.safetensors", "named directions .other.: give one, as in other.safetensors:other"),
-        ("pca.safetensors:sefa:0", "no directions sefa"),
+        ("pca.safetensors:sefa:0", "no directions of sefa, but pca"),
         ("zero.npy", "is zero"),
         ("nan.npy", "is zero, NaN"),
         ("pickle.npy", "holds no directions"),
