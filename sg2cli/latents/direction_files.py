@@ -17,12 +17,12 @@ from sg2cli.checkpoints.containers import read_container
 from sg2cli.checkpoints.pickle_reader import budget_for
 from sg2cli.checkpoints.tensor_tree import tensor_tree
 from sg2cli.errors import CheckpointError, UsageError, brief
-from sg2cli.latents import files
+from sg2cli.latents import array_names, files
 from sg2cli.latents.direction_names import NO_DIRECTIONS, WEIGHTS, is_name, names_of, unknown
 from sg2cli.latents.direction_notation import DirectionSource, none_such
 from sg2cli.latents.discovery import METHODS
 from sg2cli.settings import GeneratorConfig
-from sg2cli.storage.array_files import NPY, read_arrays
+from sg2cli.storage.array_files import NPY, UNNAMED, read_arrays
 from sg2cli.storage.budget import MAX_CHECKPOINT, MAX_DIMENSIONS, MAX_DIRECTIONS, LimitExceeded
 from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source, read_bytes
@@ -38,6 +38,7 @@ STANDARD_DEVIATIONS = {  # of W along each direction of an array, strongest firs
     "comp": "std",  # GANSpace's components as encoder4editing stores them
 }
 EIGENVECTORS = "eigvec"  # columns; of rosinality's closed_form_factorization.py
+LATENTS = {*array_names.NAMES} - {UNNAMED}
 LISTS = (*STANDARD_DEVIATIONS, EIGENVECTORS)
 
 
@@ -181,7 +182,7 @@ def _refuse_other_files(names: Iterable[str], metadata: Mapping[str, Any]) -> No
     if any(WEIGHTS.fullmatch(name) for name in names):
         what = "the weight deltas of a network" if metadata.get("kind") else "a network"
         raise ValueError(f"it is {what}")
-    if latents := sorted({*names} & {*files.NAMES}):
+    if latents := sorted({*names} & LATENTS):
         raise ValueError(f"it holds latents ({', '.join(latents)})")
 
 
