@@ -8,6 +8,7 @@ import re
 import click
 
 from sg2cli.cli.familiar_names import why_unknown, with_our_options
+from sg2cli.cli.option_checks import refuse_repeated
 
 OTHER = "Other options"
 COLUMN = 24  # width of the names of options
@@ -21,7 +22,7 @@ SHARED = {
         *("psi", "psis", "cutoff", "class_index"),
     ),
     "Drawing": (
-        *("styles", "direction", "amount", "steps", "layers", "method", "space", "loop"),
+        *("styles", "directions", "amount", "steps", "layers", "method", "space", "loop"),
         *("frames", "noise_mode", "grid", "batch", "shard"),
     ),
     "Output": (
@@ -75,7 +76,9 @@ class Command(click.Command):
         known = [name for param in params for name in param.opts]
         flags = [n for p in params if isinstance(p, click.Option) and p.is_flag for n in p.opts]
         try:
-            return super().parse_args(ctx, with_our_options(args, known, flags))
+            ours = with_our_options(args, known, flags)
+            refuse_repeated(self, ctx, ours)
+            return super().parse_args(ctx, ours)
         except click.NoSuchOption as error:
             name = error.option_name
             if message := why_unknown(name):

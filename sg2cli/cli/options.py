@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sg2cli import checkpoints
-from sg2cli.errors import UsageError, brief
+from sg2cli.errors import brief
 from sg2cli.latents import notation
 from sg2cli.latents.files import SUFFIXES
 from sg2cli.latents.mixing import parse_styles
@@ -111,41 +111,16 @@ def _hash(text: str) -> str:
     return text
 
 
-def _directions_file(text: str) -> Path:
-    if not text.endswith(".safetensors"):
-        raise ValueError(f"{brief(text)}: directions are saved as .safetensors")
-    return user_path(text)
-
-
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(_psi(part.strip()) for part in text.split(","))
-
-
-def _amount(text: str) -> tuple[float, float]:
-    first, dots, last = text.partition("..")
-    try:
-        low, high = float(first), float(last if dots else first)
-    except ValueError:
-        raise ValueError(
-            f"{brief(text)} is not an amount: give a number or a range such as -3..3"
-        ) from None
-    if not max(abs(low), abs(high)) <= MAX_FACTOR:
-        raise ValueError(
-            f"{brief(text)} is out of range: amounts are between -{MAX_FACTOR:g} and {MAX_FACTOR:g}"
-        )
-    if high < low:
-        raise ValueError(f"amount {text} is descending; did you mean {last}..{first}?")
-    return low, high
 
 
 SEEDS = ParsedType("seeds", notation.parse_seeds)
 LATENTS = ParsedType("latents", notation.parse_latents, complete="file")
 DEVICE = ParsedType("device", _device)
 PSI = ParsedType("psi", _psi)
-DIRECTIONS_FILE = ParsedType("file", _directions_file, complete="file")
 LATENTS_FILE = ParsedType("file", _latents_file, complete="file")
 PSI_LIST = ParsedType("psi,psi", _numbers)
-AMOUNT = ParsedType("amount", _amount)
 STYLES = ParsedType("styles", parse_styles)
 
 
@@ -163,15 +138,6 @@ def sources_option(
     return click.option(
         *names, type=type, metavar=metavar, multiple=True, callback=joined, **attributes
     )
-
-
-def refuse_together(option: str, others: Iterable[str]) -> None:
-    """UsageError if one of the parameters called `others` is given: `option` does not use it."""
-    context = click.get_current_context()
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if param.name in others and source is click.core.ParameterSource.COMMANDLINE:
-            raise UsageError(f"{option} cannot be used together with {param.opts[-1]}")
 
 
 HASH = ParsedType("hex", _hash)

@@ -107,7 +107,7 @@ class Session:
         output.write(drawing, G)
 
     def prepare(self, drawing: Drawing, G: Generator) -> None:
-        """Find the direction of an edit, with a bar; warn if it belongs to another network."""
+        """Find the directions of an edit, with a bar; warn of those of another network."""
         from sg2cli.latents.directions import warnings
         from sg2cli.sampling.edit import Edit
 
@@ -115,7 +115,7 @@ class Session:
             return
         with self.console.progress("Mapping", 100_000, "latent") as bar:
             found = drawing.find(G, bar.update)
-        for warning in warnings([found], self.network.sha256):
+        for warning in warnings(found, self.network.sha256):
             self.console.note(f"warning: {warning}")
 
 

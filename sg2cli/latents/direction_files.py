@@ -17,12 +17,12 @@ from sg2cli.checkpoints.containers import read_container
 from sg2cli.checkpoints.pickle_reader import budget_for
 from sg2cli.checkpoints.tensor_tree import tensor_tree
 from sg2cli.errors import CheckpointError, UsageError, brief
-from sg2cli.latents import files
+from sg2cli.latents import array_names, files
 from sg2cli.latents.direction_names import NO_DIRECTIONS, WEIGHTS, is_name, names_of, unknown
 from sg2cli.latents.direction_notation import DirectionSource, none_such
 from sg2cli.latents.discovery import METHODS
 from sg2cli.settings import GeneratorConfig
-from sg2cli.storage.array_files import NPY, read_arrays
+from sg2cli.storage.array_files import NPY, UNNAMED, read_arrays
 from sg2cli.storage.budget import MAX_CHECKPOINT, MAX_DIMENSIONS, MAX_DIRECTIONS, LimitExceeded
 from sg2cli.storage.paths import kind
 from sg2cli.storage.reading import Source, read_bytes
@@ -38,6 +38,7 @@ STANDARD_DEVIATIONS = {  # of W along each direction of an array, strongest firs
     "comp": "std",  # GANSpace's components as encoder4editing stores them
 }
 EIGENVECTORS = "eigvec"  # columns; of rosinality's closed_form_factorization.py
+LATENTS = {*array_names.NAMES} - {UNNAMED}
 LISTS = (*STANDARD_DEVIATIONS, EIGENVECTORS)
 
 
@@ -178,17 +179,17 @@ def _read_pickle(content: bytes, path: Path) -> _Arrays:
 
 def _refuse_other_files(names: Iterable[str], metadata: Mapping[str, Any]) -> None:
     """ValueError for a network, and for latents."""
-    if any(name.startswith(WEIGHTS) or f".{WEIGHTS[0]}" in name for name in names):
+    if any(WEIGHTS.fullmatch(name) for name in names):
         what = "the weight deltas of a network" if metadata.get("kind") else "a network"
         raise ValueError(f"it is {what}")
-    if latents := sorted({*names} & {*files.NAMES}):
+    if latents := sorted({*names} & LATENTS):
         raise ValueError(f"it holds latents ({', '.join(latents)})")
 
 
 def _choose(found: _Arrays, source: DirectionSource, config: GeneratorConfig) -> StoredDirection:
     """Select one of the directions of a file."""
     if source.method and source.method not in found.arrays:
-        raise ValueError(f"it has no directions {source.method}")
+        raise ValueError(f"it has no directions of {source.method}, but {_listed(found.arrays)}")
     key = source.method or next((name for name in LISTS if name in found.arrays), None)
     deviations = None
     if key is not None:
@@ -205,7 +206,7 @@ def _choose(found: _Arrays, source: DirectionSource, config: GeneratorConfig) ->
         raise ValueError(f"it has several arrays, and none called {_listed(LISTS)}")
     else:
         raise ValueError("it has no arrays")
-    vectors = _in_order(vectors, source, config)
+    vectors = _in_order(vectors, key is not None, source, config)
     if deviations is not None and len(deviations) != len(vectors):
         raise ValueError("it does not have one deviation for each direction")
     vector, number = _select(vectors, key is not None, source, config)
@@ -223,7 +224,9 @@ def _deviations(found: _Arrays, key: str) -> Tensor | None:
     return None
 
 
-def _in_order(vectors: Tensor, source: DirectionSource, config: GeneratorConfig) -> Tensor:
+def _in_order(
+    vectors: Tensor, is_list: bool, source: DirectionSource, config: GeneratorConfig
+) -> Tensor:
     """[K,w_dim] or [K,num_ws,w_dim], without further dimensions of size 1."""
     shape = list(vectors.shape)
     while len(shape) > 1 and shape[-1] == 1 != config.w_dim:
@@ -234,9 +237,10 @@ def _in_order(vectors: Tensor, source: DirectionSource, config: GeneratorConfig)
             f"[{config.num_ws},{config.w_dim}]: W of this network has {config.w_dim} numbers"
         )
     *counts, width = shape
-    if len(counts) > 1 and counts[-1] == config.num_ws:
+    is_flat = sum(count != 1 for count in counts) <= 1
+    if len(counts) > 1 and counts[-1] == config.num_ws and not (is_list and is_flat):
         return vectors.reshape(-1, config.num_ws, width)
-    if sum(count != 1 for count in counts) > 1:
+    if not is_flat:
         raise UsageError(
             f"{source.path} has directions of {list(vectors.shape)}: this network has "
             f"{config.num_ws} rows of ws"

@@ -21,7 +21,7 @@ from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 SUFFIX = ".directions.safetensors"
 MAX_NAME = 64
 NAME = re.compile(r"[^\W_][\w.+-]*")
-WEIGHTS = ("mapping.", "synthesis.", "convs.", "style.")  # how names of a network's weights begin
+WEIGHTS = re.compile(r"(?:.*\.)?(?:mapping|synthesis|convs|style)\..*")  # of a network
 NO_DIRECTIONS = "is damaged or holds no directions"
 
 
@@ -58,7 +58,7 @@ def read_names(path: Path) -> dict[str, str]:
 
 def names_of(file: SafetensorsFile) -> dict[str, str]:
     """As `read_names`, of an open file."""
-    if any(name.startswith(WEIGHTS) for name in file.entries):
+    if any(WEIGHTS.fullmatch(name) for name in file.entries):
         return {}
     found = sg2_metadata(file.metadata).get("directions")
     described = found if isinstance(found, dict) else {}

@@ -65,15 +65,20 @@ def moments(
 def sefa(G: Generator, rows: Sequence[int]) -> Tensor:
     """The directions [w_dim,w_dim] that change the styles of those rows most, strongest first.
 
-    Eigenvectors of A^T A, A being the affine weights of the convolutions that read the rows, one
-    below the other (Shen and Zhou 2021, eq. 8); orthonormal. Of the ToRGB layers, which only
-    colour, the last counts alone, as no convolution reads its row.
+    Eigenvectors of A^T A by falling eigenvalue (Shen and Zhou 2021, eq. 8), orthonormal. A has the
+    affine weights of the layers that read the rows, one below the other, each of its rows divided
+    by its norm as in the authors' code, so that all style channels count alike.
+
+    Which layers count: all 3x3 convolutions of the chosen rows, and the last ToRGB if the last row
+    is chosen, which no convolution reads. The other ToRGB layers only colour the image.
     """
     import torch
 
     layers = [layer.affine for layer in G.synthesis.layers]
     affines = [*layers, G.synthesis.blocks[-1].torgb.affine]  # which reads the last row
     A = torch.cat([affines[row].weight for row in rows]).double()
+    norms = A.norm(dim=1, keepdim=True)
+    A = A / torch.where(norms > 0, norms, 1)  # a style channel may not depend on w
     _, vectors = torch.linalg.eigh(A.T @ A)  # rising eigenvalues
     return _with_sign(vectors.T.flip(0))
 

@@ -331,7 +331,7 @@ def test_a_network_without_names_has_none(net: Path) -> None:
     assert sg2cli.named_directions(random_generator()) == {}
 
 
-@pytest.mark.parametrize("amounts", ["1", None, float("nan"), [0, "1"], [True], [], float("inf")])
+@pytest.mark.parametrize("amounts", ["1", [None], float("nan"), [0, "1"], [True], [], float("inf")])
 def test_amounts_that_are_not_numbers(net: Path, amounts: Any) -> None:
     beside({"smile": torch.ones(6, 16)})
     with pytest.raises(UsageError, match="is not a finite number|no amounts"):

@@ -9,16 +9,16 @@ from typing import Any
 import click
 
 from sg2cli import checkpoints
+from sg2cli.cli.direction_options import DIRECTIONS_FILE
 from sg2cli.cli.help import Command
+from sg2cli.cli.option_checks import refuse_together
 from sg2cli.cli.options import (
-    DIRECTIONS_FILE,
     STYLES,
     class_option,
     json_option,
     network_options,
     overwrite_option,
     quiet_option,
-    refuse_together,
 )
 from sg2cli.cli.session import Session, open_session
 from sg2cli.errors import UsageError, brief, printable

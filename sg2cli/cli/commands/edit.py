@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sg2cli.cli.direction_options import AMOUNT, DIRECTION, Amount
 from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
-    AMOUNT,
     LATENTS,
     PATH,
     STYLES,
@@ -17,12 +18,12 @@ from sg2cli.cli.options import (
     output_options,
 )
 from sg2cli.cli.output import image_output
-from sg2cli.cli.session import open_session
+from sg2cli.cli.session import Session, open_session
 from sg2cli.cli.video import VideoOutput, fps_option, is_video
 from sg2cli.errors import UsageError
 from sg2cli.latents.direction_notation import open_direction
 from sg2cli.latents.mixing import format_styles
-from sg2cli.sampling.edit import Edit
+from sg2cli.sampling.edit import Edit, Move
 
 if TYPE_CHECKING:
     from sg2cli.latents.mixing import Styles
@@ -37,15 +38,18 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
 @network_options
 @click.option(
     "--direction",
+    "directions",
+    type=DIRECTION,
     required=True,
+    multiple=True,
     metavar="DIRECTION",
-    help="A name (sg2 directions --list), sefa:K, pca:K, FILE:sefa:K, FILE:NAME, an .npy, or "
-    "factor.pt:K (K from 0, the strongest).",
+    help="A name (sg2 directions --list), sefa:K, pca:K, FILE, FILE:K or FILE:NAME; several add "
+    "up, as smile=1 or smile=-1..1.",
 )
 @click.option(
     "--amount",
     type=AMOUNT,
-    help="Distance or range. [default: -3..3 std of W, -1..1 of a named direction]",
+    help="Amount or range; default -3..3 std, of a name -1..1.",
 )
 @click.option(
     "--steps",
@@ -69,8 +73,8 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
 @output_options
 def edit(
     latents: tuple[LatentSource, ...],
-    direction: str,
-    amount: tuple[float, float] | None,
+    directions: tuple[tuple[str, Amount | None], ...],
+    amount: Amount | None,
     steps: int | None,
     layers: Styles | None,
     fps: float,
@@ -79,40 +83,54 @@ def edit(
     skip_existing: bool,
     **options: Any,
 ) -> None:
-    """Move LATENTS along a direction: a grid with a row for each latent, or a video.
+    """Move LATENTS along directions: a grid with a row for each latent, or a video.
+
+    The columns go through the ranges of all directions at once.
 
     \b
     sg2 edit 0-3 --direction glasses
-    sg2 edit 85 --direction sefa:0 --layers coarse
+    sg2 edit 85 --direction beard=1 --direction smile=-1..1 --steps 3
     sg2 edit me/projected.safetensors --direction pca:2 --amount -2..2 --out me.gif
     """
     session, settings = open_session(**options)
     to_video = is_video(out)
-    network = session.network.path
-    if amount is None:
-        is_named = open_direction(direction, session.config, network).is_named
-        amount = NAMED_RANGE if is_named else RANGE
-    amounts = _amounts(amount, steps, to_video)
+    moves = _moves(session, directions, amount, steps or (FRAMES if to_video else COLUMNS))
+    if steps and len(moves[0].amounts) == 1:
+        raise UsageError("--steps requires a range of amounts, such as -3..3")
     listed = session.latents(latents, "LATENTS", reserved=["grid"])
-    moved = format_styles(layers) if layers else None
-    drawing = Edit(session.config, listed, direction, amounts, moved, settings, network)
+    chosen = format_styles(layers) if layers else None
+    drawing = Edit(session.config, listed, moves, chosen, settings)
     if not to_video:
         output = image_output(out, "png", overwrite, skip_existing, session.console)
         session.draw_images(drawing, output)
         return
-    if len(listed) > 1 or len(amounts) == 1:
+    if len(listed) > 1 or drawing.columns == 1:
         raise UsageError("a video shows one latent over a range of amounts: use a folder as --out")
     video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)
     session.check_outputs([video.path], latents)
     session.draw_video(drawing, video)
 
 
-def _amounts(amount: tuple[float, float], steps: int | None, to_video: bool) -> list[float]:
-    """Evenly spaced amounts; UsageError for --steps with a single amount."""
-    low, high = amount
+def _moves(
+    session: Session,
+    given: Sequence[tuple[str, Amount | None]],
+    amount: Amount | None,
+    columns: int,
+) -> list[Move]:
+    """The directions with their amounts in each column, of which there is one without a range."""
+    if amount is not None and all(own is not None for _, own in given):
+        raise UsageError("--amount is for a --direction without an amount of its own: remove one")
+    moves = []
+    for text, own in given:
+        source = open_direction(text, session.config, session.network.path)
+        default = amount or (NAMED_RANGE if source.is_named else RANGE)
+        moves.append((source, own or default))
+    count = columns if any(low != high for _, (low, high) in moves) else 1
+    return [Move(source, spread(*ends, count)) for source, ends in moves]
+
+
+def spread(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Evenly spaced amounts; all the same if the ends are."""
     if low == high:
-        if steps:
-            raise UsageError(f"--steps requires a range of amounts, such as -3..3, not {low:g}")
-        return [low]
-    count = steps or (FRAMES if to_video else COLUMNS)
-    return [low + (high - low) * i / (count - 1) for i in range(count)]
+        return (low,) * count
+    return tuple(low + (high - low) * i / (count - 1) for i in range(count))

@@ -13,6 +13,7 @@ import pytest
 from networks import random_generator
 from safetensors.torch import load_file
 
+import sg2cli
 from sg2cli import checkpoints
 from sg2cli.latents.files import inspect_latents
 from tests.conftest import SG2, one_line
@@ -174,3 +175,91 @@ def test_a_folder_may_have_a_dot(sg2: Any) -> None:
     assert sg2("edit", "0", *common, "--out", "run.1").lines[0] == "run.1/seed0000-+1.png"
     for name in ("a.png", "a.avi", "-"):
         assert "give a folder, or a video" in one_line(sg2("edit", "0", *common, "--out", name).err)
+
+
+def test_directions_add_up(sg2: Any) -> None:
+    """In steps: one edit, then the other of its result, give the pixels of both at once."""
+    args = ("--direction", "beard=1", "--direction", "sefa:1=-2", "--out", "both")
+    both = sg2("edit", "3", *args)
+    assert both.lines == ["both/seed0003-+1_-2.png", "both/grid.png"]
+    G = sg2cli.load(device="cpu")
+    (first,) = sg2cli.edit(G, 3, "beard", 1)
+    (second,) = sg2cli.edit(G, first, "sefa:1", -2)
+    (together,) = sg2cli.edit(G, 3, {"beard": 1, "sefa:1": -2})
+    np.testing.assert_array_equal(pixels(both.lines[0]), second.pixels)
+    np.testing.assert_array_equal(together.pixels, second.pixels)
+    assert together.name == "seed0003-+1_-2"
+    found = together.provenance["directions"]
+    assert [(d["direction"], d["amount"]) for d in found] == [("beard", 1), ("sefa:1", -2)]
+
+
+def test_a_direction_given_twice_is_moved_along_twice(sg2: Any) -> None:
+    sg2("edit", "3", "--direction", "beard=0.5", "--direction", "beard=0.5", "--out", "twice")
+    sg2("edit", "3", "--direction", "beard=1", "--out", "once")
+    np.testing.assert_array_equal(pixels("twice/seed0003-+0.5.png"), pixels("once/seed0003-+1.png"))
+
+
+def test_ranges_run_side_by_side_and_amounts_stay(sg2: Any) -> None:
+    args = ("--direction", "beard=1", "--direction", "smile=-1..1", "--direction", "sefa:0=0..4")
+    result = sg2("edit", "3", *args, "--steps", "3")
+    assert [Path(line).stem for line in result.lines[:3]] == [
+        "seed0003-+1_-1_+0",
+        "seed0003-+1_+0_+2",
+        "seed0003-+1_+1_+4",
+    ]
+    G = sg2cli.load(device="cpu")
+    images = sg2cli.edit(G, 3, {"beard": 1, "smile": [-1, 0, 1], "sefa:0": [0, 2, 4]})
+    for line, image in zip(result.lines, images, strict=False):
+        np.testing.assert_array_equal(pixels(line), image.pixels)
+
+
+def test_directions_without_an_amount_share_that_of_the_option(sg2: Any) -> None:
+    args = ("--direction", "beard", "--direction", "smile", "--direction", "hat=1")
+    result = sg2("edit", "3", *args, "--amount", "0..2", "--steps", "2")
+    assert [Path(line).stem for line in result.lines[:2]] == ["seed0003-+0_+1", "seed0003-+2_+1"]
+    by_default = sg2("edit", "3", "--direction", "beard", "--direction", "sefa:0", "-o", "d")
+    assert Path(by_default.lines[0]).stem == "seed0003--1_-3"
+
+
+def test_a_single_direction_with_its_amount_keeps_files_without(sg2: Any) -> None:
+    assert sg2("edit", "3", "--direction", "beard", "--amount", "1").code == 0
+    assert sg2("edit", "3", "--direction", "beard=1", "--skip-existing").lines == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--direction", "beard=1", "--amount", "2"], "--amount is for a --direction without an"),
+        (["--direction", "beard=far"], "'far' is not an amount"),
+        (["--direction", "beard=1", "--steps", "3"], "--steps requires a range"),
+        (["--direction", "beard=1", "--direction", "smile=1", "--layers", "9"], "rows 3-6 of ws"),
+        (["--direction", "beard", "--amount", "1", "--amount", "2"], "--amount has one value, but"),
+        (["--direction", "beard", "-n", "a", "--network", "b"], "--network has one value, but is"),
+    ],
+)
+def test_amounts_that_do_not_fit(sg2: Any, args: list[str], message: str) -> None:
+    result = sg2("edit", "3", *args)
+    assert result.code == 2 and message in one_line(result.err)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_file_whose_name_has_an_equals_sign(sg2: Any) -> None:
+    np.save("a.npy", np.eye(256)[0])
+    Path("a.npy").rename("a=1")
+    assert sg2("edit", "3", "--direction", "a=1", "--amount", "2").lines[0].endswith("-+2.png")
+
+
+@pytest.mark.parametrize(
+    ("direction", "amounts", "message"),
+    [
+        ({"beard": 1}, 2, "amounts of its own"),
+        ({"beard": [1, 2], "smile": [1, 2, 3]}, None, "2 amounts of beard, but 3 of another"),
+        ({}, None, "no directions"),
+        ([], None, "no directions"),
+        ({"beard": "1"}, None, "is not a finite number"),
+        (["beard", None], None, "a NoneType is not a direction"),
+    ],
+)
+def test_directions_that_do_not_fit(direction: Any, amounts: Any, message: str) -> None:
+    with pytest.raises(sg2cli.UsageError, match=message):
+        sg2cli.edit(sg2cli.load(device="cpu"), 3, direction, amounts)
