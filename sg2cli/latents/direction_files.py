@@ -18,6 +18,7 @@ from sg2cli.checkpoints.pickle_reader import budget_for
 from sg2cli.checkpoints.tensor_tree import tensor_tree
 from sg2cli.errors import CheckpointError, UsageError, brief
 from sg2cli.latents import files
+from sg2cli.latents.array_names import KINDS
 from sg2cli.latents.direction_names import NO_DIRECTIONS, WEIGHTS, is_name, names_of, unknown
 from sg2cli.latents.direction_notation import DirectionSource, none_such
 from sg2cli.latents.discovery import METHODS
@@ -181,7 +182,7 @@ def _refuse_other_files(names: Iterable[str], metadata: Mapping[str, Any]) -> No
     if any(name.startswith(WEIGHTS) or f".{WEIGHTS[0]}" in name for name in names):
         what = "the weight deltas of a network" if metadata.get("kind") else "a network"
         raise ValueError(f"it is {what}")
-    if latents := sorted({*names} & {*files.NAMES}):
+    if latents := sorted({*names} & {*KINDS}):
         raise ValueError(f"it holds latents ({', '.join(latents)})")
 
 

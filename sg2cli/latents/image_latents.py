@@ -66,8 +66,10 @@ def read_image_latent(source: Path | bytes, name: str, config: GeneratorConfig) 
     if provenance is None or not {"checkpoint", "version"} <= provenance.keys():
         raise PhotoGiven(name)
     stem = name_of(Path(name).stem, provenance)
-    is_path = isinstance(source, Path)
-    digest = reading.sha256(source) if is_path else hashlib.sha256(source).hexdigest()
+    if isinstance(source, Path):
+        digest = reading.sha256(source)
+    else:
+        digest = hashlib.sha256(source).hexdigest()
     made: dict[str, Any] = {"image": stem, "sha256": digest}
     try:
         origin = _origin(provenance)
@@ -96,11 +98,11 @@ def _origin(provenance: Mapping[str, Any]) -> ImageOrigin:
         raise ValueError("its psi is not a number")
     if cutoff is not None and not (type(cutoff) is int and 0 <= cutoff < 1 << 20):
         raise ValueError("its cutoff is not a number of rows")
-    hashes = [provenance.get(key) for key in ("checkpoint", "tuned")]
-    if not all(found is None or isinstance(found, str) for found in hashes):
+    checkpoint, tuned = provenance.get("checkpoint"), provenance.get("tuned")
+    if not all(found is None or isinstance(found, str) for found in (checkpoint, tuned)):
         raise ValueError("the hash of its network is malformed")
     truncated = _is_truncated(provenance)
-    return ImageOrigin(*hashes, psi, cutoff, provenance.get("class"), truncated)
+    return ImageOrigin(checkpoint, tuned, psi, cutoff, provenance.get("class"), truncated)
 
 
 def _is_truncated(provenance: Mapping[str, Any]) -> bool:

@@ -131,7 +131,9 @@ def _arrays(result: Mapping[str, Any], key: str | None) -> dict[str, Array]:
     """The arrays of one result: latents, and noise maps by the names of their buffers."""
     chosen = choose_names(_names(result, Budget(values=MAX_VALUES)), key)
     arrays = {label: _joined(label, result[label]) for label in chosen}
-    maps = next((result[label] for label in NOISES if isinstance(result.get(label), list)), [])
+    maps: list[Any] = next(
+        (result[label] for label in NOISES if isinstance(result.get(label), list)), []
+    )
     for number, noise_map in enumerate(maps):
         if not isinstance(noise_map, Numbers) or number > MAX_NOISE_MAPS:
             raise ValueError("its noise maps are malformed")
