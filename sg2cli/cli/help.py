@@ -73,8 +73,9 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As Click does; an unknown option suggests the nearest known one."""
         params = self.get_params(ctx)
-        known = [name for param in params for name in param.opts]
-        flags = [n for p in params if isinstance(p, click.Option) and p.is_flag for n in p.opts]
+        options = [param for param in params if isinstance(param, click.Option)]
+        known = [name for param in options for name in param.opts]
+        flags = [name for param in options if param.is_flag for name in param.opts]
         try:
             ours = with_our_options(args, known, flags)
             refuse_repeated(self, ctx, ours)

@@ -23,6 +23,7 @@ from sg2cli.settings import DrawSettings, GeneratorConfig, Precision
 from sg2cli.storage.paths import refuse_inputs
 
 if TYPE_CHECKING:
+    from sg2cli.cli.saved_latents import LatentsOutput
     from sg2cli.cli.video import VideoOutput
     from sg2cli.generator import Generator
     from sg2cli.latents.notation import LatentSource
@@ -92,19 +93,24 @@ class Session:
         G.set_precision(self.precision)
         return G
 
-    def draw_images(self, drawing: Drawing, output: ImageOutput) -> None:
-        """Draw a command's images into a folder, and the grid of them."""
+    def draw_images(self, drawing: Drawing, output: ImageOutput, saved: LatentsOutput) -> None:
+        """Draw a command's images into a folder, and the grid of them; save their latents."""
         output.needs_folder()
         output.check(chain(["grid"], drawing.names()))
+        saved.check([output.folder])
         G = self.load()
         self.prepare(drawing, G)
-        draw_into(output, drawing, G, self.console, grid=True)
+        saved.write(drawing, G, self.console)
+        done = saved.done_options
+        draw_into(output, drawing, G, self.console, grid=True, done_options=done)
 
-    def draw_video(self, drawing: Drawing, output: VideoOutput) -> None:
-        """Draw a command's images into a video, or a folder of frames."""
+    def draw_video(self, drawing: Drawing, output: VideoOutput, saved: LatentsOutput) -> None:
+        """Draw a command's images into a video, or a folder of frames; save their latents."""
+        saved.check([output.path or output.folder.folder])
         G = self.load()
         self.prepare(drawing, G)
-        output.write(drawing, G)
+        saved.write(drawing, G, self.console)
+        output.write(drawing, G, saved.done_options)
 
     def prepare(self, drawing: Drawing, G: Generator) -> None:
         """Find the directions of an edit, with a bar; warn of those of another network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import click
@@ -90,10 +91,10 @@ class VideoOutput:
             )
         check_file(self.path, overwrite)
 
-    def write(self, drawing: Drawing, G: Generator) -> None:
-        """Draw the frames; only one batch of them is in memory."""
+    def write(self, drawing: Drawing, G: Generator, done_options: Collection[str] = ()) -> None:
+        """Draw the frames; only one batch of them is in memory. `done_options`: see `draw_into`."""
         if not self.path:
-            draw_into(self.folder, drawing, G, self.console, grid=False)
+            draw_into(self.folder, drawing, G, self.console, grid=False, done_options=done_options)
             return
         console, at = self.console, (self.path, self.fps, self.overwrite)
         try:

@@ -82,7 +82,7 @@ def check_format(format: str, channels: int, width: int, height: int) -> None:
 
 
 def inspect_image(
-    path: Path | bytes, name: str | None = None
+    source: Path | bytes, name: str | None = None
 ) -> tuple[tuple[int, int], str, dict[str, Any] | None]:
     """Width and height, mode, and the provenance that `encode` wrote, if any; no pixel is read.
 
@@ -90,8 +90,7 @@ def inspect_image(
     """
     import PIL
 
-    source = path
-    path = Path(name) if name else path
+    path = str(source) if isinstance(source, Path) else name
     try:
         with _opened(source) as image:
             text = image.info.get("sg2") or image.getexif().get(DESCRIPTION)

@@ -13,6 +13,7 @@ from sg2cli.images.codecs import inspect_image
 from sg2cli.images.photos import PHOTO_SUFFIXES
 from sg2cli.images.stored_ws import stored_shape, unpack_ws
 from sg2cli.latents.notation import MAX_SEED
+from sg2cli.latents.photo_names import name_of
 from sg2cli.latents.sources import ImageOrigin, Latent
 from sg2cli.provenance import is_of_seed
 from sg2cli.settings import GeneratorConfig
@@ -22,14 +23,25 @@ MAX_PSI = 1e6
 TRUNCATED = "truncated"
 
 
-class PhotoGiven(UsageError):
+class NoLatentInImage(UsageError):
+    """An image without a latent."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} holds no latent, as it shows several images, or was written by an older "
+            "version: give one of its images, or what it was made from"
+        )
+
+
+class PhotoGiven(NoLatentInImage):
     """A photo where a latent is expected."""
 
     def __init__(self, name: str) -> None:
         self.command = shlex.join(["sg2", "project", name])
-        super().__init__(
+        UsageError.__init__(
+            self,
             f"{name} is not an image that sg2 made, so it holds no latent: find the latent of a "
-            f"photo by `{self.command}`, and give the folder that it writes"
+            f"photo by `{self.command}`, and give the folder that it writes",
         )
 
 
@@ -47,15 +59,17 @@ def read_image_latent(source: Path | bytes, name: str, config: GeneratorConfig) 
     did not make, UsageError for a grid or a latent that does not fit the network, Sg2Error for
     damaged metadata.
     """
-    stem = Path(name).stem
     try:
         provenance = inspect_image(source, name)[2]
     except Sg2Error as error:
         raise PhotoGiven(name) if Path(name).suffix in PHOTO_SUFFIXES else error from error
     if provenance is None or not {"checkpoint", "version"} <= provenance.keys():
         raise PhotoGiven(name)
-    is_path = isinstance(source, Path)
-    digest = reading.sha256(source) if is_path else hashlib.sha256(source).hexdigest()
+    stem = name_of(Path(name).stem, provenance)
+    if isinstance(source, Path):
+        digest = reading.sha256(source)
+    else:
+        digest = hashlib.sha256(source).hexdigest()
     made: dict[str, Any] = {"image": stem, "sha256": digest}
     try:
         origin = _origin(provenance)
@@ -66,10 +80,7 @@ def read_image_latent(source: Path | bytes, name: str, config: GeneratorConfig) 
             return Latent(stem, "seed", None, made, _seed(provenance), image=origin)
         shape = stored_shape(provenance)
         if shape is None:
-            raise UsageError(
-                f"{name} holds no latent, as it shows several images, or was written by an older "
-                "version: give one of its images, or what it was made from"
-            )
+            raise NoLatentInImage(name)
         if shape not in ((config.w_dim,), (config.num_ws, config.w_dim)):
             raise UsageError(
                 f"{name} has ws of {list(shape)}, this network has "
@@ -87,11 +98,11 @@ def _origin(provenance: Mapping[str, Any]) -> ImageOrigin:
         raise ValueError("its psi is not a number")
     if cutoff is not None and not (type(cutoff) is int and 0 <= cutoff < 1 << 20):
         raise ValueError("its cutoff is not a number of rows")
-    hashes = [provenance.get(key) for key in ("checkpoint", "tuned")]
-    if not all(found is None or isinstance(found, str) for found in hashes):
+    checkpoint, tuned = provenance.get("checkpoint"), provenance.get("tuned")
+    if not all(found is None or isinstance(found, str) for found in (checkpoint, tuned)):
         raise ValueError("the hash of its network is malformed")
     truncated = _is_truncated(provenance)
-    return ImageOrigin(*hashes, psi, cutoff, provenance.get("class"), truncated)
+    return ImageOrigin(checkpoint, tuned, psi, cutoff, provenance.get("class"), truncated)
 
 
 def _is_truncated(provenance: Mapping[str, Any]) -> bool:

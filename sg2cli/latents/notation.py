@@ -4,7 +4,9 @@ Parsing needs neither torch nor the network; `sources.open_latents` checks files
 
 from __future__ import annotations
 
+import glob
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,12 @@ from sg2cli.storage.paths import kind, user_path
 
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
 SEED = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
+PATTERN = re.compile(r"[*?]")
 KEY = r"(?::([^:\[\],/\\]{1,100}))?"
 ROWS_OF_FILE = re.compile(rf"(.+?){KEY}(?:\[(\d{{1,9}})(?:-(\d{{1,9}}))?\])?{KEY}", re.ASCII)
 NOTATION = (
     "a seed (85), a range (0-99), a file (.safetensors, .npz, .npy, .pt; file[2] for a row), an "
-    "image that sg2 made, or avg"
+    "image that sg2 made, a folder of these, or avg"
 )
 
 
@@ -63,7 +66,7 @@ def parse_latents(text: str) -> tuple[LatentSource, ...]:
     plain = all(part == "avg" or SEED.fullmatch(part) for part in parts)
     if not plain and kind(Path(text)) == "file":  # its name may contain a comma
         return (_latent_file(text),)
-    return tuple(_latent_source(part) for part in parts)
+    return tuple(source for part in parts for source in _latent_sources(part))
 
 
 def _seed_range(text: str) -> SeedRange:
@@ -83,17 +86,31 @@ def _seed_range(text: str) -> SeedRange:
     return SeedRange(first, last)
 
 
-def _latent_source(text: str) -> LatentSource:
+def _latent_sources(text: str) -> Iterator[LatentSource]:
     if text == "avg":
-        return MeanLatent()
-    if SEED.fullmatch(text):
-        return _seed_range(text)
-    return _latent_file(text)
+        yield MeanLatent()
+    elif SEED.fullmatch(text):
+        yield _seed_range(text)
+    elif PATTERN.search(text) and kind(user_path(text)) == "nothing":
+        yield from _matching_files(text)
+    else:
+        yield _latent_file(text)
+
+
+def _matching_files(text: str) -> Iterator[LatentFile]:
+    """The files of a pattern such as 'faces/*.npz[0]', sorted, each with its rows."""
+    match = ROWS_OF_FILE.fullmatch(text)
+    pattern = str(user_path(match[1] if match else text))
+    paths = sorted(glob.glob(pattern))  # noqa: PTH207
+    if not paths:
+        raise ValueError(f"no file matches {brief(text)}")
+    for path in paths:
+        yield _latent_file(path + text[len(match[1]) :] if match else path)
 
 
 def _latent_file(text: str) -> LatentFile:
-    path, first, last, key = Path(text), None, None, None
-    if kind(path) != "file":
+    path, first, last, key = user_path(text), None, None, None
+    if not text or kind(path) not in ("file", "folder"):
         match = ROWS_OF_FILE.fullmatch(text)
         if not match or not _may_hold_latents(match[1]):
             raise ValueError(f"{brief(text)} is not a latent: use {NOTATION}")
@@ -106,13 +123,15 @@ def _latent_file(text: str) -> LatentFile:
                 raise ValueError(
                     f"range {first}-{last} is descending; did you mean [{last}-{first}]?"
                 )
-        if str(path) != "-" and kind(path) in ("nothing", "folder"):
+        if str(path) != "-" and kind(path) == "nothing":
             raise ValueError(f"no file {path}")
+        if kind(path) == "folder":
+            raise ValueError(f"{path} is a folder: give its name alone, or one of its files")
     return LatentFile(path, first, last, key)
 
 
 def _may_hold_latents(name: str) -> bool:
-    """Whether this names stdin or a file of latents; pipes such as <(...) have any name."""
+    """Whether this names stdin, a file or folder; pipes such as <(...) have any name."""
     if name == "-" or name.lower().endswith((*SUFFIXES_READ, *PHOTO_SUFFIXES)):
         return True
-    return kind(user_path(name)) == "other"
+    return kind(user_path(name)) in ("other", "folder")

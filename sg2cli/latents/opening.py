@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 from sg2cli.errors import UsageError
 from sg2cli.latents.array_names import KINDS, NOISE_SUFFIX
 from sg2cli.latents.files import START, fit, fit_noise, read_latents, reading_of
-from sg2cli.latents.image_latents import is_image, read_image_latent
+from sg2cli.latents.folders import latent_files
+from sg2cli.latents.image_latents import (
+    NoLatentInImage,
+    PhotoGiven,
+    is_image,
+    read_image_latent,
+)
 from sg2cli.latents.notation import LatentFile, LatentSource
+from sg2cli.latents.photo_names import name_of
 from sg2cli.latents.sources import FileRows, Latent, LatentList, Part
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import ArrayFile
@@ -36,8 +43,13 @@ def open_latents(
     files = _Files(config)
     parts: list[Part] = []
     for source in sources:
-        parts.append(files.open(source) if isinstance(source, LatentFile) else source)
-    return LatentList(parts, reserved)
+        if not isinstance(source, LatentFile):
+            parts.append(source)
+        elif kind(source.path) == "folder":
+            parts += files.folder(source.path)
+        else:
+            parts.append(files.open(source))
+    return LatentList(parts, reserved, files.notes)
 
 
 class _Files:
@@ -47,7 +59,28 @@ class _Files:
         self.config = config
         self.files: dict[tuple[Path, str | None], ArrayFile] = {}
         self.images: dict[Path, Latent] = {}
+        self.notes: list[str] = []  # about files that were left out
         self.noise: dict[tuple[Path, str | None], Mapping[str, Array]] = {}
+
+    def folder(self, path: Path) -> list[Part]:
+        """The latents in a folder; images that hold none are left out, such as grids."""
+        files, images = latent_files(path)
+        parts: list[Part] = [self.open(LatentFile(file)) for file in files]
+        left_out = []
+        photo = False
+        for image in images:
+            try:
+                parts.append(self.open(LatentFile(image)))
+            except NoLatentInImage as error:
+                photo = photo or isinstance(error, PhotoGiven)
+                left_out.append(image.name)
+        if not parts:
+            raise PhotoGiven(str(path)) if photo else NoLatentInImage(str(path))
+        if left_out:
+            more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+            shown = ", ".join(left_out[:5])
+            self.notes.append(f"{path}: left out {shown}{more}, which hold no latent")
+        return parts
 
     def open(self, source: LatentFile) -> FileRows | Latent:
         """Rows of a file, or the latent of an image, that fit the network."""
@@ -109,7 +142,7 @@ def _open_rows(source: LatentFile, file: ArrayFile, config: GeneratorConfig) -> 
         )
     if last >= count:
         raise UsageError(f"row {last} of {name} is out of range: it has rows 0 to {count - 1}")
-    stem = "stdin" if name == "stdin" else source.path.stem
+    stem = "stdin" if name == "stdin" else name_of(source.path.stem, file.metadata)
     return FileRows(
         stem,
         fitted.space,

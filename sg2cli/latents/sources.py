@@ -116,9 +116,12 @@ class FileRows:
 class LatentList:
     """Latents in order, each with a unique name; created one at a time, so any number fits."""
 
-    def __init__(self, parts: Sequence[Part], reserved: Iterable[str] = ()) -> None:
-        """`reserved`: names that no latent gets."""
+    def __init__(
+        self, parts: Sequence[Part], reserved: Iterable[str] = (), notes: Sequence[str] = ()
+    ) -> None:
+        """`reserved`: names that no latent gets; `notes`: about files that were left out."""
         self.parts = parts
+        self._notes = notes
         self.reserved = frozenset(reserved)
 
     def __len__(self) -> int:
@@ -161,9 +164,9 @@ class LatentList:
 
     @property
     def notes(self) -> list[str]:
-        """How files were understood that could also mean something else."""
-        notes = (part.note for part in self.parts if isinstance(part, FileRows))
-        return list(dict.fromkeys(filter(None, notes)))
+        """How files were understood that could also mean something else, and what was left out."""
+        understood = (part.note for part in self.parts if isinstance(part, FileRows))
+        return list(dict.fromkeys(filter(None, (*understood, *self._notes))))
 
     @property
     def noise_names(self) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.numpy_arrays import PickledArray
@@ -18,6 +17,7 @@ from sg2cli.checkpoints.stand_ins import is_plain
 from sg2cli.checkpoints.torch_tensors import PickledTensor, read_torch
 from sg2cli.errors import CheckpointError, brief
 from sg2cli.latents.array_names import NOISE_SUFFIX, choose_names, missing
+from sg2cli.latents.photo_names import photo_name
 from sg2cli.storage.array_files import UNNAMED, ArrayFile, StoredArray
 from sg2cli.storage.budget import Budget
 
@@ -54,7 +54,7 @@ def read_torch_latents(content: bytes, key: str | None, name: str) -> ArrayFile:
         if not found:
             names = _names(stored, Budget(values=MAX_VALUES)) if isinstance(stored, dict) else []
             raise ValueError(missing(names, key, name))
-        stems = tuple(filter(None, (_stem(label) for label, _ in found)))
+        stems = tuple(filter(None, (photo_name(label) for label, _ in found)))
         # A single dict inside another may also be a mere wrapper.
         projected = len(found) > 1 or any(label in found[0][1] for label in NOISES)
         named = projected and len(stems) == len(found)
@@ -131,7 +131,9 @@ def _arrays(result: Mapping[str, Any], key: str | None) -> dict[str, Array]:
     """The arrays of one result: latents, and noise maps by the names of their buffers."""
     chosen = choose_names(_names(result, Budget(values=MAX_VALUES)), key)
     arrays = {label: _joined(label, result[label]) for label in chosen}
-    maps = next((result[label] for label in NOISES if isinstance(result.get(label), list)), [])
+    maps: list[Any] = next(
+        (result[label] for label in NOISES if isinstance(result.get(label), list)), []
+    )
     for number, noise_map in enumerate(maps):
         if not isinstance(noise_map, Numbers) or number > MAX_NOISE_MAPS:
             raise ValueError("its noise maps are malformed")
@@ -181,8 +183,3 @@ def _equally_shaped(arrays: list[Array]) -> list[Array]:
     while arrays[0].ndim > 1 and arrays[0].shape[0] == 1:
         arrays = [array[0] for array in arrays]
     return arrays
-
-
-def _stem(name: str) -> str:
-    """The name of a photo without folders and extension: 'photos/me.jpg' -> 'me'."""
-    return PurePosixPath(PureWindowsPath(name).as_posix()).stem

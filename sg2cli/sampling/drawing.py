@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sg2cli.images.grid import column_header
 from sg2cli.provenance import image_provenance
 from sg2cli.sampling.rendering import Point, batch_size, check_settings, try_render
+from sg2cli.sampling.saving import result_streams
 from sg2cli.settings import DrawSettings, GeneratorConfig
 
 if TYPE_CHECKING:
     from sg2cli.errors import Sg2Error
     from sg2cli.generator import Generator
     from sg2cli.images.pixels import Pixels
+    from sg2cli.latents.files import Stream
     from sg2cli.latents.sources import Latent, LatentList
 
 
@@ -92,6 +94,21 @@ class Drawing(ABC):
     def grid_provenance(self, G: Generator) -> dict[str, Any]:
         """The provenance of the grid or video of all images."""
         return self.provenance(G, self.details(), self.is_mapped)
+
+    @property
+    @abstractmethod
+    def noise_names(self) -> Sequence[str]:
+        """The names of the noise maps that belong to its latents."""
+
+    def latents_provenance(self, G: Generator) -> dict[str, Any]:
+        """The provenance of the saved latents of all images."""
+        return self.grid_provenance(G)
+
+    def ws_streams(
+        self, G: Generator, on_row: Callable[[], object] = lambda: None
+    ) -> dict[str, Stream]:
+        """The ws and noise maps of all images, for `save_latents`."""
+        return result_streams(self, G, on_row)
 
     def header(self) -> Pixels | None:
         """The labels of the columns [h,columns*W,C]."""

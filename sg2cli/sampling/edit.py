@@ -76,6 +76,10 @@ class Edit(Drawing):
     def is_mapped(self) -> bool:
         return self.latents.need_mapping
 
+    @property
+    def noise_names(self) -> Sequence[str]:
+        return self.latents.noise_names
+
     def names(self) -> Iterator[str]:
         for latent in self.latents.unchecked():
             yield from (f"{latent.name}-{label}" for label in self.labels)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.errors import Sg2Error, UsageError
-from sg2cli.latents.files import inspect_latents, save_latents
+from sg2cli.errors import UsageError
 from sg2cli.latents.given import Latents, as_latents
 from sg2cli.latents.sources import LatentList
-from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.sampling.drawing import Cell, Drawing, check_latents, grid_shape
 from sg2cli.sampling.images import Images
 from sg2cli.sampling.rendering import Point, locate, ws_streams
 from sg2cli.settings import DrawSettings, GeneratorConfig, NoiseMode
-from sg2cli.storage.atomic import NameTaken, make_folder
-from sg2cli.storage.paths import is_there
 
 if TYPE_CHECKING:
     from sg2cli.generator import Generator
+    from sg2cli.latents.files import Stream
 
 MAX_EMPTY = 10_000  # cells of a grid
 
@@ -76,36 +72,17 @@ class Generate(Drawing):
             provenance = self.provenance(G, latent.provenance, latent.is_mapped)
             yield Cell(latent, provenance, latent.name)
 
-    def save_latents(
-        self,
-        G: Generator,
-        path: Path,
-        overwrite: bool = False,
-        skip_existing: bool = False,
-        on_row: Callable[[], object] = lambda: None,
-    ) -> Mapping[str, Any] | None:
-        """Save the ws as drawn, and noise maps: -> what made them, or None for a file that is kept.
+    @property
+    def noise_names(self) -> Sequence[str]:
+        return self.latents.noise_names
 
-        `skip_existing` keeps a file of the same settings. Sg2Error for another that exists, unless
-        `overwrite`.
-        """
-        made = self.provenance(G, {"latents": self.latents.describe()}, self.is_mapped)
-        try:
-            if is_there(path) and not overwrite:
-                raise NameTaken(path)
-            make_folder(path.parent)
-            save_latents(path, ws_streams(G, self.latents, self.settings, on_row), made, overwrite)
-            return made
-        except NameTaken:  # before, or by another process meanwhile
-            if not skip_existing:
-                raise
-        found = inspect_latents(path)[1]
-        if not same_settings(found, made) or is_unchanged(path, found) is False:
-            raise Sg2Error(
-                f"{path} was made with other settings, or changed after sg2 wrote it: "
-                "`overwrite` replaces it, another name keeps it"
-            )
-        return None
+    def latents_provenance(self, G: Generator) -> dict[str, Any]:
+        return self.provenance(G, {"latents": self.latents.describe()}, self.is_mapped)
+
+    def ws_streams(
+        self, G: Generator, on_row: Callable[[], object] = lambda: None
+    ) -> dict[str, Stream]:
+        return ws_streams(G, self.latents, self.settings, on_row)
 
     def points(self, G: Generator, sources: Iterable[Any], size: int) -> Iterator[Point]:
         return locate(G, sources, self.settings, size)

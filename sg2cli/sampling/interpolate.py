@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,6 +56,10 @@ class Interpolate(Drawing):
     @property
     def is_mapped(self) -> bool:
         return self.latents.need_mapping
+
+    @property
+    def noise_names(self) -> Sequence[str]:
+        return self.latents.noise_names
 
     def names(self) -> Iterator[str]:
         digits = max(4, len(str(self.frames - 1)))

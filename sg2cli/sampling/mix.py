@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,10 @@ class Mix(Drawing):
     @property
     def result_count(self) -> int:
         return len(self.row_latents) * len(self.column_latents)
+
+    @property
+    def noise_names(self) -> Sequence[str]:
+        return self.row_list.noise_names
 
     def names(self) -> Iterator[str]:
         yield from {latent.name: None for latent in (*self.column_latents, *self.row_latents)}

@@ -40,6 +40,10 @@ class Truncate(Drawing):
     def is_mapped(self) -> bool:
         return True  # all are truncated, so psi is always recorded
 
+    @property
+    def noise_names(self) -> Sequence[str]:
+        return self.latents.noise_names
+
     def names(self) -> Iterator[str]:
         for latent in self.latents.unchecked():
             yield from (f"{latent.name}-psi{label}" for label in self.labels)

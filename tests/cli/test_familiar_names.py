@@ -55,13 +55,17 @@ def test_options_of_other_code_do_the_same(options: str, sg2: Any) -> None:
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
-def test_flags_of_the_projectors(sg2: Any, project_fast: Any = None) -> None:
+def test_flags_of_the_projectors(sg2: Any) -> None:
     """NVIDIA's --save-video=true and --num-steps, rosinality's --w_plus, and --space W+."""
     drawing = Path(__file__).parents[1] / "targets" / "avatar-dev00.png"
     for n, options in enumerate(
-        (["--num-steps", 2, "--save-video=false"], ["--step=2", "--w_plus"], ["--space", "W+"])
+        (
+            ["--num-steps", 2, "--save-video=false"],
+            ["--step=2", "--w_plus"],
+            ["--steps", 2, "--space", "W+"],
+        )
     ):
-        result = sg2(*("project", drawing, "-n", NETWORK, "--steps", 2, "--out", str(n), *options))
+        result = sg2(*("project", drawing, "-n", NETWORK, "--out", str(n), *options))
         assert result.code == 0, result.err
         assert not list(Path(str(n)).rglob("film*"))
     found = [sg2("info", f"{n}/avatar-dev00/projected.safetensors").out for n in range(3)]

@@ -27,9 +27,9 @@ def test_files_appear_in_order_and_whole(tmp_path: Path, monkeypatch: pytest.Mon
     written: list[str] = []
     encoded = image_writer.encode
 
-    def uneven(image: Any, format: str, provenance: Any) -> bytes:
+    def uneven(image: Any, format: str, provenance: Any, ws: Any) -> bytes:
         time.sleep(0.02 * (provenance["i"] % 30 == 0))
-        return encoded(image, format, provenance)
+        return encoded(image, format, provenance, ws)
 
     monkeypatch.setattr(image_writer, "encode", uneven)
     monkeypatch.setattr(image_writer.devices, "available_cores", lambda: 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from sg2cli.cli.options import (
     output_options,
 )
 from sg2cli.cli.output import image_output
+from sg2cli.cli.saved_latents import LatentsOutput, save_latents_option
 from sg2cli.cli.session import Session, open_session
 from sg2cli.cli.video import VideoOutput, fps_option, is_video
 from sg2cli.errors import UsageError
@@ -70,6 +72,7 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
     metavar="DIR|VIDEO",
     help="Folder, or .mp4, .gif, .webp.",
 )
+@save_latents_option
 @output_options
 def edit(
     latents: tuple[LatentSource, ...],
@@ -79,6 +82,7 @@ def edit(
     layers: Styles | None,
     fps: float,
     out: str,
+    save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
     **options: Any,
@@ -100,15 +104,17 @@ def edit(
     listed = session.latents(latents, "LATENTS", reserved=["grid"])
     chosen = format_styles(layers) if layers else None
     drawing = Edit(session.config, listed, moves, chosen, settings)
+    saved = LatentsOutput(save_to, overwrite, skip_existing)
     if not to_video:
+        session.check_outputs([save_to], latents)
         output = image_output(out, "png", overwrite, skip_existing, session.console)
-        session.draw_images(drawing, output)
+        session.draw_images(drawing, output, saved)
         return
     if len(listed) > 1 or drawing.columns == 1:
         raise UsageError("a video shows one latent over a range of amounts: use a folder as --out")
     video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)
-    session.check_outputs([video.path], latents)
-    session.draw_video(drawing, video)
+    session.check_outputs([video.path, save_to], latents)
+    session.draw_video(drawing, video, saved)
 
 
 def _moves(

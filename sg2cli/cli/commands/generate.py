@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
     GRID,
     LATENTS,
-    LATENTS_FILE,
     PATH,
     SEEDS,
     SHARD,
@@ -23,12 +21,11 @@ from sg2cli.cli.options import (
     sources_option,
 )
 from sg2cli.cli.output import draw_into, image_output
+from sg2cli.cli.saved_latents import LatentsOutput, save_latents_option
 from sg2cli.cli.session import open_session
 from sg2cli.errors import UsageError
 from sg2cli.images import codecs
 from sg2cli.sampling.generate import Generate
-from sg2cli.sampling.output import ImageOutput
-from sg2cli.storage.atomic import check_folder
 
 if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
@@ -64,13 +61,7 @@ if TYPE_CHECKING:
     metavar="TYPE",
     help="png, jpg or webp; default png.",
 )
-@click.option(
-    "--save-latents",
-    "save_to",
-    type=LATENTS_FILE,
-    metavar="FILE",
-    help="Save ws as .safetensors, .npz or .npy.",
-)
+@save_latents_option
 @click.option(
     "-o",
     "--out",
@@ -120,18 +111,11 @@ def generate(
     codecs.check_format(output.format, channels, columns * size, rows * size)
     output.check(chain(reserved, drawing.names()))
     session.check_outputs([save_to, output.file], seeds + latents)
-    done_options: list[str] = []
-    if save_to:
-        _check_latents_file(save_to, output)
-        if save_to.suffix != ".safetensors":  # not kept when the run is continued
-            done_options.append("--save-latents")
+    saved = LatentsOutput(save_to, overwrite, skip_existing)
+    saved.check([] if output.stream else [output.file or output.folder])
 
     G = session.load()
-    if save_to:
-        with session.console.progress("Mapping", len(listed), "latent") as bar:
-            made = drawing.save_latents(G, save_to, overwrite, skip_existing, bar.update)
-        if made and not output.stream:
-            session.console.wrote(save_to, made)
+    saved.write(drawing, G, session.console, shown=not output.stream)
     draw_into(
         output,
         drawing,
@@ -139,17 +123,5 @@ def generate(
         session.console,
         grid=bool(grid),
         singles=not (grid and output.holds_one),
-        done_options=done_options,
+        done_options=saved.done_options,
     )
-
-
-def _check_latents_file(path: Path, output: ImageOutput) -> None:
-    """UsageError if --save-latents contradicts other options; Sg2Error if it cannot be written."""
-    if path.suffix != ".safetensors" and output.skip_existing:
-        raise UsageError(
-            f"{path} does not record what made it, which --skip-existing needs: save a .safetensors"
-        )
-    check_folder(path.parent)
-    others = [] if output.stream else [output.file or output.folder]
-    if os.path.realpath(path) in map(os.path.realpath, others):
-        raise UsageError(f"--out and --save-latents are both {path}: use two names")

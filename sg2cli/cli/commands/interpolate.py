@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from sg2cli.cli.options import (
     output_options,
     sources_option,
 )
+from sg2cli.cli.saved_latents import LatentsOutput, save_latents_option
 from sg2cli.cli.session import open_session
 from sg2cli.cli.video import VideoOutput, video_options
 from sg2cli.latents.interpolation import METHODS, Method
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 @click.option("--loop", is_flag=True, help="Return to the first latent.")
 @video_options
 @drawing_options
+@save_latents_option
 @output_options
 def interpolate(
     latents: tuple[LatentSource, ...],
@@ -59,6 +62,7 @@ def interpolate(
     frames: int,
     fps: float,
     out: str,
+    save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
     **options: Any,
@@ -76,5 +80,6 @@ def interpolate(
     listed = session.latents(latents, "--latents")
     drawing = Interpolate(session.config, listed, frames, method, space, loop, settings)
     video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)
-    session.check_outputs([video.path], latents)
-    session.draw_video(drawing, video)
+    session.check_outputs([video.path, save_to], latents)
+    saved = LatentsOutput(save_to, overwrite, skip_existing)
+    session.draw_video(drawing, video, saved)

@@ -18,6 +18,7 @@ from sg2cli.cli.options import (
     sources_option,
 )
 from sg2cli.cli.output import image_output
+from sg2cli.cli.saved_latents import LatentsOutput, save_latents_option
 from sg2cli.cli.session import open_session
 from sg2cli.errors import UsageError
 from sg2cli.latents.notation import LatentFile
@@ -51,12 +52,14 @@ STDIN = LatentFile(Path("-"))
 )
 @drawing_options
 @out_option
+@save_latents_option
 @output_options
 def mix(
     rows: tuple[LatentSource, ...],
     cols: tuple[LatentSource, ...],
     styles: Styles | None,
     out: str,
+    save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
     **options: Any,
@@ -78,4 +81,6 @@ def mix(
         settings,
     )
     output = image_output(out, "png", overwrite, skip_existing, session.console)
-    session.draw_images(drawing, output)
+    session.check_outputs([save_to], rows + cols)
+    saved = LatentsOutput(save_to, overwrite, skip_existing)
+    session.draw_images(drawing, output, saved)

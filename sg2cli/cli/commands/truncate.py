@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ from sg2cli.cli.options import (
     tuned_option,
 )
 from sg2cli.cli.output import image_output
+from sg2cli.cli.saved_latents import LatentsOutput, save_latents_option
 from sg2cli.cli.session import open_session
 from sg2cli.sampling.truncate import Truncate
 
@@ -54,12 +56,14 @@ if TYPE_CHECKING:
 @batch_option
 @tuned_option
 @out_option
+@save_latents_option
 @output_options
 def truncate(
     seeds: tuple[LatentSource, ...],
     latents: tuple[LatentSource, ...],
     psis: tuple[float, ...],
     out: str,
+    save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
     **options: Any,
@@ -74,4 +78,6 @@ def truncate(
     listed = session.latents(seeds + latents, "--seeds or --latents", reserved=["grid"])
     drawing = Truncate(session.config, listed, psis, settings)
     output = image_output(out, "png", overwrite, skip_existing, session.console)
-    session.draw_images(drawing, output)
+    session.check_outputs([save_to], seeds + latents)
+    saved = LatentsOutput(save_to, overwrite, skip_existing)
+    session.draw_images(drawing, output, saved)

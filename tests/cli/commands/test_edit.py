@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import sg2cli
 from sg2cli import checkpoints
-from sg2cli.latents.files import inspect_latents
+from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 from tests.conftest import SG2, one_line
 
 from .test_generate import pixels
@@ -73,7 +73,8 @@ def test_directions_of_a_file(sg2: Any) -> None:
         "pca": (256, 256),
         "pca_std": (256,),
     }
-    assert inspect_latents(Path("directions.safetensors"))[1]["samples"] == 20000
+    with SafetensorsFile(Path("directions.safetensors")) as file:
+        assert sg2_metadata(file.metadata)["samples"] == 20000
     assert "--overwrite" in one_line(sg2("directions").err)
     direction = "directions.safetensors:pca:0"
     assert sg2("edit", "0", "--direction", direction, "--amount", "1").code == 0

@@ -209,7 +209,7 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
                 alive.append(weakref.ref(source))
                 yield Cell(source, {}, f"n{i}")  # type: ignore[arg-type]
 
-        def render(self, G: Any, sources: Any, on_note: Any) -> Any:
+        def render(self, G: Any, sources: Any, on_note: Any, on_point: Any) -> Any:
             return iter(list(sources))
 
     draw_cells(ImageOutput(Path("o"), skip_existing=True), Sources(), None, grid=True)  # type: ignore[arg-type]
