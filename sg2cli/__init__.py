@@ -30,6 +30,7 @@ _MODULES = {  # where the names of the API are defined; __init__.pyi has them fo
     "interpolate": "sg2cli.sampling.interpolate",
     "edit": "sg2cli.sampling.edit",
     "directions": "sg2cli.latents.discovery",
+    "learn_direction": "sg2cli.sampling.learn",
     "name_directions": "sg2cli.latents.named_directions",
     "named_directions": "sg2cli.latents.named_directions",
     "project": "sg2cli.inversion.project",

@@ -21,6 +21,7 @@ from sg2cli.sampling.generate import generate as generate
 from sg2cli.sampling.images import Image as Image
 from sg2cli.sampling.images import Images as Images
 from sg2cli.sampling.interpolate import interpolate as interpolate
+from sg2cli.sampling.learn import learn_direction as learn_direction
 from sg2cli.sampling.mix import mix as mix
 from sg2cli.sampling.truncate import truncate as truncate
 

@@ -45,3 +45,4 @@ def _directions_file(text: str) -> Path:
 AMOUNT = ParsedType("amount", _amount)
 DIRECTION = ParsedType("direction", _direction, complete="file")
 DIRECTIONS_FILE = ParsedType("file", _directions_file, complete="file")
+SCORES = ParsedType("csv", user_path, complete="file")

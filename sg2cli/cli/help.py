@@ -41,7 +41,12 @@ OWN: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "Tuning": ("tune", "tune_steps", "tune_together"),
     },
-    "directions": {"Directions": ("layers", "samples", "seed", "names", "add", "lists")},
+    "directions": {
+        "Directions": (
+            *("layers", "samples", "seed", "names", "positive", "negative", "scores"),
+            *("add", "lists"),
+        ),
+    },
     "blend": {"Blending": ("at", "width")},
     "convert": {"Conversion": ("target", "merge", "sha256", "lr_multiplier")},
 }

@@ -7,7 +7,7 @@ import re
 OPTIONS = {
     **{name: f"--{name}" for name in ("overwrite", "resume", "out", "batch", "precision", "tuned")},
     **{name: f"--{name}" for name in ("network", "preset", "to", "merge", "sha256")},
-    "layers": "--layers",
+    **{name: f"--{name}" for name in ("layers", "positive", "negative", "scores")},
     "skip_existing": "--skip-existing",
     "class_index": "--class",
     "lr_multiplier": "--lr-multiplier",
