@@ -45,6 +45,32 @@ class Console:
         self.quiet = quiet
         self._noted: set[str] = set()
         self._bars: list[tqdm[Any]] = []
+        self._images: list[Path] = []  # the first and the last, on a terminal
+        self._image_count = 0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether results are read by a person, not by a program."""
+        return not self.as_json and sys.stdout is not None and sys.stdout.isatty()
+
+    def wrote_image(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        """As `wrote`, for one of many images: on a terminal, a line at the end counts them."""
+        if self.is_terminal:
+            self._images = [*self._images[:1], path]
+            self._image_count += 1
+        else:
+            self.wrote(path, provenance)
+
+    def end_of_images(self) -> None:
+        """The line that counts the images, on a terminal."""
+        count, images = self._image_count, self._images
+        self._images, self._image_count = [], 0
+        if count == 1:
+            self.result(str(images[0]))
+        elif count:
+            self.result(
+                f"{count:,} images in {images[0].parent}, {images[0].name} to {images[-1].name}"
+            )
 
     def wrote(self, path: Path, provenance: Mapping[str, Any]) -> None:
         """Report a complete file: its path, or with --json its path and provenance."""

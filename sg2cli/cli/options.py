@@ -124,19 +124,24 @@ PSI_LIST = ParsedType("psi,psi", _numbers)
 STYLES = ParsedType("styles", parse_styles)
 
 
+def _joined(ctx: click.Context, param: click.Parameter, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(chain.from_iterable(value))
+
+
 def sources_option(
     *names: str, type: ParsedType, **attributes: Any
 ) -> Callable[[Command], Command]:
     """An option for latents that may be given several times."""
-
-    def joined(
-        ctx: click.Context, param: click.Parameter, value: tuple[Any, ...]
-    ) -> tuple[Any, ...]:
-        return tuple(chain.from_iterable(value))
-
     metavar = type.name.upper()
     return click.option(
-        *names, type=type, metavar=metavar, multiple=True, callback=joined, **attributes
+        *names, type=type, metavar=metavar, multiple=True, callback=_joined, **attributes
+    )
+
+
+def latents_argument(required: bool = False) -> Callable[[Command], Command]:
+    """Any number of latents as arguments."""
+    return click.argument(
+        "given", type=LATENTS, metavar="LATENTS...", nargs=-1, callback=_joined, required=required
     )
 
 

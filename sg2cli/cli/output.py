@@ -51,7 +51,7 @@ def image_output(
         overwrite=overwrite,
         skip_existing=skip_existing,
         stream=console.image if out == "-" else None,
-        on_written=console.wrote,
+        on_written=console.wrote_image,
         on_note=console.note,
     )
 
@@ -81,6 +81,8 @@ def draw_into(
     except (KeyboardInterrupt, Terminated):
         _report_interruption(output, console, done_options)
         raise
+    finally:
+        console.end_of_images()
     if count > 1:
         console.summary(output.written, output.kept, output.failed)
     if output.failed:

@@ -179,9 +179,7 @@ class LatentList:
         described: list[Any] = []
         for part in self.parts:
             if isinstance(part, SeedRange):
-                described.append(
-                    f"{part.first}-{part.last}" if _length(part) > 1 else str(part.first)
-                )
+                described.append(str(part))
             elif isinstance(part, MeanLatent):
                 described.append("avg")
             elif isinstance(part, Latent):
@@ -225,5 +223,5 @@ class LatentList:
 
 def _length(part: Part) -> int:
     if isinstance(part, SeedRange):
-        return part.last - part.first + 1
+        return len(part)
     return len(part.rows) if isinstance(part, FileRows) else 1

@@ -39,11 +39,12 @@ def test_names_are_those_of_counting_one_by_one(seed: int) -> None:
     """Ranges that overlap in any way; a seed's second image is -2."""
     random = np.random.RandomState(seed)
     pairs = np.sort(random.randint(0, 30, (random.randint(1, 12), 2)), axis=1).tolist()
-    text = ",".join(f"{a}-{b}" for a, b in pairs)
+    steps = random.randint(1, 5, len(pairs)).tolist()
+    text = ",".join(f"{a}-{b}:{step}" for (a, b), step in zip(pairs, steps, strict=True))
     times: Counter[int] = Counter()
     expected = []
-    for a, b in pairs:
-        for number in range(a, b + 1):
+    for (a, b), step in zip(pairs, steps, strict=True):
+        for number in range(a, b + 1, step):
             times[number] += 1
             again = f"-{times[number]}" if times[number] > 1 else ""
             expected.append(f"seed{number:04d}{again}")

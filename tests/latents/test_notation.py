@@ -19,9 +19,13 @@ from sg2cli.latents.notation import LatentFile, MeanLatent, SeedRange, parse_lat
         ("7-7", [(7, 7)]),
         ("007", [(7, 7)]),
         ("0-4294967295", [(0, 2**32 - 1)]),
+        ("0-100:10", [(0, 100, 10)]),
+        ("0-5:1,3-9:4", [(0, 5), (3, 9, 4)]),
+        ("1 2  3-5", [(1, 1), (2, 2), (3, 5)]),
+        (" 1, 2 3 ,4-8:2", [(1, 1), (2, 2), (3, 3), (4, 8, 2)]),
     ],
 )
-def test_seeds(text: str, ranges: list[tuple[int, int]]) -> None:
+def test_seeds(text: str, ranges: list[tuple[int, ...]]) -> None:
     assert parse_seeds(text) == tuple(SeedRange(*each) for each in ranges)
 
 
@@ -36,6 +40,10 @@ def test_seeds(text: str, ranges: list[tuple[int, int]]) -> None:
         ("1-2-3", "is not a seed"),
         ("١٢", "is not a seed"),
         ("7-3", "did you mean 3-7?"),
+        ("0-9:0", "0-9:0 has the step 0"),
+        ("5:2", "is not a seed"),
+        ("0-9:", "is not a seed"),
+        ("0-9:99999999999", "largest seed"),
         ("4294967296", "largest seed"),
         ("1" * 5000, "largest seed"),
     ],
@@ -59,6 +67,10 @@ def test_latent_notation(in_tmp: Path) -> None:
     )
     assert parse_latents("c,d.npz") == (LatentFile(Path("c,d.npz")),)
     assert parse_latents("e[1].npy") == (LatentFile(Path("e[1].npy")),)
+    assert parse_latents("1 avg  0-4:2, a.npy") == (
+        *(SeedRange(1, 1), MeanLatent(), SeedRange(0, 4, 2)),
+        LatentFile(Path("a.npy")),
+    )
     assert parse_latents("-[1]") == (LatentFile(Path("-"), 1, 1),)
     for text, message in {
         "": "is not a latent",

@@ -11,10 +11,10 @@ import click
 from sg2cli.cli.direction_options import AMOUNT, DIRECTION, Amount
 from sg2cli.cli.help import Command
 from sg2cli.cli.options import (
-    LATENTS,
     PATH,
     STYLES,
     drawing_options,
+    latents_argument,
     network_options,
     output_options,
 )
@@ -36,7 +36,7 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
 
 
 @click.command(cls=Command)
-@click.argument("latents", type=LATENTS)
+@latents_argument(required=True)
 @network_options
 @click.option(
     "--direction",
@@ -75,7 +75,7 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
 @save_latents_option
 @output_options
 def edit(
-    latents: tuple[LatentSource, ...],
+    given: tuple[LatentSource, ...],
     directions: tuple[tuple[str, Amount | None], ...],
     amount: Amount | None,
     steps: int | None,
@@ -94,26 +94,26 @@ def edit(
     \b
     sg2 edit 0-3 --direction glasses
     sg2 edit 85 --direction beard=1 --direction smile=-1..1 --steps 3
-    sg2 edit me/projected.safetensors --direction pca:2 --amount -2..2 --out me.gif
+    sg2 edit out/me --direction pca:2 --amount -2..2 --out me.gif
     """
     session, settings = open_session(**options)
     to_video = is_video(out)
     moves = _moves(session, directions, amount, steps or (FRAMES if to_video else COLUMNS))
     if steps and len(moves[0].amounts) == 1:
         raise UsageError("--steps requires a range of amounts, such as -3..3")
-    listed = session.latents(latents, "LATENTS", reserved=["grid"])
+    listed = session.latents(given, "LATENTS", reserved=["grid"])
     chosen = format_styles(layers) if layers else None
     drawing = Edit(session.config, listed, moves, chosen, settings)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
     if not to_video:
-        session.check_outputs([save_to], latents)
+        session.check_outputs([save_to], given)
         output = image_output(out, "png", overwrite, skip_existing, session.console)
         session.draw_images(drawing, output, saved)
         return
     if len(listed) > 1 or drawing.columns == 1:
         raise UsageError("a video shows one latent over a range of amounts: use a folder as --out")
     video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)
-    session.check_outputs([video.path, save_to], latents)
+    session.check_outputs([video.path, save_to], given)
     session.draw_video(drawing, video, saved)
 
 

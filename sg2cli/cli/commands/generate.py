@@ -16,6 +16,7 @@ from sg2cli.cli.options import (
     SEEDS,
     SHARD,
     drawing_options,
+    latents_argument,
     network_options,
     output_options,
     sources_option,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
+@latents_argument()
 @network_options
 @sources_option("--seeds", type=SEEDS, help="Seeds: 85, 0-99 or 85,100-105.")
 @sources_option(
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
 )
 @output_options
 def generate(
+    given: tuple[LatentSource, ...],
     seeds: tuple[LatentSource, ...],
     latents: tuple[LatentSource, ...],
     grid: tuple[int, int] | str | None,
@@ -85,18 +88,19 @@ def generate(
     skip_existing: bool,
     **options: Any,
 ) -> None:
-    """Generate images from seeds or latents.
+    """Generate images from LATENTS: seeds, files, images that sg2 made, folders, avg.
 
     \b
-    sg2 generate --seeds 0-99 --trunc 0.7
-    sg2 generate --seeds 0-31 --grid --out faces
-    sg2 generate --seeds 0-199 --out faces --skip-existing
-    sg2 generate --latents "found.safetensors[0-9]" --out found
-    sg2 generate --seeds 5 --out - > five.png
+    sg2 generate 0-99 --trunc 0.7
+    sg2 generate 0-31 --grid --out faces
+    sg2 generate 0-199:10 ten.npz out/me --out faces --skip-existing
+    sg2 generate "found.safetensors[0-9]" --out found
+    sg2 generate 5 --out - > five.png
     """
     session, settings = open_session(**options)
     reserved = ["grid"] if grid else []
-    listed = session.latents(seeds + latents, "--seeds or --latents", reserved)
+    sources = given + seeds + latents
+    listed = session.latents(sources, "seeds or files, such as 0-9", reserved)
     output = image_output(out, format, overwrite, skip_existing, session.console)
     if output.holds_one and not grid and len(listed) > 1:
         raise UsageError(
@@ -110,7 +114,7 @@ def generate(
     size, _, channels = drawing.shape
     codecs.check_format(output.format, channels, columns * size, rows * size)
     output.check(chain(reserved, drawing.names()))
-    session.check_outputs([save_to, output.file], seeds + latents)
+    session.check_outputs([save_to, output.file], sources)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
     saved.check([] if output.stream else [output.file or output.folder])
 

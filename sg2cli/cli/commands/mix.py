@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,17 +33,16 @@ STDIN = LatentFile(Path("-"))
 
 
 @click.command(cls=Command)
+@click.argument("given", type=LATENTS, metavar="[ROWS COLS]", nargs=-1)
 @network_options
 @sources_option(
     "--rows",
     type=LATENTS,
-    required=True,
     help="Latents of the rows: seeds, files or avg.",
 )
 @sources_option(
     "--cols",
     type=LATENTS,
-    required=True,
     help="Latents of the columns: source of the styles.",
 )
 @click.option(
@@ -55,6 +55,7 @@ STDIN = LatentFile(Path("-"))
 @save_latents_option
 @output_options
 def mix(
+    given: tuple[tuple[LatentSource, ...], ...],
     rows: tuple[LatentSource, ...],
     cols: tuple[LatentSource, ...],
     styles: Styles | None,
@@ -66,10 +67,13 @@ def mix(
 ) -> None:
     """Mix styles: images of the rows with styles of the columns, and a grid.
 
+    ROWS and COLS are two arguments; with --rows or --cols, all arguments are the other.
+
     \b
-    sg2 mix --rows 85,100 --cols 55,821 --styles coarse
-    sg2 mix --rows me/projected.safetensors --cols 0-5 --styles 0-3
+    sg2 mix 85,100 55,821 --styles coarse
+    sg2 mix out/me out/you --cols 0-5 --styles 0-3
     """
+    rows, cols = _rows_and_columns(given, rows, cols)
     if any(source == STDIN for source in rows) and any(source == STDIN for source in cols):
         raise UsageError("stdin can be read only once: give a file to --rows or --cols")
     session, settings = open_session(**options)
@@ -84,3 +88,26 @@ def mix(
     session.check_outputs([save_to], rows + cols)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
     session.draw_images(drawing, output, saved)
+
+
+def _rows_and_columns(
+    given: tuple[tuple[LatentSource, ...], ...],
+    rows: tuple[LatentSource, ...],
+    cols: tuple[LatentSource, ...],
+) -> tuple[tuple[LatentSource, ...], tuple[LatentSource, ...]]:
+    """The latents of rows and columns, of which each is an option or arguments."""
+    if given and not (rows or cols):
+        if len(given) != 2:
+            raise UsageError(
+                "give two arguments, latents of rows and of columns, such as `sg2 mix 85,100 "
+                "55,821`, or use --rows and --cols"
+            )
+        return given
+    arguments = tuple(chain.from_iterable(given))
+    if arguments and rows and cols:
+        raise UsageError("latents are given as arguments beside --rows and --cols: remove some")
+    rows, cols = rows or arguments, cols or arguments
+    for name, latents in (("--rows", rows), ("--cols", cols)):
+        if not latents:
+            raise UsageError(f"no latents: give {name}, or two arguments such as 85,100 55,821")
+    return rows, cols

@@ -146,6 +146,7 @@ def project(
     read = [source.path for source in options["init"] if isinstance(source, LatentFile)]
     read += [found.path, *([mask] if mask else [])]
     folder = BatchFolder(user_path(out), files, overwrite, resume, together, read)
+    console.note(_first_line(files, preset, settings))  # loading torch takes seconds
 
     from sg2cli import devices
     from sg2cli.inversion.batch import ProjectionBatch
@@ -161,6 +162,12 @@ def project(
     with ConsoleEvents(console) as events:
         _run(ProjectionBatch(projector, folder, starts, reading, tuning, events), console)
     _summarise(folder.targets, console)
+
+
+def _first_line(photos: Sequence[Path], preset: str, settings: ProjectSettings) -> str:
+    """What is going to be done."""
+    what = str(photos[0]) if len(photos) == 1 else f"{len(photos)} photos"
+    return f"projecting {what}: preset {preset}, steps: {settings.steps}"
 
 
 def _settings(preset: str, options: Mapping[str, Any]) -> ProjectSettings:

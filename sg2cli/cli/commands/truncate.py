@@ -14,6 +14,7 @@ from sg2cli.cli.options import (
     SEEDS,
     batch_option,
     class_and_noise_options,
+    latents_argument,
     network_options,
     out_option,
     output_options,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
+@latents_argument()
 @network_options
 @sources_option("--seeds", type=SEEDS, help="Seeds, one per row: 85, 0-3.")
 @sources_option(
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 @save_latents_option
 @output_options
 def truncate(
+    given: tuple[LatentSource, ...],
     seeds: tuple[LatentSource, ...],
     latents: tuple[LatentSource, ...],
     psis: tuple[float, ...],
@@ -68,16 +71,17 @@ def truncate(
     skip_existing: bool,
     **options: Any,
 ) -> None:
-    """Draw latents with several truncations, as a grid.
+    """Draw LATENTS with several truncations, as a grid.
 
     \b
-    sg2 truncate --seeds 0-3
-    sg2 truncate --seeds 85 --psi 0,0.5,1,1.5 --cutoff 4
+    sg2 truncate 0-3
+    sg2 truncate 85 --psi 0,0.5,1,1.5 --cutoff 4
     """
     session, settings = open_session(**options)
-    listed = session.latents(seeds + latents, "--seeds or --latents", reserved=["grid"])
+    sources = given + seeds + latents
+    listed = session.latents(sources, "seeds or files, such as 0-3", reserved=["grid"])
     drawing = Truncate(session.config, listed, psis, settings)
     output = image_output(out, "png", overwrite, skip_existing, session.console)
-    session.check_outputs([save_to], seeds + latents)
+    session.check_outputs([save_to], sources)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
     session.draw_images(drawing, output, saved)

@@ -106,7 +106,7 @@ def test_random_noise_does_not_flicker(sg2: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--out", "w"], "Missing option '--latents'"),
+        (["--out", "w"], "no latents: give two or more"),
         (["--latents", "1,2"], "/ '--out'"),
         (["--latents", "1", "--out", "w"], "two latents"),
         (["--latents", "0-9", "--frames", "5", "--out", "w"], "5 frames are too few"),

@@ -118,8 +118,8 @@ def test_classes(sg2: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "Missing option '--rows'"),
-        (["--rows", "1"], "Missing option '--cols'"),
+        ([], "no latents: give --rows"),
+        (["--rows", "1"], "no latents: give --cols"),
         (["--rows", "1", "--cols", ""], "'' is not a latent"),
         (["--rows", "1", "--cols", "2", "--styles", "0-12"], "row 12 is out of range"),
         (["--rows", "1", "--cols", "2", "--styles", "huge"], "'huge' is not a style: use coarse"),
