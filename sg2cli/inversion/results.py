@@ -200,16 +200,17 @@ def _table(rows: Sequence[Record]) -> bytes:
 
 
 def comparison(projection: Projection) -> bytes:
-    """A PNG of target, result and their difference side by side, under the figures."""
+    """A PNG of target, result and their amplified difference side by side, under the figures."""
     target, image, figures = projection.target, projection.image, projection.figures
-    times = -(-COMPARED // len(target))
-    difference = np.abs(target.astype(int) - image).astype(np.uint8)
-    cells = [a.repeat(times, axis=0).repeat(times, axis=1) for a in (target, image, difference)]
+    difference, factor = amplified(target, image)
+    psnr = f"PSNR {figures.psnr:.1f} dB" if math.isfinite(figures.psnr) else "identical pixels"
     labels = [
         "target",
         f"LPIPS {figures.lpips_vgg:.3f} (Alex {figures.lpips_alex:.3f})",
-        f"difference: PSNR {figures.psnr:.1f} dB",
+        f"{factor}x difference, {psnr}" if factor > 1 else f"difference, {psnr}",
     ]
+    times = -(-COMPARED // len(target))
+    cells = [a.repeat(times, axis=0).repeat(times, axis=1) for a in (target, image, difference)]
     shape = cells[0].shape
     file = io.BytesIO()
     header = column_header(labels, shape)
@@ -218,6 +219,18 @@ def comparison(projection: Projection) -> bytes:
         grid.append(cell)
     grid.finish()
     return file.getvalue()
+
+
+def amplified(target: Pixels, image: Pixels) -> tuple[Pixels, int]:
+    """The absolute difference of images [H,W,C], multiplied by a power of two, and that factor.
+
+    The largest factor up to 16 that clips at most 1% of the values, so that small differences are
+    visible.
+    """
+    difference = np.abs(target.astype(int) - image)
+    typical = np.quantile(difference, 0.99)
+    factor = next(factor for factor in (16, 8, 4, 2, 1) if typical * factor <= 255)
+    return np.minimum(difference * factor, 255).astype(np.uint8), factor
 
 
 def _curve(history: Sequence[Record], figures: Figures) -> bytes | None:
