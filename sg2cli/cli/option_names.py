@@ -6,7 +6,8 @@ import re
 
 OPTIONS = {
     **{name: f"--{name}" for name in ("overwrite", "resume", "out", "batch", "precision", "tuned")},
-    **{name: f"--{name}" for name in ("network", "preset", "to", "merge", "sha256")},
+    **{name: f"--{name}" for name in ("network", "preset", "space", "tune", "crop", "to")},
+    **{name: f"--{name}" for name in ("merge", "sha256")},
     "skip_existing": "--skip-existing",
     "class_index": "--class",
     "lr_multiplier": "--lr-multiplier",

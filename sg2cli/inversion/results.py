@@ -24,6 +24,7 @@ from sg2cli.inversion.names import HISTORY
 from sg2cli.inversion.published_lpips import PublishedLPIPS
 from sg2cli.inversion.start import Spread
 from sg2cli.inversion.state import Found, Record
+from sg2cli.inversion.verdict import Verdict, provenance_of
 from sg2cli.latents.files import Stream, inspect_latents, write_latents
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.sources import open_latents
@@ -37,14 +38,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator
-    from sg2cli.images.photos import Photo
+    from sg2cli.images.photos import Photo, Region
     from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.projection import Projection
 
 COMPARED = 256  # minimum side of the images in compare.png, in pixels
-# Beyond these a photo is reported as out of domain. Samples of the network itself are found within
-# 0.05 and 1.6; photos like its training data, in W, around 0.15 and 1.3.
-FAR_LPIPS, FAR_W = 0.35, 3.0
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,6 @@ class Figures:
     lpips_alex: float
     psnr: float  # dB
     w_distance: float  # of ws from the mean of w, in standard deviations of w
-
-    @property
-    def outside(self) -> str | None:
-        """A warning if the photo is outside of the domain of the network."""
-        if self.lpips_vgg > FAR_LPIPS:
-            return "the network cannot draw images like it"
-        if self.w_distance > FAR_W:
-            return "the latent is far from the training distribution: edits may fail"
-        return None
 
 
 class Judge:
@@ -148,7 +137,7 @@ def read_result(
     try:
         provenance = inspect_latents(path)[1]
     except Sg2Error as error:
-        raise Sg2Error(f"{error}: remove it and run again with `resume`") from error
+        raise Sg2Error(f"{error}: remove it and run the command again") from error
     which = next(
         (i for i, candidate in enumerate(candidates) if _agrees(provenance, candidate)), None
     )
@@ -158,7 +147,7 @@ def read_result(
             "`overwrite` replaces it, another `out` keeps it"
         )
     latents = list(open_latents([LatentFile(path)], G.config))
-    names = {"steps_done", "ended", "outside", *(field.name for field in fields(Figures))}
+    names = {"steps_done", "ended", *(field.name for field in fields(Figures))}
     values = latents[0].values
     whole = len(latents) == 1 and values is not None and names <= provenance.keys()
     if not whole or is_unchanged(path, provenance) is False:
@@ -178,8 +167,10 @@ def _agrees(provenance: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool
     return same_settings({key: provenance.get(key) for key in candidate}, candidate)
 
 
-def summary(found: Found, figures: Figures) -> dict[str, Any]:
-    """The outcome and the figures, for the metadata."""
+def summary(
+    found: Found, figures: Figures, verdict: Verdict | None, region: Region | None
+) -> dict[str, Any]:
+    """The outcome, the figures and the part of the photo, for the metadata."""
     shown = {name: round(value, 6) for name, value in asdict(figures).items()}
     if not math.isfinite(figures.psnr):
         shown["psnr"] = None  # equal pixels; JSON has no infinity
@@ -187,7 +178,8 @@ def summary(found: Found, figures: Figures) -> dict[str, Any]:
         "steps_done": found.steps,
         "ended": found.ended,
         **shown,
-        "outside": figures.outside,
+        **provenance_of(verdict),
+        "region": region and asdict(region),
     }
 
 
