@@ -91,7 +91,8 @@ class Projector:
         image = results.redraw(G or self.G, found)
         figures = self.judge.measure(image, photo, found.ws)
         counted = 1.0 if photo.mask is None else float(photo.mask.mean())  # LPIPS is a mean
-        verdict = self.own_scale and self.own_scale.judge(figures.lpips_vgg / counted)
+        scale = self.own_scale
+        verdict = scale and scale.judge(figures.lpips_vgg / counted, figures.psnr)
         return Projection(
             name=name,
             ws=found.ws.cpu().numpy(),

@@ -147,9 +147,8 @@ def read_result(
             "`overwrite` replaces it, another `out` keeps it"
         )
     latents = list(open_latents([LatentFile(path)], G.config))
-    names = {"steps_done", "ended", *(field.name for field in fields(Figures))}
     values = latents[0].values
-    whole = len(latents) == 1 and values is not None and names <= provenance.keys()
+    whole = len(latents) == 1 and values is not None and _has_figures(provenance)
     if not whole or is_unchanged(path, provenance) is False:
         raise Sg2Error(f"{path} was changed after sg2 wrote it: `overwrite` replaces it")
     assert values is not None
@@ -157,6 +156,13 @@ def read_result(
     ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
     found = Found(0, ws, noise, provenance["steps_done"], provenance["ended"], [])
     return which, found, provenance
+
+
+def _has_figures(provenance: Mapping[str, Any]) -> bool:
+    names = ["steps_done", *(field.name for field in fields(Figures))]
+    numbers = {name: isinstance(provenance.get(name), int | float) for name in names}
+    numbers["psnr"] |= "psnr" in provenance and provenance["psnr"] is None  # equal pixels
+    return all(numbers.values()) and "ended" in provenance
 
 
 class OtherSettings(Sg2Error):

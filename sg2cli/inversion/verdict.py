@@ -34,10 +34,14 @@ TEXTS: dict[Word, str] = {
 
 KEYS = ("verdict", "own_ratio", "own_percentile")  # in provenance and tables
 OWN_SAMPLES = 16  # their median distance is within 5% of that of 32, in a quarter of the time
-# Largest ratios, chosen by eye on avatars-128. Of drawings of its kind, those up to 0.24 have all
-# attributes, those of 0.47 to 0.55 lack a moustache or half of the hair; at 0.93, a drawing of
-# inverted colours has lost its outlines, and photos, gradients and noise begin at 1.2.
+# Largest ratios, chosen by eye on avatars-128 (docs/inversion.md): drawings of its kind up to 0.24
+# have all attributes, at 0.47 to 0.54 a moustache or half of the hair is missing; what begins at 0.93
+# has lost its outlines.
 CLOSE, RECOGNISABLE = 1 / 3, 3 / 4
+# LPIPS exaggerates the little structure of a result where the photo has none: a plain patch with a
+# faint face has a ratio of 1.35. So pixels this much closer than those of similar samples are
+# recognisable at any LPIPS: 20 dB on avatars-128, where photos that it cannot draw end at 5 to 16.
+CLEARLY_CLOSER = 5.0  # dB
 INVISIBLE = 0.001  # LPIPS; a smaller median, of samples that look alike, counts as this
 
 
@@ -59,19 +63,22 @@ class Verdict:
         return TEXTS[self.word]
 
 
+@dataclass(frozen=True)
 class OwnScale:
-    """LPIPS-VGG distances of samples of a network from the most similar of the others."""
+    """LPIPS-VGG [N] and PSNR [N] of samples of a network and the most similar of the others."""
 
-    def __init__(self, nearest: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-        """`nearest` [N]: one for each sample."""
-        self.nearest = nearest
+    lpips: np.ndarray[Any, np.dtype[np.float64]]
+    psnr: np.ndarray[Any, np.dtype[np.float64]]
 
-    def judge(self, lpips: float) -> Verdict:
-        """The verdict on the LPIPS-VGG between a projection and its photo."""
-        ratio = lpips / max(float(np.median(self.nearest)), INVISIBLE)
-        words: dict[Word, float] = {"close": CLOSE, "recognisable": RECOGNISABLE}
-        word = next((word for word, largest in words.items() if ratio <= largest), "outside")
-        return Verdict(word, ratio, 100 * float((self.nearest < lpips).mean()))
+    def judge(self, lpips: float, psnr: float) -> Verdict:
+        """The verdict on the LPIPS-VGG and the PSNR of a projection and its photo."""
+        ratio = lpips / max(float(np.median(self.lpips)), INVISIBLE)
+        word: Word = "close"
+        if ratio > CLOSE:
+            word = "recognisable"
+        if ratio > RECOGNISABLE and psnr < np.median(self.psnr) + CLEARLY_CLOSER:
+            word = "outside"
+        return Verdict(word, ratio, 100 * float((self.lpips < lpips).mean()))
 
 
 def own_scale(G: Generator, spread: Spread) -> OwnScale | None:
@@ -86,14 +93,18 @@ def own_scale(G: Generator, spread: Spread) -> OwnScale | None:
     images = [image for image in drawn if not isinstance(image, Sg2Error)]
     if len(images) < 2:
         return None
-    lpips = LPIPS("vgg").to(G.device)
+    network = LPIPS("vgg").to(G.device)
+    lpips, error = (np.full((len(images), len(images)), np.inf) for _ in range(2))
     with torch.inference_mode():
-        features = [lpips.features(to_tensor(image[None], samples.float())) for image in images]
-        distances = np.full((len(images), len(images)), np.inf)
+        features = [network.features(to_tensor(image[None], samples.float())) for image in images]
         for i, one in enumerate(features):
             for j, other in enumerate(features[:i]):
-                distances[i, j] = distances[j, i] = lpips.distance(one, other).item()
-    return OwnScale(distances.min(axis=1))
+                lpips[i, j] = lpips[j, i] = network.distance(one, other).item()
+                difference = images[i].astype(np.float64) - images[j]
+                error[i, j] = error[j, i] = np.square(difference).mean()
+    with np.errstate(divide="ignore"):  # of equal samples
+        psnr = 10 * np.log10(255**2 / error.min(axis=1))
+    return OwnScale(lpips.min(axis=1), psnr)
 
 
 def provenance_of(verdict: Verdict | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sg2cli.inversion.verdict import (
 )
 from sg2cli.storage.ownership import OwnedFolder
 
-SCALE = OwnScale(np.linspace(0.2, 0.4, 5))  # median 0.3
+SCALE = OwnScale(np.linspace(0.2, 0.4, 5), np.full(5, 15.0))  # median 0.3
 CROPPED = Region((400, 600), (0, 100, 400, 400), (128, 128))
 MADE = {"preset": "paper", "space": "w", "tune": None}
 
@@ -49,31 +49,41 @@ def target(word: str, region: Region | None = None, **made: Any) -> Target:
 def test_lpips_is_judged_on_the_scale_of_the_network(
     lpips: float, word: str, ratio: float, percentile: float
 ) -> None:
-    verdict = SCALE.judge(lpips)
+    verdict = SCALE.judge(lpips, 14.0)
     assert (verdict.word, verdict.percentile) == (word, percentile)
     assert verdict.ratio == pytest.approx(ratio, abs=1e-4)
     assert verdict_in(provenance_of(verdict)) == Verdict(verdict.word, ratio, percentile)
 
 
 def test_the_same_distance_counts_less_where_samples_differ_more() -> None:
-    assert OwnScale(np.array([0.7, 0.9])).judge(0.25).word == "close"
-    assert OwnScale(np.array([0.1, 0.2])).judge(0.25).word == "outside"
-    assert OwnScale(np.zeros(16)).judge(0.0).word == "close"  # samples that all look alike
-    assert OwnScale(np.zeros(16)).judge(0.1).word == "outside"
+    psnr = np.array([14.0, 16.0])
+    assert OwnScale(np.array([0.7, 0.9]), psnr).judge(0.25, 14).word == "close"
+    assert OwnScale(np.array([0.1, 0.2]), psnr).judge(0.25, 14).word == "outside"
+    alike = OwnScale(np.zeros(2), np.full(2, np.inf))
+    assert alike.judge(0.0, 40).word == "close" and alike.judge(0.1, 40).word == "outside"
+
+
+def test_pixels_count_where_lpips_exaggerates() -> None:
+    """As on a plain patch: a trace of structure is far from none, though hardly visible."""
+    assert SCALE.judge(0.46, 21.0).word == "recognisable"
+    assert SCALE.judge(0.46, 19.0).word == "outside"
+    assert SCALE.judge(0.01, 5.0).word == "close"
 
 
 def test_the_scale_is_the_distance_of_samples_from_the_most_similar_of_the_others() -> None:
     G = random_generator(conv_clamp=1.0)
     spread = spread_of_w(G)
     scale = own_scale(G, spread)
-    assert scale is not None and scale.nearest.shape == (OWN_SAMPLES,)
+    assert scale is not None and scale.lpips.shape == scale.psnr.shape == (OWN_SAMPLES,)
     rows = spread.samples[-OWN_SAMPLES:, None].expand(-1, G.config.num_ws, -1)
     images = G.synthesis(rows).clamp(-1, 1)
     lpips = LPIPS("vgg")
     expected = min(lpips(images[:1], images[i : i + 1]).item() for i in range(1, OWN_SAMPLES))
-    assert scale.nearest[0] == pytest.approx(expected, abs=2e-3)  # it compares 8 bits
+    assert scale.lpips[0] == pytest.approx(expected, abs=2e-3)  # it compares 8 bits
+    error = (images[1:] - images[:1]).square().mean(dim=(1, 2, 3)).min().item()
+    assert scale.psnr[0] == pytest.approx(10 * np.log10(4 / error), abs=0.1)
     same = own_scale(G, spread)
-    assert same is not None and (same.nearest == scale.nearest).all()
+    assert same is not None and (same.lpips == scale.lpips).all()
 
 
 def test_a_network_that_cannot_draw_its_samples_has_no_scale() -> None:

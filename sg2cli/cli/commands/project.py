@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 
 FAR_W = 3.0  # standard deviations of w; beyond lie few training images
+FEW_STEPS = 100  # fewer may miss what the network can draw
 BATCH_OPTIONS = ("crop", "background", "npz", "video", "together", "seconds")
 
 
@@ -250,7 +251,9 @@ def report(target: Target) -> str:
     psnr = "identical pixels" if figures["psnr"] is None else f"PSNR {figures['psnr']:.2f} dB"
     judged = scale = ""
     if verdict := verdict_in(figures):
-        judged = f"{verdict.text}: "
+        steps = figures["steps_done"]
+        is_short = verdict.word == "outside" and steps < FEW_STEPS
+        judged = f"{verdict.text}{f', or what {steps} steps can find' * is_short}: "
         scale = f" ({verdict.ratio:.2f} of the distance between similar samples, percentile "
         scale += f"{verdict.percentile:.0f})"
     far = figures["w_distance"] > FAR_W
