@@ -98,6 +98,7 @@ def test_images_are_those_of_the_command(G: Any, sg2: Any) -> None:
             np.testing.assert_array_equal(np.asarray(file), image.pixels)
         made = inspect_image(Path(folder, f"{image.name}.png"))[2]
         assert made is not None and made.pop("payload_sha256")
+        assert made.pop("ws")["float32"]
         assert made == dict(image.provenance)
 
 

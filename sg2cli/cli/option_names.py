@@ -6,8 +6,11 @@ import re
 
 OPTIONS = {
     **{name: f"--{name}" for name in ("overwrite", "resume", "out", "batch", "precision", "tuned")},
-    **{name: f"--{name}" for name in ("network", "preset", "to", "merge", "sha256")},
-    **{name: f"--{name}" for name in ("layers", "positive", "negative", "scores")},
+    **{name: f"--{name}" for name in ("network", "preset", "space", "tune", "crop", "to")},
+    **{
+        name: f"--{name}"
+        for name in ("merge", "sha256", "layers", "positive", "negative", "scores")
+    },
     "skip_existing": "--skip-existing",
     "class_index": "--class",
     "lr_multiplier": "--lr-multiplier",

@@ -99,14 +99,17 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
 
 
 def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Pixels:
-    """A strip [h,columns*W,C] with a label above each column of images [H,W,C]."""
+    """A strip [h,columns*W,C] with a label above each column of images [H,W,C].
+
+    Labels are at least the height of their font apart, down to a font of 5 pixels.
+    """
     import numpy as np
     import PIL.Image
     from PIL import ImageDraw, ImageFont
 
     width, channels = shape[1], shape[2]
     size = min(40, max(10, width // 6))
-    while size > 5 and max(map(ImageFont.load_default(size).getlength, labels)) > width - 2:
+    while size > 5 and max(map(ImageFont.load_default(size).getlength, labels)) > width - size:
         size -= 1
     font = ImageFont.load_default(size)
     strip = PIL.Image.new("L", (width * len(labels), 2 * size), 255)

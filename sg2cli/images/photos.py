@@ -40,11 +40,46 @@ MIN_SIDE = 16  # minimum side after cropping
 
 
 @dataclass(frozen=True)
+class Region:
+    """The part of a photo that is projected, and its size afterwards: widths before heights."""
+
+    photo: tuple[int, int]
+    crop: Box
+    scaled: tuple[int, int]
+
+    @property
+    def is_centre(self) -> bool:
+        """Whether something was cut off, alike at opposite sides."""
+        x, y, *kept = self.crop
+        centre = [(all_ - some) // 2 for all_, some in zip(self.photo, kept, strict=True)]
+        return kept != [*self.photo] and [x, y] == centre
+
+    def __str__(self) -> str:
+        """'cropped 400x600 to its centre 400x400, scaled to 128x128'; '' for a photo as it is."""
+        x, y, *kept = self.crop
+        wide, high = self.scaled
+        whole, part = "{}x{}".format(*self.photo), "{}x{}".format(*kept)
+        done = []
+        if part != whole:
+            place = f"its centre {part}" if self.is_centre else f"{part} at {x},{y}"
+            done.append(f"cropped {whole} to {place}")
+        if kept != [wide, high]:
+            # The centre in the shape of the result is rounded to whole pixels.
+            keeps_shape = abs(kept[0] * high - kept[1] * wide) < max(wide, high)
+            verb = "scaled" if keeps_shape else "stretched"
+            done.append(
+                f"{verb} to {wide}x{high}" if done else f"{verb} from {part} to {wide}x{high}"
+            )
+        return ", ".join(done)
+
+
+@dataclass(frozen=True)
 class Photo:
     """A photo at the resolution of a network."""
 
     pixels: Pixels  # [H,W,C] uint8
     mask: np.ndarray[Any, np.dtype[np.float32]] | None = None  # [H,W]: 0 does not count, 1 does
+    region: Region | None = None  # None: these pixels were not read from a file
 
     @property
     def sha256(self) -> str:
@@ -82,8 +117,10 @@ def read_photo(
         mode = "L" if channels == 1 else "RGB"
         pixels = _reduced(image, box, size, mode, background, smooth=True)
     pixels = pixels.reshape(*size, channels)
+    left, top, right, bottom = box
+    region = Region(upright, (left, top, right - left, bottom - top), (size[1], size[0]))
     if mask is None:
-        return Photo(pixels)
+        return Photo(pixels, region=region)
     mask_name = str(mask) if isinstance(mask, Path) else "of the photo"
     with _reading(mask, mask_name) as image:
         if image.size != upright:
@@ -95,7 +132,7 @@ def read_photo(
     weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
         raise UsageError(f"the mask {mask_name} is black everywhere inside the crop of {name}")
-    return Photo(pixels, weights)
+    return Photo(pixels, weights, region)
 
 
 def check_photo(path: Path) -> None:

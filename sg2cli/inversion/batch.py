@@ -180,10 +180,13 @@ class ProjectionBatch:
 
     def _estimate(self, count: int, seconds: float) -> None:
         if seconds > LONG:
-            self.events.note(
-                f"about {seconds / 60:.0f} minutes for this batch of {count}: "
-                "a faster `preset` or `seconds` shorten that, `resume` continues an interrupted run"
+            is_fast = self.projector.provenance["preset"] == "fast"
+            hints = (
+                "`seconds` shortens that" if is_fast else "`preset` fast or `seconds` shorten that"
             )
+            if not self.folder.resume:
+                hints += ", `resume` continues an interrupted run"
+            self.events.note(f"about {seconds / 60:.0f} minutes for this batch of {count}: {hints}")
 
     @contextmanager
     def _failing(self, tasks: Sequence[Task | Target]) -> Iterator[None]:

@@ -68,6 +68,7 @@ class BatchResults:
         options, config = self.options, self.projector.G.config
         reading = (options.crop, options.background, options.mask)
         photo = read_photo_for(config, target.content(), *reading)
+        target.region = photo.region
         provenance = self.projector.provenance_of(target.name, photo, init)
         return Task(target, photo, provenance, init)
 
@@ -143,7 +144,7 @@ class BatchResults:
         name = task.target.folder.name
         projection = self.projector.projection(found, task.photo, name, provenance, G)
         task.target.status = found.ended
-        task.target.figures = results.summary(found, projection.figures)
+        task.target.figures = projection.provenance
         return projection
 
 

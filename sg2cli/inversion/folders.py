@@ -23,7 +23,10 @@ from sg2cli.storage.ownership import OwnedFolder
 from sg2cli.storage.paths import is_there, kind, refuse_inputs
 from sg2cli.storage.safetensors import SafetensorsFile, sg2_metadata
 
-COLUMNS = ("photo", "state", "steps_done", "lpips_vgg", "lpips_alex", "psnr", "w_distance", "says")
+OLDER_COLUMNS = (
+    *("photo", "state", "steps_done", "lpips_vgg", "lpips_alex", "psnr", "w_distance", "says"),
+)
+COLUMNS = (*OLDER_COLUMNS[:-1], "verdict", "own_ratio", "own_percentile", "says")
 
 
 class BatchFolder:
@@ -156,7 +159,7 @@ def _is_older_result(path: Path) -> bool:
             from sg2cli.inversion.state import Record  # loads torch
 
             history = [field.name for field in fields(Record)]
-            names = [*COLUMNS] if path.name == SUMMARY else history
+            names = [*OLDER_COLUMNS] if path.name == SUMMARY else history
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 lines = list(csv.reader(file))
             return lines[0] == names and all(len(line) == len(names) for line in lines)

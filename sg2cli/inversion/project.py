@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from sg2cli.inversion.search import Search, optimise
 from sg2cli.inversion.snapshots import SearchSnapshot, load_state
 from sg2cli.inversion.start import spread_of_w
 from sg2cli.inversion.state import Found
+from sg2cli.inversion.verdict import OwnScale, own_scale
 from sg2cli.latents.given import Latents, as_latents
 from sg2cli.latents.mapping import to_ws
 from sg2cli.sampling import check_settings
@@ -58,6 +60,11 @@ class Projector:
             "tune": None,
         }
 
+    @cached_property
+    def own_scale(self) -> OwnScale | None:
+        """What LPIPS is compared with: computed for the first result."""
+        return own_scale(self.G, self.spread)
+
     def provenance_of(self, name: str, photo: Photo, init: Latent | None) -> dict[str, Any]:
         """The provenance of a result, without figures."""
         target = {"file": Path(name).name, "sha256": photo.sha256}
@@ -83,6 +90,9 @@ class Projector:
         """Draw the latent, with a tuned network if given, and measure the image."""
         image = results.redraw(G or self.G, found)
         figures = self.judge.measure(image, photo, found.ws)
+        counted = 1.0 if photo.mask is None else float(photo.mask.mean())  # LPIPS is a mean
+        scale = self.own_scale
+        verdict = scale and scale.judge(figures.lpips_vgg / counted, figures.psnr)
         return Projection(
             name=name,
             ws=found.ws.cpu().numpy(),
@@ -90,10 +100,11 @@ class Projector:
             image=image,
             target=photo.pixels,
             figures=figures,
+            verdict=verdict,
             steps=found.steps,
             ended=found.ended,
             history=found.history,
-            provenance={**provenance, **results.summary(found, figures)},
+            provenance={**provenance, **results.summary(found, figures, verdict, photo.region)},
         )
 
 
@@ -136,7 +147,7 @@ def project(
             None: nothing is written.
         events: receives progress and messages.
 
-    Returns: ws, noise maps, image and figures, reproducible for the same photo and settings.
+    Returns: ws, noise maps, image, figures and verdict; the same for the same photo and settings.
     Raises UsageError for settings that do not fit, and Sg2Error for an unreadable photo.
     """
     chosen = choose_settings(preset, settings, changes)

@@ -16,6 +16,7 @@ from sg2cli.storage.paths import is_there, user_path
 if TYPE_CHECKING:
     from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.state import Ended, Record
+    from sg2cli.inversion.verdict import Verdict
     from sg2cli.storage.array_files import Array
 
 
@@ -32,6 +33,7 @@ class Projection:
     image: Pixels  # [H,W,C] uint8: the image of ws and noise
     target: Pixels  # [H,W,C] uint8: the photo, cropped and resized
     figures: results.Figures  # distances between image and target
+    verdict: Verdict | None  # on them; None if the network cannot draw samples
     steps: int  # number of steps taken
     ended: Ended  # "done", or the reason for ending early: "plateau", "time", "not finite"
     history: Sequence[Record]  # one record per step
@@ -60,7 +62,8 @@ class Projection:
 
     def __repr__(self) -> str:
         height, width, _ = self.image.shape
-        return f"Projection({self.name!r}, {width}x{height}, LPIPS {self.lpips:.3f})"
+        verdict = f", {self.verdict.word}" if self.verdict else ""
+        return f"Projection({self.name!r}, {width}x{height}, LPIPS {self.lpips:.3f}{verdict})"
 
     def _repr_png_(self) -> bytes:
         return results.comparison(self)

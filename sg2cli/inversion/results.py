@@ -24,6 +24,7 @@ from sg2cli.inversion.names import HISTORY
 from sg2cli.inversion.published_lpips import PublishedLPIPS
 from sg2cli.inversion.start import Spread
 from sg2cli.inversion.state import Found, Record
+from sg2cli.inversion.verdict import Verdict, provenance_of
 from sg2cli.latents.files import Stream, inspect_latents, write_latents
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.opening import open_latents
@@ -37,14 +38,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sg2cli.generator import Generator
-    from sg2cli.images.photos import Photo
+    from sg2cli.images.photos import Photo, Region
     from sg2cli.images.pixels import Pixels
     from sg2cli.inversion.projection import Projection
 
 COMPARED = 256  # minimum side of the images in compare.png, in pixels
-# Beyond these a photo is reported as out of domain. Samples of the network itself are found within
-# 0.05 and 1.6; photos like its training data, in W, around 0.15 and 1.3.
-FAR_LPIPS, FAR_W = 0.35, 3.0
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,6 @@ class Figures:
     lpips_alex: float
     psnr: float  # dB
     w_distance: float  # of ws from the mean of w, in standard deviations of w
-
-    @property
-    def outside(self) -> str | None:
-        """A warning if the photo is outside of the domain of the network."""
-        if self.lpips_vgg > FAR_LPIPS:
-            return "the network cannot draw images like it"
-        if self.w_distance > FAR_W:
-            return "the latent is far from the training distribution: edits may fail"
-        return None
 
 
 class Judge:
@@ -149,7 +138,7 @@ def read_result(
     try:
         provenance = inspect_latents(path)[1]
     except Sg2Error as error:
-        raise Sg2Error(f"{error}: remove it and run again with `resume`") from error
+        raise Sg2Error(f"{error}: remove it and run the command again") from error
     which = next(
         (i for i, candidate in enumerate(candidates) if _agrees(provenance, candidate)), None
     )
@@ -159,9 +148,8 @@ def read_result(
             "`overwrite` replaces it, another `out` keeps it"
         )
     latents = list(open_latents([LatentFile(path)], G.config))
-    names = {"steps_done", "ended", "outside", *(field.name for field in fields(Figures))}
     values = latents[0].values
-    whole = len(latents) == 1 and values is not None and names <= provenance.keys()
+    whole = len(latents) == 1 and values is not None and _has_figures(provenance)
     if not whole or is_unchanged(path, provenance) is False:
         raise Sg2Error(f"{path} was changed after sg2 wrote it: `overwrite` replaces it")
     assert values is not None
@@ -169,6 +157,13 @@ def read_result(
     ws = G.mapping.w_avg.new_tensor(values).expand(G.config.num_ws, -1)
     found = Found(0, ws, noise, provenance["steps_done"], provenance["ended"], [])
     return which, found, provenance
+
+
+def _has_figures(provenance: Mapping[str, Any]) -> bool:
+    names = ["steps_done", *(field.name for field in fields(Figures))]
+    numbers = {name: isinstance(provenance.get(name), int | float) for name in names}
+    numbers["psnr"] |= "psnr" in provenance and provenance["psnr"] is None  # equal pixels
+    return all(numbers.values()) and "ended" in provenance
 
 
 class OtherSettings(Sg2Error):
@@ -179,8 +174,10 @@ def _agrees(provenance: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool
     return same_settings({key: provenance.get(key) for key in candidate}, candidate)
 
 
-def summary(found: Found, figures: Figures) -> dict[str, Any]:
-    """The outcome and the figures, for the metadata."""
+def summary(
+    found: Found, figures: Figures, verdict: Verdict | None, region: Region | None
+) -> dict[str, Any]:
+    """The outcome, the figures and the part of the photo, for the metadata."""
     shown = {name: round(value, 6) for name, value in asdict(figures).items()}
     if not math.isfinite(figures.psnr):
         shown["psnr"] = None  # equal pixels; JSON has no infinity
@@ -188,7 +185,8 @@ def summary(found: Found, figures: Figures) -> dict[str, Any]:
         "steps_done": found.steps,
         "ended": found.ended,
         **shown,
-        "outside": figures.outside,
+        **provenance_of(verdict),
+        "region": region and asdict(region),
     }
 
 
@@ -201,16 +199,17 @@ def _table(rows: Sequence[Record]) -> bytes:
 
 
 def comparison(projection: Projection) -> bytes:
-    """A PNG of target, result and their difference side by side, under the figures."""
+    """A PNG of target, result and their amplified difference side by side, under the figures."""
     target, image, figures = projection.target, projection.image, projection.figures
-    times = -(-COMPARED // len(target))
-    difference = np.abs(target.astype(int) - image).astype(np.uint8)
-    cells = [a.repeat(times, axis=0).repeat(times, axis=1) for a in (target, image, difference)]
+    difference, factor = amplified(target, image)
+    psnr = f"PSNR {figures.psnr:.1f} dB" if math.isfinite(figures.psnr) else "identical pixels"
     labels = [
         "target",
         f"LPIPS {figures.lpips_vgg:.3f} (Alex {figures.lpips_alex:.3f})",
-        f"difference: PSNR {figures.psnr:.1f} dB",
+        f"{factor}x difference, {psnr}" if factor > 1 else f"difference, {psnr}",
     ]
+    times = -(-COMPARED // len(target))
+    cells = [a.repeat(times, axis=0).repeat(times, axis=1) for a in (target, image, difference)]
     shape = cells[0].shape
     file = io.BytesIO()
     header = column_header(labels, shape)
@@ -219,6 +218,18 @@ def comparison(projection: Projection) -> bytes:
         grid.append(cell)
     grid.finish()
     return file.getvalue()
+
+
+def amplified(target: Pixels, image: Pixels) -> tuple[Pixels, int]:
+    """The absolute difference of images [H,W,C], multiplied by a power of two, and that factor.
+
+    The largest factor up to 16 that clips at most 1% of the values, so that small differences are
+    visible.
+    """
+    difference = np.abs(target.astype(int) - image)
+    typical = np.quantile(difference, 0.99)
+    factor = next(factor for factor in (16, 8, 4, 2, 1) if typical * factor <= 255)
+    return np.minimum(difference * factor, 255).astype(np.uint8), factor
 
 
 def _curve(history: Sequence[Record], figures: Figures) -> bytes | None:

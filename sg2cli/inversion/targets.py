@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sg2cli.errors import UsageError, brief
-from sg2cli.images.photos import PHOTO_SUFFIXES
+from sg2cli.images.photos import PHOTO_SUFFIXES, Region
 from sg2cli.inversion.names import RESERVED
 from sg2cli.storage.ownership import OwnedFolder
 from sg2cli.storage.paths import kind, user_path
@@ -31,6 +31,7 @@ class Target:
     source: Path  # '-' is stdin
     results: OwnedFolder
     status: Status = "not begun"
+    region: Region | None = None  # of the photo, once it is read
     figures: Mapping[str, Any] = field(default_factory=dict)  # as in the metadata of its results
     error: str = ""  # why it failed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,15 @@ def test_a_large_png_grid_takes_a_row_of_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20 << 20
+
+
+@pytest.mark.parametrize("width", [128, 256, 512])
+def test_labels_do_not_touch(width: int) -> None:
+    """Between two labels is at least as much white as their letters are high."""
+    labels = ["difference: PSNR 13.6 dB"] * 3
+    strip = grid.column_header(labels, (width, width, 1))[:, :, 0]
+    dark = np.flatnonzero((strip < 128).any(axis=0))
+    within = [dark[(dark >= k * width) & (dark < (k + 1) * width)] for k in range(3)]
+    gaps = [b.min() - a.max() for a, b in itertools.pairwise(within)]
+    letters = np.flatnonzero((strip < 128).any(axis=1))
+    assert min(gaps) >= 0.6 * (letters.max() - letters.min())

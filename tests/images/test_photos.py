@@ -453,3 +453,37 @@ def test_tags_that_another_thread_reads_are_not_counted(tmp_path: Path) -> None:
         assert budget.used["tags_read"] == 0
         PIL.Image.open(ours)
         assert budget.used["tags_read"] > 0
+
+
+@pytest.mark.parametrize(
+    ("photo", "crop", "text"),
+    [
+        ((400, 600), "center", "cropped 400x600 to its centre 400x400, scaled to 128x128"),
+        ((128, 600), "center", "cropped 128x600 to its centre 128x128"),
+        ((401, 300), (5, 6, 150, 150), "cropped 401x300 to 150x150 at 5,6, scaled to 128x128"),
+        ((400, 300), (5, 6, 200, 100), "cropped 400x300 to 200x100 at 5,6, stretched to 128x128"),
+        ((400, 600), "none", "stretched from 400x600 to 128x128"),
+        ((256, 256), "center", "scaled from 256x256 to 128x128"),
+        ((64, 64), "center", "scaled from 64x64 to 128x128"),
+        ((128, 128), "center", ""),
+    ],
+)
+def test_the_part_of_a_photo_that_is_used_is_stated(
+    tmp_path: Path, photo: tuple[int, int], crop: Any, text: str
+) -> None:
+    path = saved(tmp_path, PIL.Image.new("RGB", photo, "red"))
+    assert str(read_photo(path, (128, 128), 3, crop=crop).region) == text
+
+
+def test_a_centre_rounded_to_whole_pixels_is_not_stretched(tmp_path: Path) -> None:
+    path = saved(tmp_path, PIL.Image.new("RGB", (401, 301), "red"))
+    region = read_photo(path, (16, 24), 3).region
+    assert str(region) == "cropped 401x301 to its centre 401x267, scaled to 24x16"
+
+
+def test_a_photo_turned_by_the_camera_is_described_upright(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, PIL.Image.new("RGB", (60, 40), "red"), exif=exif)
+    region = read_photo(path, (40, 40), 3).region
+    assert str(region) == "cropped 40x60 to its centre 40x40"

@@ -135,7 +135,9 @@ def test_a_saved_projection_is_drawn_again_and_not_replaced(G: Any) -> None:
 
 def test_it_displays_in_a_notebook(G: Any) -> None:
     found = project(G, photo(), steps=1)
-    assert repr(found) == f"Projection('photo', 16x16, LPIPS {found.lpips:.3f})"
+    assert found.verdict is not None
+    shown = f"LPIPS {found.lpips:.3f}, {found.verdict.word}"
+    assert repr(found) == f"Projection('photo', 16x16, {shown})"
     with PIL.Image.open(io.BytesIO(found._repr_png_())) as shown:
         assert shown.size[0] == 3 * 256
 
@@ -160,6 +162,11 @@ def test_a_mask_weighs_pixels(G: Any) -> None:
     left = np.abs(some_count.image[:, :8].astype(float) - first[:, :8]) ** 2
     psnr = 10 * np.log10(255**2 / left.mean())  # the figures are those of what counts
     assert some_count.figures.psnr == pytest.approx(psnr, abs=1e-3)
+    # LPIPS is 0 where nothing counts, so that half of it is twice as much in the other half.
+    assert plain.verdict and all_counts.verdict and some_count.verdict
+    scale = plain.lpips / plain.verdict.ratio
+    assert all_counts.verdict.ratio == pytest.approx(all_counts.lpips / scale)
+    assert some_count.verdict.ratio == pytest.approx(2 * some_count.lpips / scale)
     with pytest.raises(UsageError, match="must have the same size"):
         project(G, first, mask=half[:8])
     with pytest.raises(UsageError, match="is black everywhere"):

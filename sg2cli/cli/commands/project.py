@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
 
 
+FAR_W = 3.0  # standard deviations of w; beyond lie few training images
+FEW_STEPS = 100  # fewer may miss what the network can draw
 BATCH_OPTIONS = ("crop", "background", "npz", "video", "together", "seconds")
 
 
@@ -233,9 +235,13 @@ def _run(batch: ProjectionBatch, console: Console) -> None:
 
 def _summarise(targets: Sequence[Target], console: Console) -> None:
     """Report the figures of each photo; Sg2Error if some failed."""
+    from sg2cli.inversion.verdict import advice
+
     for target in targets:
         if target.figures:
             console.note(report(target))
+    for text in advice(targets):
+        console.note(text)
     failed = [target for target in targets if target.has_failed]
     if len(targets) > 1:
         kept = sum(target.status == "kept" for target in targets)
@@ -246,12 +252,22 @@ def _summarise(targets: Sequence[Target], console: Console) -> None:
 
 
 def report(target: Target) -> str:
-    """The figures of a photo in one line."""
+    """The verdict and the figures of a photo, and the part of it that was used, in one line."""
+    from sg2cli.inversion.verdict import verdict_in
+
     figures = target.figures
     psnr = "identical pixels" if figures["psnr"] is None else f"PSNR {figures['psnr']:.2f} dB"
-    outside = f"; {figures['outside']}" if figures["outside"] else ""
+    judged = scale = ""
+    if verdict := verdict_in(figures):
+        steps = figures["steps_done"]
+        is_short = verdict.word == "outside" and steps < FEW_STEPS
+        judged = f"{verdict.text}{f', or what {steps} steps can find' * is_short}: "
+        scale = f" ({verdict.ratio:.2f} of the distance between similar samples, percentile "
+        scale += f"{verdict.percentile:.0f})"
+    far = figures["w_distance"] > FAR_W
+    region = str(target.region or "")
     return (
-        f"{target.name}: LPIPS-VGG {figures['lpips_vgg']:.4f}, LPIPS-Alex "
+        f"{target.name}: {judged}LPIPS-VGG {figures['lpips_vgg']:.4f}{scale}, LPIPS-Alex "
         f"{figures['lpips_alex']:.4f}, {psnr}, w {figures['w_distance']:.2f} standard deviations "
-        f"from the mean{outside}"
+        f"from the mean{', so far that edits may fail' * far}{'; ' * bool(region)}{region}"
     )

@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 
 from sg2cli import checkpoints
 from sg2cli.errors import Sg2Error
-from sg2cli.inversion import results, snapshots
+from sg2cli.inversion import batch, results, snapshots
 from sg2cli.inversion.search import Search
+from sg2cli.inversion.verdict import OwnScale, Verdict
 from sg2cli.storage import atomic
 from tests.conftest import SG2, one_line
 
@@ -101,6 +102,76 @@ def test_a_result_is_whole_and_drawn_again_pixel_for_pixel(sg2: Any, net: Path) 
     assert {"lr", "lpips", "noise_penalty", "w_distance"} < rows[0].keys()
     with PIL.Image.open("o/me/compare.png") as compared:
         assert compared.size[0] == 3 * 256
+
+
+def test_the_report_says_what_was_reached_of_which_part(sg2: Any, net: Path) -> None:
+    photo("me.png", size=(20, 40))
+    photo("as-it-is.png", 1, size=(16, 16))
+    args = ("me.png", "as-it-is.png", "-n", net, "--steps", 2, "--out", "o")
+    result = sg2("project", *args)
+    made = [metadata(f"o/{name}/{LATENT}") for name in ("me", "as-it-is")]
+    rows = rows_of("o/summary.csv")
+    lines = [line for line in result.err.splitlines() if "LPIPS-VGG" in line]
+    for name, each, row, line in zip(("me.png", "as-it-is.png"), made, rows, lines, strict=True):
+        assert each["verdict"] == row["verdict"]
+        assert each["own_ratio"] == float(row["own_ratio"]) > 0
+        assert each["own_percentile"] == float(row["own_percentile"])
+        outside = "outside what this network can draw, or what 2 steps can find"
+        text = {"outside": outside}.get(row["verdict"], row["verdict"])
+        assert line.startswith(f"sg2: {name}: {text}: LPIPS-VGG ")
+        ratio, percentile = each["own_ratio"], each["own_percentile"]
+        assert f"({ratio:.2f} of the distance between similar samples, percentile " in line
+        assert f"percentile {percentile:.0f})" in line
+    assert lines[0].endswith("; cropped 20x40 to its centre 20x20, scaled to 16x16")
+    assert lines[1].endswith("from the mean")
+    region = {"photo": [20, 40], "crop": [0, 10, 20, 20], "scaled": [16, 16]}
+    assert made[0]["region"] == region
+    again = sg2("project", *args, "--resume").err.splitlines()
+    assert [line for line in again if "LPIPS-VGG" in line] == lines
+
+
+def test_options_that_are_set_are_not_suggested(sg2: Any, net: Path) -> None:
+    photo("me.png", size=(20, 40))
+    args = ("project", "me.png", "-n", net, "--steps", 1, "--out")
+    always = lambda word: lambda *_: Verdict(word, 0.5, 50.0)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OwnScale, "judge", always("recognisable"))
+        text = sg2(*args, "a").err
+        assert "not close: --preset best or --space w+ or --tune may improve that" in text
+        options = ("--preset", "best", "--space", "w+", "--tune", "--tune-steps", 1)
+        text = sg2(*args, "b", *options).err
+        assert "recognisable" in text and "may improve" not in text
+        patch.setattr(OwnScale, "judge", always("outside"))
+        text = sg2(*args, "c").err
+        assert "--crop chooses the part" in text and "--preset" not in text
+        assert "--crop chooses" not in sg2(*args, "d", "--crop", "0,0,16,16").err
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ((), "--preset fast or --time-limit shorten that, --resume continues an interrupted run"),
+        (("--preset", "fast", "--resume"), "--time-limit shortens that"),
+    ],
+)
+def test_a_long_batch_is_announced(
+    sg2: Any, net: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], hint: str
+) -> None:
+    monkeypatch.setattr(batch, "LONG", 0)
+    photo("me.png")
+    result = sg2("project", "me.png", "-n", net, "--steps", 8, "--out", "o", *options)
+    assert f"minutes for this batch of 1: {hint}\n" in result.err
+
+
+def test_results_of_older_versions_have_no_verdict_and_are_kept(sg2: Any, net: Path) -> None:
+    photo("me.png")
+    args = ("project", "me.png", "-n", net, "--steps", 2, "--out", "o")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "provenance_of", lambda verdict: {"outside": None})
+        assert sg2(*args).code == 0
+    result = sg2(*args, "--resume")
+    assert result.code == 0 and result.lines == []
+    assert "sg2: me.png: LPIPS-VGG 0." in result.err
 
 
 def test_without_matplotlib_all_but_the_curve_is_there(
