@@ -131,7 +131,8 @@ def _checkpoint(network: checkpoints.Network) -> dict[str, Any]:
 
 def _other_format(path: Path, name: str) -> dict[str, Any]:
     from sg2cli.checkpoints.config import first, parameters, read_config
-    from sg2cli.checkpoints.convert import read_checkpoint
+    from sg2cli.checkpoints.importer import read_checkpoint
+    from sg2cli.checkpoints.official import convert_command
 
     found = read_checkpoint(path)
     return {
@@ -141,7 +142,7 @@ def _other_format(path: Path, name: str) -> dict[str, Any]:
         "also in it": first(found.left_out, 30) or "nothing",
         "missing": ", ".join(found.made_up) or "nothing",
         "sha256": found.fields["source"]["sha256"],
-        "to use it": f"sg2 convert {name} {path.with_suffix('.safetensors').name}",
+        "to use it": convert_command(name, path.stem),
     }
 
 

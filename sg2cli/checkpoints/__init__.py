@@ -44,7 +44,8 @@ def find_network(name: str | Path = DEFAULT_NETWORK) -> Network:
     """
     if is_address(str(name)):
         raise UsageError(
-            f"networks are fetched first: run `{fetching_command(str(name))}`, and give its result"
+            "a network cannot be loaded from an address: run "
+            f"`{fetching_command(str(name))}`, and give the file that it writes"
         )
     path, known = user_path(str(name)), bundled()
     what = kind(path)

@@ -19,7 +19,9 @@ from sg2cli.storage.budget import Budget
 from sg2cli.storage.safetensors import sg2_metadata
 
 MARK = "synthesis.b4.const"
-USED_FILTERS = r"synthesis\.b\d+\.(conv0|skip)\.resample_filter"  # a conv1 has one, without a use
+USED_FILTERS = (
+    r"synthesis\.b\d+\.(conv0|skip)\.resample_filter"  # conv1 stores one, but does not use it
+)
 ASSUMED: dict[str, Any] = {
     "conv_clamp": None,
     "activation": "lrelu",
@@ -47,8 +49,8 @@ def read(tree: TensorTree, prefix: str, budget: Budget) -> Checkpoint:
     else:
         label, fields = "NVIDIA PyTorch state dict", dict(ASSUMED)
         notes = [
-            "the file does not record conv_clamp, activation, lr_multiplier and num_fp16_res: "
-            "assumed are none, lrelu, 0.01 and 0"
+            "the file does not record conv_clamp, activation, lr_multiplier or num_fp16_res; "
+            "assuming none, lrelu, 0.01 and 0"
         ]
     fields.setdefault("resample_filter", _taps(stored, budget))
     return Checkpoint(label, fields, tensors, notes=notes)

@@ -33,7 +33,7 @@ def blend(
     overwrite: bool = False,
     on_note: Callable[[str], object] = lambda text: None,
 ) -> Conversion:
-    """Join the layers of A below a resolution with those of B from there on.
+    """Combine the layers of A below a resolution with those of B from that resolution up.
 
     With a network and its fine-tuned copy: `sg2cli.blend("ffhq.safetensors",
     "toons.safetensors", "blended.safetensors", at=32)` has poses and shapes of A, and surfaces
@@ -53,7 +53,7 @@ def blend(
     """
     path = user_path(str(out))
     if path.suffix != ".safetensors":
-        raise UsageError(f"{path}: this is saved as .safetensors")
+        raise UsageError(f"{path}: the output must end in .safetensors")
     check_file(path, overwrite)
     first, second = find_network(a), find_network(b)
     refuse_inputs([path], [first.path, second.path])
@@ -100,9 +100,10 @@ def _check(first: Network, second: Network, at: int, width: int) -> None:
         raise UsageError(
             f"no block of resolution {at}: the network has {', '.join(map(str, resolutions))}"
         )
-    if width < 0 or width > first.config.num_ws:
-        raise UsageError(f"a width of {width} layers: the network has {first.config.num_ws - 1}")
-    pair = [  # without what is A's in any case
+    layers = first.config.num_ws - 1
+    if not 0 <= width <= layers:
+        raise UsageError(f"a width of {width} is out of range: the network has {layers} layers")
+    pair = [  # without the fields that are always taken from A
         replace(network.config, lr_multiplier=0.01, num_fp16_res=0, conv_clamp=None)
         for network in (first, second)
     ]
@@ -118,8 +119,8 @@ def _check(first: Network, second: Network, at: int, width: int) -> None:
 def _notes(
     own: Mapping[str, Tensor],
     other: Mapping[str, Tensor],
-    config: GeneratorConfig,
-    second: GeneratorConfig,
+    config_a: GeneratorConfig,
+    config_b: GeneratorConfig,
 ) -> list[str]:
     """Whose mapping network is kept, and how far the weights differ."""
     mapping = _difference(own, other, "mapping.fc")
@@ -130,11 +131,13 @@ def _notes(
     ]
     if synthesis > UNRELATED:
         notes.append(
-            "warning: the networks are not related, so that the blend draws neither's images: "
-            "blend a network with one that was fine-tuned from it"
+            "warning: the networks seem unrelated, so the blend is unlikely to give meaningful "
+            "images: blend a network with a fine-tuned copy of it"
         )
-    if config.conv_clamp != second.conv_clamp:
-        notes.append(f"the conv_clamp of A is kept: {config.conv_clamp}, not {second.conv_clamp}")
+    if config_a.conv_clamp != config_b.conv_clamp:
+        notes.append(
+            f"the conv_clamp of A is kept: {config_a.conv_clamp}, not {config_b.conv_clamp}"
+        )
     return notes
 
 

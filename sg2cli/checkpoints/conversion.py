@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from sg2cli.checkpoints import bundled, find_network, is_ours
@@ -74,7 +75,8 @@ def convert(
             ("ada", or "stylegan3" for its StyleGAN2).
         merge: weight deltas of a tuned network, to be added.
         sha256: of the file at an address, in hexadecimal; another one is refused.
-        lr_multiplier: of the mapping network, where a file does not record that it is not 0.01.
+        lr_multiplier: learning-rate multiplier of the mapping network, for files that do not
+            record it (0.01 is assumed).
         overwrite: replace `out` if it exists.
         on_progress: receives the bytes downloaded so far and, if known, in total.
         on_note: receives messages; they are in the result as well.
@@ -95,9 +97,9 @@ def convert(
         deltas = user_path(str(merge)) if merge else None
         made = _write_ours(name, target, to, deltas, overwrite, note)
     else:
-        from sg2cli.checkpoints import convert as conversion
+        from sg2cli.checkpoints import importer
 
-        reader = partial(conversion.convert, overwrite=overwrite, lr_multiplier=lr_multiplier)
+        reader = partial(importer.convert, overwrite=overwrite, lr_multiplier=lr_multiplier)
         made = _read_other(name, target, sha256, reader, on_progress, note)
     return Conversion(target, made, tuple(notes))
 
@@ -114,12 +116,12 @@ def check_conversion(
     """UsageError or Sg2Error for arguments that are wrong whatever the file contains."""
     expected = SUFFIXES[to] if to else (".safetensors",)
     if out.suffix not in expected:
-        raise UsageError(f"{out}: this is saved as {' or '.join(expected)}")
+        raise UsageError(f"{out}: the output must end in {' or '.join(expected)}")
     check_file(out, overwrite)
     inputs = [] if is_address(source) else [user_path(source)]
     refuse_inputs([out], [*inputs, *([user_path(str(merge))] if merge else [])])
     if sha256 and (to or merge or not (is_address(source) or source in OFFICIAL_NETWORKS)):
-        raise UsageError("`sha256` is only for files from the web")
+        raise UsageError("`sha256` applies only to downloads")
     if lr_multiplier is not None:
         if to or merge:
             raise UsageError("`lr_multiplier` is only for networks of other code")
@@ -177,8 +179,7 @@ def _read_other(
         _refuse_folder(path)
         if is_ours(path) and has_our_names(path):
             raise UsageError(
-                f"{name} is a .safetensors, which sg2 reads as it is: `to` ada or "
-                "`to` rosinality writes it for other code"
+                f"{name} is already in the format of sg2: give `to` to export it for other code"
             )
         read, network, odd = converted(path, out)
     for text in [_summary(read.format, network), *_remarks(read, odd)]:
@@ -191,8 +192,8 @@ def _refuse_folder(path: Path) -> None:
         return
     if (path / "data.pkl").exists():
         raise CheckpointError(
-            f"{path}: an unpacked .pt: pack it with `(cd {path.parent} && zip -0 -r {path.name}.pt "
-            f"{path.name})`, and convert that"
+            f"{path}: an unpacked .pt: pack it with `(cd {quote(str(path.parent))} && zip -0 -r "
+            f"{quote(f'{path.name}.pt')} {quote(path.name)})`, and convert that"
         )
     raise CheckpointError(f"{path}: a folder: give the checkpoint inside")
 

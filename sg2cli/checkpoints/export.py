@@ -42,15 +42,15 @@ def save_as(
         content = nvidia_pickle(G, "ada" if target == "ada" else "stylegan3", to_ada(G))
         if not channel_base_and_max(G.config):
             note(
-                f"channels of {', '.join(map(str, G.config.channels))} are not those of any "
-                "channel_base and channel_max: code that constructs its own generator from this "
-                "file's arguments cannot read it"
+                f"channels of {', '.join(map(str, G.config.channels))} match no channel_base and "
+                "channel_max: code that builds its own generator from this file's arguments "
+                "cannot load it"
             )
     else:
         if target == "ada":
             contents: dict[str, Any] = to_ada(G)
         else:
-            check_rosinality(G.config)
+            _check_rosinality(G.config)
             _check_clamp(G, note)
             contents = {"g_ema": to_rosinality(G), "latent_avg": G.mapping.w_avg.cpu().clone()}
         buffer = io.BytesIO()  # as torch hides why it cannot write
@@ -133,7 +133,7 @@ def _their_name(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]
     return f"{prefix}.{PARTS[part]}", (1,) if part == "noise_strength" else shape
 
 
-def check_rosinality(config: GeneratorConfig) -> None:
+def _check_rosinality(config: GeneratorConfig) -> None:
     """UsageError that names what rosinality's code cannot express, but for a clamp."""
     separable = not isinstance(config.resample_filter[0], tuple)
     needs: Mapping[str, bool] = {
@@ -146,7 +146,7 @@ def check_rosinality(config: GeneratorConfig) -> None:
         f"a constant input of {config.base[0]}x{config.base[1]}": config.base == (4, 4),
         "a filter that is not a product": separable,
         f"a filter of {len(config.resample_filter)} taps": len(config.resample_filter) == 4,
-        f"channels of {', '.join(map(str, config.channels))}": _are_rosinalitys(config),
+        f"channels of {', '.join(map(str, config.channels))}": _has_rosinality_channels(config),
         f"mapping layers of {config.mapping_features} for z of {config.z_dim}": (
             {config.z_dim} == set(config.mapping_features)
         ),
@@ -155,7 +155,7 @@ def check_rosinality(config: GeneratorConfig) -> None:
         raise UsageError(f"rosinality's code cannot express {', '.join(lacking)}: try `to` ada")
 
 
-def _are_rosinalitys(config: GeneratorConfig) -> bool:
+def _has_rosinality_channels(config: GeneratorConfig) -> bool:
     """Whether the numbers of channels are in its table: 512, and from 64x64 on 16,384 m / size."""
     highest, last = config.resolutions[-1], config.channels[-1]
     multiplier = max(1, highest * last // 16_384) if highest >= 64 else 1
@@ -164,7 +164,7 @@ def _are_rosinalitys(config: GeneratorConfig) -> bool:
 
 
 def _check_clamp(G: Generator, note: Callable[[str], object]) -> None:
-    """UsageError if the clamp, which rosinality's code lacks, changes an image; removes it."""
+    """Remove conv_clamp from G; UsageError if that changes any of 64 test images."""
     import numpy as np
     import torch
 
@@ -185,8 +185,8 @@ def _check_clamp(G: Generator, note: Callable[[str], object]) -> None:
         if not images.equal(G.synthesis(ws)):
             last = min(first + size, CLAMP_SEEDS) - 1
             raise UsageError(
-                f"rosinality's code cannot express the conv_clamp of {G.config.conv_clamp:g}, "
-                f"which images of seeds {first} to {last} reach: try `to` ada"
+                f"rosinality's code cannot express the conv_clamp of {G.config.conv_clamp:g}, and "
+                f"without it images of seeds {first} to {last} differ: try `to` ada"
             )
     note(
         f"rosinality's code has no conv_clamp: that of {G.config.conv_clamp:g} is left out, as the "

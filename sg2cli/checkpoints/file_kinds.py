@@ -1,9 +1,9 @@
-"""What a file is that is no checkpoint, by its first bytes, and what to do with it."""
+"""Recognise files that are not checkpoints by their first bytes."""
 
 from __future__ import annotations
 
 LENGTH = 512  # bytes to look at
-IMAGE = "give a checkpoint"
+CHECKPOINT = "give a checkpoint"
 ARCHIVE = "unpack it, and give the checkpoint inside"
 DOWNLOAD = "open its address in a browser, and download the file itself"
 KINDS: list[tuple[bytes, str, str]] = [  # beginning, name, advice
@@ -16,11 +16,11 @@ KINDS: list[tuple[bytes, str, str]] = [  # beginning, name, advice
     (b"<html", "a web page, not a checkpoint", DOWNLOAD),
     (b"<head", "a web page, not a checkpoint", DOWNLOAD),
     (b"<?xml", "an XML document, not a checkpoint", DOWNLOAD),
-    (b"\x89png", "a PNG image", IMAGE),
-    (b"\xff\xd8\xff", "a JPEG image", IMAGE),
-    (b"riff", "a WebP image or a video", IMAGE),
-    (b"gif8", "a GIF image", IMAGE),
-    (b"\x93numpy", "a NumPy array", "give a checkpoint"),
+    (b"\x89png", "a PNG image", CHECKPOINT),
+    (b"\xff\xd8\xff", "a JPEG image", CHECKPOINT),
+    (b"riff", "a WebP image or a video", CHECKPOINT),
+    (b"gif8", "a GIF image", CHECKPOINT),
+    (b"\x93numpy", "a NumPy array", CHECKPOINT),
     (b"\x1f\x8b", "a gzip archive", ARCHIVE),
     (b"bzh", "a bzip2 archive", ARCHIVE),
     (b"\xfd7zxz", "an xz archive", ARCHIVE),
@@ -34,13 +34,9 @@ KINDS: list[tuple[bytes, str, str]] = [  # beginning, name, advice
 def other_kind(start: bytes) -> tuple[str, str] | None:
     """The name of a file's kind and advice, or None if it may be a checkpoint.
 
-    `start`: the first bytes of the file, in any case of letters.
+    `start`: the first bytes of the file. Matching ignores case.
     """
-    lowered = (
-        start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-        if start[:1] in b"\xef<\n\r\t "
-        else (start.lower())
-    )
+    lowered = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for beginning, what, advice in KINDS:
         if lowered.startswith(beginning):
             return what, advice

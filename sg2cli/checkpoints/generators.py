@@ -12,8 +12,7 @@ from sg2cli.checkpoints.tensor_tree import Stored, TensorTree, tensor_tree
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
 
-# The average of the generator's weights over the last training steps draws better images than they
-# do, and is what everybody uses.
+# Prefer the exponential moving average of the weights: it gives better images than the last step.
 AVERAGED = re.compile(r"(^|[._])(ema|gs|smooth)([._]|$)")
 WRAPPERS = {"state_dict", "module", "_orig_mod", "model", "models", "decoder", "weights", "net"}
 MEANS = ("latent_avg", "w_avg", "dlatent_avg", "mean_latent")  # of w, beside a state dict
@@ -26,8 +25,12 @@ class Candidate(NamedTuple):
     scheme: NamingScheme | None
 
     @property
+    def is_averaged(self) -> bool:
+        return AVERAGED.search(self.prefix.lower()) is not None
+
+    @property
     def rank(self) -> tuple[bool, int]:
-        return not AVERAGED.search(self.prefix.lower()), self.prefix.count(".")
+        return not self.is_averaged, self.prefix.count(".")
 
 
 def find_generator(found: object, budget: Budget) -> Checkpoint:
@@ -50,10 +53,9 @@ def find_generator(found: object, budget: Budget) -> Checkpoint:
         _add_mean(checkpoint, tree, prefix)
         if scheme is ROSINALITY and prefix.endswith("decoder."):
             checkpoint.format = "pSp or e4e, with rosinality's generator"
-    checkpoint.left_out = [n for n in tree.top if not prefix.startswith(f"{n}.") and n not in MEANS]
-    if not prefix:
-        checkpoint.left_out = []
-    if chosen.rank[0] and (note := _note(tree, prefix)):
+    others = [n for n in tree.top if not prefix.startswith(f"{n}.") and n not in MEANS]
+    checkpoint.left_out = others if prefix else []
+    if not chosen.is_averaged and (note := _note(tree, prefix)):
         checkpoint.notes.append(note)
     return checkpoint
 
@@ -72,12 +74,9 @@ def _candidates(tree: TensorTree) -> list[Candidate]:
 
 def _refuse(tree: TensorTree) -> None:
     for wanted in ("G_ema", "G"):
-        if wanted in tree.classes and not tree.below(f"{wanted}.synthesis"):
-            names = [name for name in tree.tensors if name.startswith(f"{wanted}.")]
-            if not names:
-                raise CheckpointError(
-                    f"its {wanted} is a {tree.classes[wanted]}, not a StyleGAN2 generator"
-                )
+        if wanted in tree.classes and not tree.below(f"{wanted}."):
+            what = tree.classes[wanted]
+            raise CheckpointError(f"its {wanted} is a {what}, not a StyleGAN2 generator")
     other_networks.refuse({name: tensor.shape for name, tensor in tree.tensors.items()})
 
 
@@ -99,7 +98,7 @@ def _mean(stored: Stored) -> LazyTensor:
 
 
 def _note(tree: TensorTree, prefix: str) -> str:
-    """What to say of a network that is not called an average."""
+    """A note on a generator that is not an average, or ''."""
     named = [part for part in prefix.rstrip(".").split(".") if part and part not in WRAPPERS]
     if named:
         return f"read {'.'.join(named)}, as there is no network of averaged weights (G_ema, g_ema)"

@@ -1,4 +1,4 @@
-"""The names that ports of StyleGAN2 to PyTorch give to the tensors of one and the same generator.
+"""Tensor names of the PyTorch ports of StyleGAN2, mapped to ours.
 
 Sizes are read off the tensors. What a file does not say is what these ports have by default.
 """
@@ -19,6 +19,7 @@ from sg2cli.storage.budget import Budget
 if TYPE_CHECKING:
     from torch import Tensor
 
+NEVER = r"(?!)"  # a pattern that matches nothing
 Rules = dict[str, Callable[..., str]]  # pattern -> our name, made of the pattern's groups
 
 
@@ -30,7 +31,7 @@ class NamingScheme:
     mark: str  # the constant input, by whose name a generator is found
     rules: Rules
     filters: str  # a pattern of resample filters, which may be scaled
-    ignored: str = "(?!)"  # what images do not depend on
+    ignored: str = NEVER  # a pattern of tensors that do not affect images
     flips_conv0: bool = False  # kernels of upsampling convolutions are stored as TensorFlow's
     affine_adds_one: bool = False  # to the bias of the styles
     note: str = ""
@@ -177,7 +178,7 @@ SCHEMES = (
             **_rosinality_rules(BASICSR_CONV, BASICSR_RGB | {"bias": "bias"}, "style_"),
             r"noises\.noise(\d{1,2})": _noise,
         },
-        filters="(?!)",
+        filters=NEVER,
     ),
     NamingScheme(
         label="MMGeneration",
@@ -191,7 +192,7 @@ SCHEMES = (
             r"injected_noise_(\d{1,2})": _noise,
         },
         filters=r"(convs\.\d{1,2}\.conv\.blur|to_rgbs\.\d{1,2}\.upsample)\.kernel",
-        note="networks that MMGeneration trained may draw blue where red should be (BGR)",
+        note="networks trained with MMGeneration may have red and blue swapped (BGR)",
     ),
     NamingScheme(
         label="genforce",
@@ -269,7 +270,7 @@ def _refuse_lost_embedding(tensors: Mapping[str, LazyTensor]) -> None:
     last = tensors.get(f"mapping.fc{len(layers) - 1}.bias")
     if first and last and len(first.shape) == 2 and last.shape and first.shape[1] > last.shape[0]:
         raise CheckpointError(
-            f"its first mapping layer reads {first.shape[1]} numbers where w has {last.shape[0]}: "
-            "a conditional network that was exported without the embedding of its labels, so that "
-            "it cannot be drawn; convert the .pkl that it was exported from"
+            f"its first mapping layer has {first.shape[1]} inputs, but w has {last.shape[0]}: a "
+            "conditional network that was exported without its label embedding; convert the "
+            "original .pkl instead"
         )

@@ -21,6 +21,7 @@ from sg2cli.checkpoints.config import (
     taps_of,
 )
 from sg2cli.checkpoints.file_kinds import LENGTH, other_kind
+from sg2cli.checkpoints.official import convert_command
 from sg2cli.errors import CheckpointError, reason
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.atomic import new_file
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 CONVERTIBLE = {  # the first bytes of formats that `convert` reads, and their names
-    b"PK\x03\x04": "a zip file, as PyTorch's .pt and NumPy's .npz are",
+    b"PK\x03\x04": "a zip file, as a .pt of PyTorch is",
     b"\x80": "a pickle, as NVIDIA's networks are",
 }
 FILTER = re.compile(r"synthesis\.b\d+\.((conv[01]|skip)\.)?resample_filter")
@@ -179,7 +180,7 @@ def _refuse_other_formats(start: bytes, path: Path) -> None:
         raise CheckpointError(f"{kind[0]}: {kind[1]}")
     for magic, what in CONVERTIBLE.items():
         if start.startswith(magic):
-            todo = f"run `sg2 convert {path} {path.with_suffix('.safetensors').name}` first"
+            todo = f"run `{convert_command(path, path.stem)}` first"
             raise CheckpointError(f"{what}, not a safetensors file: {todo}")
 
 
@@ -190,10 +191,8 @@ def _refuse_other_names(names: Iterable[str], path: Path) -> None:
     names = list(names)
     for label, mark in MARKS.items():
         if any(name == mark or name.endswith(f".{mark}") for name in names):
-            out = path.with_name(f"{path.stem}-sg2.safetensors").name
-            raise CheckpointError(
-                f"a network with the names of {label}: run `sg2 convert {path} {out}` first"
-            )
+            command = convert_command(path, path.stem)
+            raise CheckpointError(f"a network with the names of {label}: run `{command}` first")
 
 
 def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class _Persistent:
     state: dict[str, Any]
 
 
-_InPython: Any = pickle._Pickler  # the one in C cannot be customised so
+_InPython: Any = pickle._Pickler  # the one in C cannot be subclassed so
 
 
 class _Pickler(_InPython):  # type: ignore[misc]
@@ -156,7 +156,7 @@ def constructor_arguments(config: GeneratorConfig, code_base: CodeBase) -> dict[
 
 
 def channel_base_and_max(config: GeneratorConfig) -> tuple[int, int] | None:
-    """Of which NVIDIA's code computes the numbers of channels; None if these are others."""
+    """Those that give these channels in NVIDIA's code, or None."""
     most = max(config.channels)
     blocks = list(zip(config.resolutions, config.channels, strict=True))
     for base in sorted({channels * resolution for resolution, channels in blocks}, reverse=True):

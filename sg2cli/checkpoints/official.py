@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
@@ -33,10 +34,17 @@ OFFICIAL_NETWORKS: dict[str, str] = {
 }
 
 
+def convert_command(source: str | PurePath, out: str) -> str:
+    """The command that makes a .safetensors called `out`, or out-sg2 where that is the source."""
+    if PurePath(source).name == f"{out}.safetensors":
+        out = f"{out}-sg2"
+    return shlex.join(["sg2", "convert", str(source), f"{out}.safetensors"])
+
+
 def fetching_command(name: str) -> str | None:
     """The command that fetches and converts a network by its name, file name or address."""
     if is_address(name):
-        stem = PurePath(urlsplit(public(name)).path).stem or "network"
-        return f"sg2 convert {public(name)} {stem}.safetensors"
+        address = public(name)
+        return convert_command(address, PurePath(urlsplit(address).path).stem or "network")
     stem = PurePath(name).stem if name.endswith((".pkl", ".safetensors")) else name
-    return f"sg2 convert {stem} {stem}.safetensors" if stem in OFFICIAL_NETWORKS else None
+    return convert_command(stem, stem) if stem in OFFICIAL_NETWORKS else None

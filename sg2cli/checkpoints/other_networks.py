@@ -1,4 +1,4 @@
-"""Networks that are no StyleGAN2 generators, or not of this architecture, by names of tensors."""
+"""Recognise networks that sg2 does not support by the names of their tensors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ OTHERS: dict[str, str] = {  # a pattern that a name must contain, and what the n
     ),
     r"to_rgbs?\d?\.(\d+\.)?(iwt|dwt)\.|(^|\.)iwt\.": f"a SWAGAN network, {NOT_SUPPORTED}",
     r"(^|\.)(init\.init\.\d|se_64\.main|feat_8\.\d)": f"a FastGAN network, {NOT_SUPPORTED}",
-    r"(^|\.)(generator\.)?progression\.\d": f"a network of the first StyleGAN, {NOT_SUPPORTED}",
-    r"synthesis\.layer\d+\.epilogue|StyleMod|(^|\.)epi1\.": (
+    r"(^|\.)(generator\.)?progression\.\d|synthesis\.layer\d+\.epilogue|(^|\.)epi1\.": (
         f"a network of the first StyleGAN, {NOT_SUPPORTED}"
     ),
 }
@@ -44,6 +43,4 @@ def refuse(shapes: Mapping[str, tuple[int, ...]]) -> NoReturn:
     if not names:
         raise CheckpointError("it holds no tensors: not a checkpoint")
     described = [f"{name[:60]} {list(shapes[name])}".lstrip() for name in names]
-    raise CheckpointError(
-        f"it holds no StyleGAN2 generator under names that sg2 knows, but {first(described)}"
-    )
+    raise CheckpointError(f"no StyleGAN2 generator found; its tensors are {first(described)}")

@@ -52,7 +52,7 @@ class TensorTree:
 
 
 def tensor_tree(found: object) -> TensorTree:
-    """All tensors of what a reader returned. CheckpointError for one without end.
+    """All tensors of what a reader returned. CheckpointError if it holds too many objects.
 
     A file may contain cycles, and the same object many times.
     """
@@ -77,7 +77,9 @@ def tensor_tree(found: object) -> TensorTree:
         below = list(_children(value))
         count += 1 + len(below)
         if count > MAX_COUNT:
-            raise CheckpointError("its modules are nested without end, as no network's are")
+            raise CheckpointError(
+                f"it holds more than {MAX_COUNT:,} modules and tensors, which no network does"
+            )
         for key, child in reversed(below):
             path = f"{name}.{key}" if name and key else name or key
             if len(path) > MAX_NAME:

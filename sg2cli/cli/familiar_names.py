@@ -18,7 +18,10 @@ SCRIPTS = {
     ),
     **dict.fromkeys(("style_mixing", "style_mix", "stylemix", "style_mixing_example"), "mix"),
     **dict.fromkeys(
-        ("projector", "run_projector", "projection", "invert", "inversion", "project_real_images"),
+        (
+            *("projector", "run_projector", "projection", "invert", "inversion"),
+            *("project_real_images", "project_generated_images"),
+        ),
         "project",
     ),
     **dict.fromkeys(("run_pti", "pti"), "project --tune"),
@@ -26,15 +29,18 @@ SCRIPTS = {
         ("gen_video", "generate_video", "interpolation", "latent_walk", "random_walk"),
         "interpolate",
     ),
-    **dict.fromkeys(("closed_form_factorization", "sefa", "ganspace", "factorize"), "directions"),
-    **dict.fromkeys(("apply_factor", "latent_editor_wrapper"), "edit"),
+    **dict.fromkeys(("closed_form_factorization", "ganspace", "factorize"), "directions"),
+    **dict.fromkeys(("apply_factor", "latent_editor_wrapper", "sefa"), "edit"),
     **dict.fromkeys(
         ("convert_weight", "export_weights", "legacy", "run_convert_from_tf"), "convert"
     ),
     **dict.fromkeys(("truncation", "truncation_traversal"), "truncate"),
     **dict.fromkeys(("blend_models", "network_blending"), "blend"),
 }
-SUBCOMMANDS = ("generate-images", "style-mixing-example", "project-real-images")
+SUBCOMMANDS = (  # of NVIDIA's TensorFlow scripts
+    *("generate-images", "style-mixing-example", "project-real-images"),
+    "project-generated-images",
+)
 OPTIONS: dict[str, tuple[str, ...]] = {  # the first one that a command has
     **dict.fromkeys(
         ("--ckpt", "--checkpoint", "--model", "--network-pkl", "--pkl"), ("--network",)
@@ -57,12 +63,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # the first one that a command has
     "--mse": ("--pixel-weight",),
     "--noise": ("--w-noise",),
     "--noise-regularize": ("--noise-weight",),
-    "--degree": ("--amount",),
     "--layer-idx": ("--layers",),
 }
-FLAGS = {"--w-plus": ("--space", "w+")}
+FLAGS_AS_OPTIONS = {"--w-plus": ("--space", "w+")}
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-RECORDED = ("--size", "--channel-multiplier", "--resolution", "--latent-dim", "--n-mlp")
+STORED_IN_NETWORK = ("--size", "--channel-multiplier", "--resolution", "--latent-dim", "--n-mlp")
 
 
 def command_line(name: str, args: Sequence[str], commands: Collection[str]) -> str | None:
@@ -77,7 +82,7 @@ def command_line(name: str, args: Sequence[str], commands: Collection[str]) -> s
     return None
 
 
-def with_our_options(
+def translate_options(
     args: Sequence[str], known: Collection[str], flags: Collection[str]
 ) -> list[str]:
     """The arguments of a command with its own names of options.
@@ -100,8 +105,8 @@ def with_our_options(
         if name not in known:
             spelled = name.lower().replace("_", "-")
             same = [option for option in (spelled, *OPTIONS.get(spelled, ())) if option in known]
-            if not same and spelled in FLAGS and FLAGS[spelled][0] in known:
-                found.extend(FLAGS[spelled])
+            if not same and spelled in FLAGS_AS_OPTIONS and FLAGS_AS_OPTIONS[spelled][0] in known:
+                found.extend(FLAGS_AS_OPTIONS[spelled])
                 continue
             name = same[0] if same else name
         if equals and name in flags and value.lower() in (*YES, *NO):
@@ -113,6 +118,6 @@ def with_our_options(
 
 def why_unknown(name: str) -> str | None:
     """What to say of an option that other code needs and sg2 does not."""
-    if name.lower().replace("_", "-") in RECORDED:
+    if name.lower().replace("_", "-") in STORED_IN_NETWORK:
         return f"No such option '{name}': the network's file records its size."
     return None

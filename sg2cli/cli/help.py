@@ -7,7 +7,7 @@ import re
 
 import click
 
-from sg2cli.cli.familiar_names import why_unknown, with_our_options
+from sg2cli.cli.familiar_names import translate_options, why_unknown
 from sg2cli.cli.option_checks import refuse_repeated
 
 OTHER = "Other options"
@@ -16,7 +16,7 @@ BOUNDS = r"[\d.]*<?=?x[<>=]+[\d.]*"  # Click's "1<=x<=4096"
 RANGE = re.compile(rf"\s*\[{BOUNDS}\]|; {BOUNDS}(?=\])")
 SYNONYMS = {"--resume": "--skip-existing", "--skip-existing": "--resume"}  # by command
 SHARED = {
-    "Network": ("network", "device", "precision", "tuned", "checkpoint"),
+    "Network": ("network", "device", "precision", "tuned"),
     "Latents": (
         *("seeds", "latents", "rows", "cols", "init"),
         *("psi", "psis", "cutoff", "class_index"),
@@ -82,7 +82,7 @@ class Command(click.Command):
         known = [name for param in options for name in param.opts]
         flags = [name for param in options if param.is_flag for name in param.opts]
         try:
-            ours = with_our_options(args, known, flags)
+            ours = translate_options(args, known, flags)
             refuse_repeated(self, ctx, ours)
             return super().parse_args(ctx, ours)
         except click.NoSuchOption as error:

@@ -121,17 +121,17 @@ def read_photo(
     region = Region(upright, (left, top, right - left, bottom - top), (size[1], size[0]))
     if mask is None:
         return Photo(pixels, region=region)
-    mask_name = str(mask) if isinstance(mask, Path) else "of the photo"
+    mask_name = f"the mask {mask}" if isinstance(mask, Path) else f"the mask of {name}"
     with _reading(mask, mask_name) as image:
         if image.size != upright:
             raise UsageError(
-                f"the mask {mask_name} is {_by(image.size)} pixels, {name} is {_by(upright)}: "
+                f"{mask_name} is {_by(image.size)} pixels, {name} is {_by(upright)}: "
                 "they must have the same size"
             )
         shades = _reduced(image, box, size, "L", "black", smooth=False)
     weights = shades.astype(np.float32) / np.float32(255)
     if not weights.any():
-        raise UsageError(f"the mask {mask_name} is black everywhere inside the crop of {name}")
+        raise UsageError(f"{mask_name} is black everywhere inside the crop of {name}")
     return Photo(pixels, weights, region)
 
 

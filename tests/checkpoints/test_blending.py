@@ -54,7 +54,9 @@ def test_noise_maps_are_not_averaged(pair: tuple[str, str]) -> None:
     a, b, c = (load_file(f"{name}.safetensors") for name in "abc")
     for name, tensor in c.items():
         if name.endswith("noise_const"):
-            assert tensor.equal(a[name]) or tensor.equal(b[name])
+            kept = b if share_of_b(name, 16, 3) > 0.5 else a
+            assert tensor.equal(kept[name]), name
+            assert not a[name].equal(b[name])
     middle = "synthesis.b8.conv1.weight"
     torch.testing.assert_close(c[middle], a[middle].lerp(b[middle], share_of_b(middle, 16, 3)))
     assert not c[middle].equal(a[middle])
@@ -81,7 +83,7 @@ def test_unrelated_networks_get_a_warning(pair: tuple[str, str], sg2: Any) -> No
     save_generator(random_generator(5, **SIZE), Path("d.safetensors"), {})
     result = sg2("blend", "a.safetensors", "d.safetensors", "--at", 16, "-o", "c.safetensors")
     assert result.code == 0
-    assert "the networks are not related" in result.err
+    assert "the networks seem unrelated" in result.err
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,15 @@ def test_what_cannot_be_blended(
     assert result.code == 2
     assert message in result.err
     assert not Path("c.safetensors").exists()
+
+
+@pytest.mark.parametrize(("width", "code"), [(0, 0), (7, 0), (8, 2)])
+def test_the_width_is_a_number_of_layers(
+    pair: tuple[str, str], width: int, code: int, sg2: Any
+) -> None:
+    result = sg2("blend", *pair, "--at", 8, "--width", width, "-o", "c.safetensors")
+    assert result.code == code
+    assert code == 0 or "the network has 7 layers" in result.err
 
 
 def test_nothing_is_replaced(pair: tuple[str, str], sg2: Any) -> None:

@@ -13,8 +13,8 @@ from networks import GOLDEN, random_generator, same
 from safetensors.torch import load_file
 
 from sg2cli.checkpoints import Network, save_generator
-from sg2cli.checkpoints.convert import read_checkpoint, to_generator
 from sg2cli.checkpoints.export import to_rosinality
+from sg2cli.checkpoints.importer import read_checkpoint, to_generator
 from sg2cli.checkpoints.pickle_globals import GLOBALS
 from sg2cli.checkpoints.pickle_reader import budget_for, load
 from sg2cli.checkpoints.tensor_tree import tensor_tree
@@ -43,7 +43,7 @@ def test_back_to_rosinality_is_the_file_that_it_was(name: str, sg2: Any) -> None
     same(to_generator(read_checkpoint(Path("back.pt"))), G)
 
 
-def rosinalitys(**changes: Any) -> Generator:
+def rosinality_generator(**changes: Any) -> Generator:
     """A generator that rosinality's code can express."""
     widths = {
         "z_dim": 16,
@@ -55,7 +55,7 @@ def rosinalitys(**changes: Any) -> Generator:
 
 
 def test_rosinality_is_written_with_the_mean_of_w(sg2: Any) -> None:
-    G = rosinalitys()
+    G = rosinality_generator()
     save_generator(G, Path("net.safetensors"), {})
     assert sg2("convert", "net.safetensors", "net.pt", "--to", "rosinality").lines == ["net.pt"]
     found = torch.load("net.pt", weights_only=True)
@@ -65,11 +65,13 @@ def test_rosinality_is_written_with_the_mean_of_w(sg2: Any) -> None:
 
 def test_a_clamp_is_left_out_for_rosinality_only_if_no_image_reaches_it(sg2: Any) -> None:
     for clamp, code in ((1e4, 0), (1.0, 2)):
-        save_generator(rosinalitys(conv_clamp=clamp), Path("net.safetensors"), {}, overwrite=True)
+        save_generator(
+            rosinality_generator(conv_clamp=clamp), Path("net.safetensors"), {}, overwrite=True
+        )
         result = sg2("convert", "net.safetensors", "net.pt", "--to", "rosinality", "--overwrite")
         assert result.code == code
         expected = (
-            "64 seeds do not reach it" if code == 0 else "which images of seeds 0 to 63 reach"
+            "64 seeds do not reach it" if code == 0 else "without it images of seeds 0 to 63 differ"
         )
         assert expected in result.err
 
@@ -155,8 +157,13 @@ def test_what_nvidias_constructors_cannot_express(sg2: Any) -> None:
         result = sg2("convert", "net.safetensors", "net.pkl", "--to", "ada")
         assert result.code == 2
         assert message in result.err
-    result = sg2("convert", "net.safetensors", "net.safetensors2", "--to", "stylegan3")
-    assert "this is saved as .pkl" in result.err
+
+
+def test_the_suffix_fits_the_code_base(sg2: Any) -> None:
+    for target, suffix in (("stylegan3", ".pkl"), ("rosinality", ".pt"), ("ada", ".pt or .pkl")):
+        result = sg2("convert", "avatars-128", "net.npz", "--to", target)
+        assert result.code == 2
+        assert f"net.npz: the output must end in {suffix}" in result.err
 
 
 @pytest.mark.parametrize(

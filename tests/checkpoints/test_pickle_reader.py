@@ -20,7 +20,7 @@ import torch
 from foreign_files import fake_modules, rosinality_state, write_ada
 from networks import random_generator, same
 
-from sg2cli.checkpoints.convert import read_checkpoint, to_generator
+from sg2cli.checkpoints.importer import read_checkpoint, to_generator
 from sg2cli.checkpoints.pickle_globals import GLOBALS
 from sg2cli.checkpoints.pickle_reader import budget_for, load
 from sg2cli.checkpoints.torch_tensors import read_torch

@@ -676,12 +676,11 @@ def test_what_has_the_name_by_the_end_is_neither_read_nor_removed(
 def test_the_recorded_hash_is_of_what_was_converted(
     sg2: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sg2cli.checkpoints import Network
-    from sg2cli.checkpoints import convert as conversion
+    from sg2cli.checkpoints import Network, importer
 
     write_ada(random_generator(), Path("a.pkl"))
     write_ada(random_generator(seed=1), Path("b.pkl"))
-    real = conversion.convert
+    real = importer.convert
     content = Path("a.pkl").read_bytes()
     server.answers = [whole(content=content)]
 
@@ -695,12 +694,12 @@ def test_the_recorded_hash_is_of_what_was_converted(
         part.write_bytes(Path("b.pkl").read_bytes())
         return real(*args, **options)
 
-    monkeypatch.setattr(conversion, "convert", swap)
+    monkeypatch.setattr(importer, "convert", swap)
     right = sha256(content).hexdigest()
     assert sg2("convert", server.url, "a.safetensors", "--sha256", right).code == 0
     assert Network.open(Path("a.safetensors")).source["sha256"] == right
     next(Path().glob(".sg2-*.part")).unlink()
-    monkeypatch.setattr(conversion, "convert", written)
+    monkeypatch.setattr(importer, "convert", written)
     changed = sg2("convert", server.url, "b.safetensors", "--sha256", right)
     assert (changed.code, "was changed on the disk" in changed.err) == (1, True)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sg2cli.checkpoints.convert import read_checkpoint
+from sg2cli.checkpoints.importer import read_checkpoint
 from sg2cli.errors import CheckpointError, Sg2Error
 from sg2cli.latents.files import read_latents
 from sg2cli.storage.budget import LimitExceeded

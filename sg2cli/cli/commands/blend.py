@@ -24,7 +24,7 @@ from sg2cli.cli.options import PATH, NetworkType, json_option, overwrite_option,
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="Go from A to B over N layers, not at once.",
+    help="Blend gradually over N layers; 0 switches at once.",
 )
 @click.option(
     "-o", "--out", type=PATH, required=True, metavar="FILE", help="The .safetensors to write."
@@ -35,7 +35,7 @@ from sg2cli.cli.options import PATH, NetworkType, json_option, overwrite_option,
 def blend(
     a: str, b: str, at: int, width: int, out: str, overwrite: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Join the layers of A below a resolution with those of B from there on.
+    """Combine the layers of A below a resolution with those of B from that resolution up.
 
     B is usually a copy of A that was fine-tuned on other images: its colours and textures on the
     shapes of A, or, with A and B exchanged, the other way round. The mapping network is that of A.

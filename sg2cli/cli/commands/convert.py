@@ -45,7 +45,7 @@ from sg2cli.storage.paths import kind, user_path
 @click.option(
     "--lr-multiplier",
     type=float,
-    help="Of the mapping network, if the file does not record that it is not 0.01.",
+    help="Of the mapping network, for files that do not record it. [0.01]",
 )
 @overwrite_option
 @json_option
@@ -66,7 +66,7 @@ def convert(
     IN is a network of NVIDIA's PyTorch or TensorFlow code, of rosinality's, pSp or e4e, of BasicSR,
     MMGeneration, genforce or adriansahlman's: a path, - for stdin, an http(s) address, or the name
     of an official network (docs/networks.md). OUT is read back, compared tensor by tensor, and
-    drawn once.
+    one image is generated as a check.
 
     \b
     sg2 convert ffhq.pkl ffhq.safetensors

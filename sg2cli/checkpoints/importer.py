@@ -1,4 +1,4 @@
-"""Networks in the formats that other code writes, read without running a line of theirs."""
+"""Import checkpoints of other code, without running any code in them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def _errors_named(path: Path) -> Iterator[None]:
-    """Errors with the file's name. What a hostile file can make of stand-ins is without number."""
+    """Prefix errors with the file's name.
+
+    A hostile file can raise any exception through the stand-ins, so that all are caught.
+    """
     try:
         yield
     except CheckpointError as error:
@@ -157,12 +160,12 @@ def convert(
     origin: Mapping[str, str] | None = None,
     lr_multiplier: float | None = None,
 ) -> tuple[Checkpoint, Network, str]:
-    """Write a network of another format as ours, and show that nothing was changed on the way.
+    """Convert a checkpoint to our format, and verify it by reading it back.
 
     `origin` goes into its metadata beside the hash, and `lr_multiplier` replaces what the file
     records of the mapping network, or what is assumed. The file is read back and compared tensor by
-    tensor before it gets its name. Returns what was read, the new file, and what is odd about the
-    image of seed 0, or ''. CheckpointError for what cannot be read.
+    tensor before it gets its name. Returns what was read, the new file, and a warning
+    about the image of seed 0, or ''. CheckpointError for what cannot be read.
     """
     checkpoint = read_checkpoint(path)
     source = checkpoint.fields["source"] | dict(origin or {})
@@ -174,9 +177,9 @@ def convert(
         write_generator(G, file, source)
         file.flush()
         if not _holds(Path(file.name), G):
-            raise Sg2Error(f"cannot write {out}: the disk gives back other numbers")
+            raise Sg2Error(f"cannot write {out}: reading it back gave different numbers")
     checkpoint.notes += _lr_multiplier_warning(G)
-    return checkpoint, Network.open(out), _oddity(G)
+    return checkpoint, Network.open(out), _image_warning(G)
 
 
 def _holds(path: Path, G: Generator) -> bool:
@@ -193,7 +196,7 @@ def _holds(path: Path, G: Generator) -> bool:
 
 
 def _lr_multiplier_warning(G: Generator) -> list[str]:
-    """Weights are initialised with a standard deviation of 1 / lr_multiplier, and keep it about."""
+    """Weights are initialised with a standard deviation of 1 / lr_multiplier, and roughly keep it."""
     multiplier = G.config.lr_multiplier
     layers = [layer for name, layer in G.mapping.named_children() if name.startswith("fc")]
     spreads = [layer.get_parameter("weight").std(correction=0).item() for layer in layers]
@@ -208,7 +211,7 @@ def _lr_multiplier_warning(G: Generator) -> list[str]:
     ]
 
 
-def _oddity(G: Generator) -> str:
+def _image_warning(G: Generator) -> str:
     """What an image of seed 0 shows that a trained network's would not.
 
     The file is whole by then, whatever becomes of the image.
@@ -220,17 +223,17 @@ def _oddity(G: Generator) -> str:
     largest = max(n * h * w for n, (h, w) in zip(config.channels, config.sizes, strict=True))
     count = sum(parameter.numel() for parameter in G.parameters())
     if largest > max(MAX_DRAWN, MAX_DRAWN_PER_PARAMETER * count):
-        return f"it was not drawn: a layer has {largest * 4 >> 20} MiB"
+        return f"no test image was generated: one layer needs {largest * 4 >> 20} MiB"
     z = torch.from_numpy(np.random.RandomState(0).randn(1, config.z_dim)).float()
     c = torch.eye(1, config.c_dim) if config.c_dim else None  # the first class
     try:
-        picture = G(z, c)
+        image = G(z, c)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        return "it was not drawn: out of memory"
-    if not picture.isfinite().all():
+        return "no test image was generated: out of memory"
+    if not image.isfinite().all():
         return "its image of seed 0 holds NaN or infinity"
-    if picture.clamp(-1, 1).std() < 0.01:
+    if image.clamp(-1, 1).std() < 0.01:
         return "its image of seed 0 is of one colour"
     return ""
