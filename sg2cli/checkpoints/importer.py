@@ -196,7 +196,7 @@ def _holds(path: Path, G: Generator) -> bool:
 
 
 def _lr_multiplier_warning(G: Generator) -> list[str]:
-    """Weights are initialised with a standard deviation of 1 / lr_multiplier, and roughly keep it."""
+    """Weights begin with a standard deviation of 1 / lr_multiplier, and roughly keep it."""
     multiplier = G.config.lr_multiplier
     layers = [layer for name, layer in G.mapping.named_children() if name.startswith("fc")]
     spreads = [layer.get_parameter("weight").std(correction=0).item() for layer in layers]

@@ -92,7 +92,7 @@ class Projector:
         figures = self.judge.measure(image, photo, found.ws)
         counted = 1.0 if photo.mask is None else float(photo.mask.mean())  # LPIPS is a mean
         scale = self.own_scale
-        verdict = scale and scale.judge(figures.lpips_vgg / counted, figures.psnr)
+        verdict = scale.judge(figures.lpips_vgg / counted, figures.psnr) if scale else None
         return Projection(
             name=name,
             ws=found.ws.cpu().numpy(),

@@ -116,7 +116,8 @@ def provenance_of(verdict: Verdict | None) -> dict[str, Any]:
 
 def verdict_in(provenance: Mapping[str, Any]) -> Verdict | None:
     """The verdict in the metadata of a result; None if it has none, as from older versions."""
-    word, ratio, percentile = (provenance.get(key) for key in KEYS)
+    values: list[Any] = [provenance.get(key) for key in KEYS]
+    word, ratio, percentile = values
     try:
         return Verdict(word, float(ratio), float(percentile))
     except (TypeError, ValueError):
