@@ -106,10 +106,10 @@ class Session:
 
     def draw_video(self, drawing: Drawing, output: VideoOutput, saved: LatentsOutput) -> None:
         """Draw a command's images into a video, or a folder of frames; save their latents."""
-        saved.check([output.path or output.folder.folder])
+        saved.check(output.outputs)
         G = self.load()
         self.prepare(drawing, G)
-        saved.write(drawing, G, self.console)
+        saved.write(drawing, G, self.console, shown=not output.streamed)
         output.write(drawing, G, saved.done_options)
 
     def prepare(self, drawing: Drawing, G: Generator) -> None:

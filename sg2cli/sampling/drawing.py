@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.images.pixels import Pixels
     from sg2cli.latents.files import Stream
-    from sg2cli.latents.sources import Latent, LatentList
+    from sg2cli.latents.sources import LatentList
 
 
 @dataclass(frozen=True)
 class Cell:
     """An image to be drawn; without a name it appears only in the grid."""
 
-    source: Latent | Point  # a latent to be mapped, or ws and noise
+    source: Any  # a latent to be mapped, ws and noise (a Point), or all of those of a frame
     provenance: Mapping[str, Any]
     name: str | None
     is_header: bool = False  # the unmixed image that begins a row or column
@@ -125,7 +125,7 @@ class Drawing(ABC):
     def render(
         self,
         G: Generator,
-        sources: Iterable[Latent | Point],
+        sources: Iterable[Any],
         on_note: Callable[[str], object] = lambda text: None,
         on_point: Callable[[Point], object] = lambda point: None,
     ) -> Iterator[Pixels | Sg2Error]:
