@@ -138,7 +138,7 @@ class VideoOutput:
             self._stream(drawing, G)
             return
         if not self.path:
-            draw_into(self.folder, drawing, G, self.console, grid=False, done_options=done_options)
+            draw_into(self.folder, drawing, G, self.console, grid=None, done_options=done_options)
             return
         console, at = self.console, (self.path, self.fps, self.overwrite)
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sg2cli.images.grid import column_header
+from sg2cli.images.labels import column_header
 from sg2cli.provenance import image_provenance
 from sg2cli.sampling.rendering import Point, batch_size, check_settings, try_render
 from sg2cli.sampling.saving import result_streams
@@ -76,6 +76,16 @@ class Drawing(ABC):
     @abstractmethod
     def cells(self, G: Generator) -> Iterator[Cell | None]:
         """The cells in reading order; None is an empty one."""
+
+    def cell_labels(self) -> Iterator[str]:
+        """What each cell of a labelled grid shows, in reading order; by default, its row."""
+        for name in self.row_names():
+            yield name
+            yield from [""] * (self.columns - 1)
+
+    def row_names(self) -> Iterator[str]:
+        """The names of the latents of all rows, for people."""
+        return iter(())
 
     @abstractmethod
     def details(self) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from sg2cli.cli.options import (
     SEEDS,
     batch_option,
     class_and_noise_options,
+    labels_option,
     latents_argument,
     network_options,
     out_option,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 @batch_option
 @tuned_option
 @out_option
+@labels_option
 @save_latents_option
 @output_options
 def truncate(
@@ -66,6 +68,7 @@ def truncate(
     latents: tuple[LatentSource, ...],
     psis: tuple[float, ...],
     out: str,
+    labels: bool,
     save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
@@ -84,4 +87,4 @@ def truncate(
     output = image_output(out, "png", overwrite, skip_existing, session.console)
     session.check_outputs([save_to], sources)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
-    session.draw_images(drawing, output, saved)
+    session.draw_images(drawing, output, saved, labels)
