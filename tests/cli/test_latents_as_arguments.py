@@ -83,8 +83,8 @@ def test_rows_and_columns_are_two_arguments(sg2: Callable[..., Any], net: str) -
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["generate"], "no latents: give seeds or files, such as 0-9"),
-        (["truncate"], "no latents: give seeds or files, such as 0-3"),
+        (["generate"], "no latents: give --seeds or --latents, or arguments such as 0-9"),
+        (["truncate"], "no latents: give --seeds or --latents, or arguments such as 0-3"),
         (["interpolate", "--out", "x"], "no latents: give two or more, such as 85,265,297"),
         (["edit", "--direction", "sefa:0"], "Missing argument 'LATENTS...'"),
         (["generate", "85x"], "'85x' is not a latent: use a seed (85), a range (0-99"),

@@ -103,7 +103,7 @@ def generate(
     session, settings = open_session(**options)
     reserved = ["grid"] if grid else []
     sources = given + seeds + latents
-    listed = session.latents(sources, "seeds or files, such as 0-9", reserved)
+    listed = session.latents(sources, "--seeds or --latents, or arguments such as 0-9", reserved)
     output = image_output(out, format, overwrite, skip_existing, session.console)
     if output.holds_one and not grid and len(listed) > 1:
         raise UsageError(

@@ -82,7 +82,9 @@ def truncate(
     """
     session, settings = open_session(**options)
     sources = given + seeds + latents
-    listed = session.latents(sources, "seeds or files, such as 0-3", reserved=["grid"])
+    listed = session.latents(
+        sources, "--seeds or --latents, or arguments such as 0-3", reserved=["grid"]
+    )
     drawing = Truncate(session.config, listed, psis, settings)
     output = image_output(out, "png", overwrite, skip_existing, session.console)
     session.check_outputs([save_to], sources)
