@@ -96,8 +96,16 @@ class Console:
 
     def image(self, content: bytes) -> None:
         """Write the bytes of an image to stdout."""
+        self.check_stream("an image")
+        self.stream(content)
+
+    def check_stream(self, what: str) -> None:
+        """Sg2Error if stdout is a terminal."""
         if sys.stdout is not None and sys.stdout.isatty():
-            raise Sg2Error("not writing an image to a terminal: redirect stdout, or use --out FILE")
+            raise Sg2Error(f"not writing {what} to a terminal: redirect stdout, or use --out FILE")
+
+    def stream(self, content: bytes) -> None:
+        """Write bytes to stdout."""
         self._write(content)
 
     def _write(self, content: bytes) -> None:
@@ -116,6 +124,11 @@ class Console:
         if not self.quiet and text not in self._noted:
             self._noted.add(text)
             complain(text)
+
+    def begin(self, text: str) -> None:
+        """Write what is going to be done, where a bar will show its progress: on a terminal."""
+        if sys.stderr is not None and sys.stderr.isatty():
+            self.note(text)
 
     def note_precision(self, device: str, precision: str) -> None:
         """Advise against half precision on a CPU, where fp32 is faster and more accurate."""

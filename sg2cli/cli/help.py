@@ -23,7 +23,7 @@ SHARED = {
     ),
     "Drawing": (
         *("styles", "directions", "amount", "steps", "layers", "method", "space", "loop"),
-        *("frames", "noise_mode", "grid", "batch", "shard"),
+        *("frames", "frames_per_latent", "scale", "noise_mode", "grid", "labels", "batch", "shard"),
     ),
     "Output": (
         *("out", "target", "format", "fps", "save_to", "video", "npz"),

@@ -12,6 +12,8 @@ OPTIONS = {
         for name in ("merge", "sha256", "layers", "positive", "negative", "scores")
     },
     "skip_existing": "--skip-existing",
+    "frames": "--frames",
+    "frames_per_latent": "--frames-per-latent",
     "class_index": "--class",
     "lr_multiplier": "--lr-multiplier",
     "seconds": "--time-limit",

@@ -242,6 +242,7 @@ tuned_option = click.option(
 )
 drawing_options = together(truncation_options, class_and_noise_options, batch_option, tuned_option)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing files.")
+labels_option = click.option("--labels", is_flag=True, help="Write seeds and names into the grid.")
 out_option = click.option(
     "-o",
     "--out",

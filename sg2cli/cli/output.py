@@ -9,6 +9,7 @@ from sg2cli.cli.console import Console, Terminated, counts, repeated_command, so
 from sg2cli.errors import UsageError
 from sg2cli.images.codecs import FORMATS
 from sg2cli.sampling.cells import IncompleteGrid, draw_cells
+from sg2cli.sampling.grids import Grid
 from sg2cli.sampling.output import ImageOutput
 from sg2cli.storage.paths import kind, user_path
 
@@ -62,7 +63,7 @@ def draw_into(
     G: Generator,
     console: Console,
     *,
-    grid: bool,
+    grid: Grid | None,
     singles: bool = True,
     done_options: Collection[str] = (),
 ) -> None:

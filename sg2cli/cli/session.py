@@ -19,6 +19,7 @@ from sg2cli.latents.image_latents import PhotoGiven
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.opening import open_latents
 from sg2cli.latents.sources import LatentList
+from sg2cli.sampling.grids import Grid
 from sg2cli.settings import DrawSettings, GeneratorConfig, Precision
 from sg2cli.storage.paths import refuse_inputs
 
@@ -93,8 +94,11 @@ class Session:
         G.set_precision(self.precision)
         return G
 
-    def draw_images(self, drawing: Drawing, output: ImageOutput, saved: LatentsOutput) -> None:
+    def draw_images(
+        self, drawing: Drawing, output: ImageOutput, saved: LatentsOutput, labels: bool
+    ) -> None:
         """Draw a command's images into a folder, and the grid of them; save their latents."""
+        grid = Grid(drawing, labels)
         output.needs_folder()
         output.check(chain(["grid"], drawing.names()))
         saved.check([output.folder])
@@ -102,14 +106,14 @@ class Session:
         self.prepare(drawing, G)
         saved.write(drawing, G, self.console)
         done = saved.done_options
-        draw_into(output, drawing, G, self.console, grid=True, done_options=done)
+        draw_into(output, drawing, G, self.console, grid=grid, done_options=done)
 
     def draw_video(self, drawing: Drawing, output: VideoOutput, saved: LatentsOutput) -> None:
         """Draw a command's images into a video, or a folder of frames; save their latents."""
-        saved.check([output.path or output.folder.folder])
+        saved.check(output.outputs)
         G = self.load()
         self.prepare(drawing, G)
-        saved.write(drawing, G, self.console)
+        saved.write(drawing, G, self.console, shown=not output.streamed)
         output.write(drawing, G, saved.done_options)
 
     def prepare(self, drawing: Drawing, G: Generator) -> None:

@@ -42,9 +42,9 @@ def encode(
     """The bytes of an image file, format png, jpg or webp, with its provenance inside.
 
     `ws` [num_ws,w_dim]: the latent, which is stored too, so that the image can be used as one; not
-    where it follows from the provenance, and not in a jpg that is too small for it.
+    where it follows from the provenance, in a grid, or in a jpg that is too small for it.
     """
-    if ws is not None and not is_of_seed(provenance):
+    if ws is not None and not is_of_seed(provenance) and "grid" not in provenance:
         packed = {WS_KEY: pack_ws(ws)}
         if format != "jpg" or len(describe({**provenance, **packed}, PLACEHOLDER)) < MAX_EXIF:
             provenance = {**provenance, **packed}

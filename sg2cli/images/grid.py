@@ -6,11 +6,12 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from sg2cli.errors import UsageError
 from sg2cli.images.codecs import check_format, encode
+from sg2cli.images.labels import label_height
 from sg2cli.provenance import PNG_SIGNATURE, PNG_TEXT_AT, png_text
 
 if TYPE_CHECKING:
@@ -35,13 +36,18 @@ class ImageGrid:
         shape: tuple[int, ...],
         provenance: Mapping[str, Any],
         header: Pixels | None = None,
+        strips: Iterator[Pixels] | None = None,
     ) -> None:
-        """`shape` [H,W,C]: of an image; `header` [h,columns*W,C]: drawn above the first row."""
+        """`shape` [H,W,C]: of an image; `header` [h,columns*W,C]: drawn above the first row.
+
+        `strips`: one for each row, drawn above it, of `label_height`.
+        """
         import numpy as np
 
         height, width, channels = shape
         self.columns, self.rows, self.shape = columns, rows, shape
-        self.size = (columns * width, rows * height + (0 if header is None else len(header)))
+        self.size = grid_size(columns, rows, shape, header, strips is not None)
+        self._strips = strips
         check_format(format, channels, *self.size)
         self._row: Pixels = _white_row((height, columns * width, channels))
         self._count = 0
@@ -70,6 +76,8 @@ class ImageGrid:
         self._row[:, column * width : (column + 1) * width] = 255 if image is None else image
         self._count += 1
         if column == self.columns - 1:
+            if self._strips is not None:
+                self._take(next(self._strips))
             self._take(self._row.copy())
 
     def finish(self) -> None:
@@ -77,6 +85,14 @@ class ImageGrid:
         while self._count < self.columns * self.rows:
             self.append(None)
         self._finish()
+
+
+def grid_size(
+    columns: int, rows: int, shape: tuple[int, ...], header: Pixels | None, has_strips: bool
+) -> tuple[int, int]:
+    """Width and height of a grid of images [H,W,C]."""
+    height = shape[0] + (label_height(shape[1]) if has_strips else 0)
+    return columns * shape[1], rows * height + (0 if header is None else len(header))
 
 
 def _white_row(shape: tuple[int, int, int]) -> Pixels:
@@ -96,31 +112,6 @@ def _white_row(shape: tuple[int, int, int]) -> Pixels:
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
     file.write(content)
-
-
-def column_header(labels: Sequence[str], shape: tuple[int, ...]) -> Pixels:
-    """A strip [h,columns*W,C] with a label above each column of images [H,W,C].
-
-    Labels are at least the height of their font apart, down to a font of 5 pixels.
-    """
-    import numpy as np
-    import PIL.Image
-    from PIL import ImageDraw, ImageFont
-
-    width, channels = shape[1], shape[2]
-    size = min(40, max(10, width // 6))
-    while size > 5 and max(map(ImageFont.load_default(size).getlength, labels)) > width - size:
-        size -= 1
-    font = ImageFont.load_default(size)
-    strip = PIL.Image.new("L", (width * len(labels), 2 * size), 255)
-    draw = ImageDraw.Draw(strip)
-    for i, label in enumerate(labels):
-        draw.text((width * i + width // 2, size), label, fill=0, font=font, anchor="mm")
-    grey = np.asarray(strip)[:, :, None]
-    if channels in (2, 4):  # the last is alpha
-        opaque = np.full_like(grey, 255)
-        return np.concatenate([grey.repeat(channels - 1, axis=2), opaque], axis=2)
-    return grey.repeat(channels, axis=2)
 
 
 class PngStream:

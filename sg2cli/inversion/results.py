@@ -17,7 +17,8 @@ import torch
 
 from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import encode
-from sg2cli.images.grid import ImageGrid, column_header
+from sg2cli.images.grid import ImageGrid
+from sg2cli.images.labels import column_header
 from sg2cli.images.pixels import to_tensor
 from sg2cli.inversion import LATENT
 from sg2cli.inversion.names import HISTORY

@@ -14,6 +14,11 @@ Method = Literal["linear", "slerp", "cubic"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 
+def frame_count(keys: int, per_latent: int, loop: bool) -> int:
+    """The number of frames of which every `per_latent`-th shows a key latent."""
+    return per_latent * keys if loop else per_latent * (keys - 1) + 1
+
+
 def key_frames(keys: int, frames: int, loop: bool) -> list[int]:
     """The frames that show the key latents, spaced as evenly as whole numbers allow.
 

@@ -56,6 +56,11 @@ class Latent:
         return self.space in ("seed", "z") and self.image is None
 
     @property
+    def label(self) -> str:
+        """Its name for people: a seed without leading zeros."""
+        return f"seed {self.seed}" if self.space == "seed" and not self.image else self.name
+
+    @property
     def ws(self) -> Array:
         """w [w_dim] or ws [num_ws,w_dim]; UsageError for a seed, z or the mean."""
         if self.space != "w" or self.values is None:

@@ -11,6 +11,7 @@ from sg2cli.errors import Sg2Error
 from sg2cli.images.codecs import read_image
 from sg2cli.images.grid import ImageGrid
 from sg2cli.provenance import is_of_seed
+from sg2cli.sampling.grids import Grid
 from sg2cli.sampling.output import ImageOutput
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def draw_cells(
     drawing: Drawing,
     G: Generator,
     *,
-    grid: bool,
+    grid: Grid | None,
     singles: bool = True,
     on_image: Callable[[], object] = lambda: None,
 ) -> None:
@@ -39,16 +40,12 @@ def draw_cells(
     image that cannot be drawn, read or written does not affect the others; IncompleteGrid is raised
     at the end if there was to be a grid.
     """
-    made: dict[str, Any] = drawing.grid_provenance(G) if grid else {}
-    header = drawing.header() if grid else None
-    height, width, _ = drawing.shape
-    size = (drawing.columns * width, drawing.rows * height + (0 if header is None else len(header)))
+    made: dict[str, Any] = grid.provenance(G) if grid else {}
     with ExitStack() as stack:
         image_grid: ImageGrid | None = None
-        if grid and not output.keeps("grid", made, size):
-            file = stack.enter_context(output.open("grid", made, size))
-            at = (drawing.columns, drawing.rows)
-            image_grid = ImageGrid(file, output.format, *at, drawing.shape, made, header)
+        if grid and not output.keeps("grid", made, grid.size):
+            file = stack.enter_context(output.open("grid", made, grid.size))
+            image_grid = grid.open(file, output.format, G)
         cells = _Cells(output, drawing.shape, drawing.count, image_grid, on_image)
         if not cells.draw(drawing, G, singles) and image_grid:
             raise IncompleteGrid("the grid is not written because some of its images failed")

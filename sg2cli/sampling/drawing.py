@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sg2cli.images.grid import column_header
+from sg2cli.images.labels import column_header
 from sg2cli.provenance import image_provenance
 from sg2cli.sampling.rendering import Point, batch_size, check_settings, try_render
 from sg2cli.sampling.saving import result_streams
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from sg2cli.generator import Generator
     from sg2cli.images.pixels import Pixels
     from sg2cli.latents.files import Stream
-    from sg2cli.latents.sources import Latent, LatentList
+    from sg2cli.latents.sources import LatentList
 
 
 @dataclass(frozen=True)
 class Cell:
     """An image to be drawn; without a name it appears only in the grid."""
 
-    source: Latent | Point  # a latent to be mapped, or ws and noise
+    source: Any  # a latent to be mapped, ws and noise (a Point), or all of those of a frame
     provenance: Mapping[str, Any]
     name: str | None
     is_header: bool = False  # the unmixed image that begins a row or column
@@ -76,6 +76,16 @@ class Drawing(ABC):
     @abstractmethod
     def cells(self, G: Generator) -> Iterator[Cell | None]:
         """The cells in reading order; None is an empty one."""
+
+    def cell_labels(self) -> Iterator[str]:
+        """What each cell of a labelled grid shows, in reading order; by default, its row."""
+        for name in self.row_names():
+            yield name
+            yield from [""] * (self.columns - 1)
+
+    def row_names(self) -> Iterator[str]:
+        """The names of the latents of all rows, for people."""
+        return iter(())
 
     @abstractmethod
     def details(self) -> Mapping[str, Any]:
@@ -125,7 +135,7 @@ class Drawing(ABC):
     def render(
         self,
         G: Generator,
-        sources: Iterable[Latent | Point],
+        sources: Iterable[Any],
         on_note: Callable[[str], object] = lambda text: None,
         on_point: Callable[[Point], object] = lambda point: None,
     ) -> Iterator[Pixels | Sg2Error]:

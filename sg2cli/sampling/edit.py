@@ -56,6 +56,7 @@ class Edit(Drawing):
         self.latents, self.moves = latents, list(moves)
         self.columns, self.rows = len(self.moves[0].amounts), len(latents)
         self.labels = _labels(self.moves)
+        self.suffixes = _suffixes(self.labels)
 
     def find(
         self, G: Generator, on_mapped: Callable[[int], object] = lambda count: None
@@ -82,7 +83,10 @@ class Edit(Drawing):
 
     def names(self) -> Iterator[str]:
         for latent in self.latents.unchecked():
-            yield from (f"{latent.name}-{label}" for label in self.labels)
+            yield from (f"{latent.name}-{suffix}" for suffix in self.suffixes)
+
+    def row_names(self) -> Iterator[str]:
+        return (latent.label for latent in self.latents.unchecked())
 
     def details(self) -> Mapping[str, Any]:
         change = self._change("amounts", [list(move.amounts) for move in self.moves])
@@ -92,14 +96,14 @@ class Edit(Drawing):
         found = self.find(G)
         points = locate(G, self.latents.unchecked(), self.settings, self.batch_size(G))
         for latent, point in zip(self.latents.unchecked(), points, strict=True):
-            for column, label in enumerate(self.labels):
+            for column, suffix in enumerate(self.suffixes):
                 amounts = [move.amounts[column] for move in self.moves]
                 ws = point.ws
                 for direction, amount in zip(found, amounts, strict=True):
                     ws = directions.edit(ws, direction, amount, self.moved)
                 details = {**latent.provenance, **self._change("amount", amounts)}
                 provenance = self.provenance(G, details, latent.is_mapped)
-                yield Cell(replace(point, ws=ws), provenance, f"{latent.name}-{label}")
+                yield Cell(replace(point, ws=ws), provenance, f"{latent.name}-{suffix}")
 
     def _change(self, key: str, amounts: Sequence[Any]) -> dict[str, Any]:
         """The directions in the provenance, with the amounts of each."""
@@ -117,6 +121,16 @@ def _labels(moves: Sequence[Move]) -> list[str]:
     different = dict.fromkeys(move.amounts for move in moves)
     columns = zip(*(number_labels(amounts, "+") for amounts in different), strict=True)
     return ["_".join(amounts) for amounts in columns]
+
+
+def _suffixes(labels: Sequence[str]) -> list[str]:
+    """The ends of the names of images, which sort by column: "0_-3", "1_+0", "2_+3".
+
+    A single column needs no number.
+    """
+    digits = len(str(len(labels) - 1))
+    numbered = [f"{column:0{digits}d}_{label}" for column, label in enumerate(labels)]
+    return numbered if len(labels) > 1 else list(labels)
 
 
 def _moves(G: Generator, direction: object, amounts: Any) -> list[Move]:

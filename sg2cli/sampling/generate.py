@@ -64,6 +64,9 @@ class Generate(Drawing):
         first, step = self.shard
         return islice(self.latents.unchecked(), first - 1, None, step)
 
+    def cell_labels(self) -> Iterator[str]:
+        return (latent.label for latent in self._chosen())
+
     def details(self) -> Mapping[str, Any]:
         return {"latents": self.latents.describe(), "grid": f"{self.columns}x{self.rows}"}
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.images.codecs import FORMATS, encode
-from sg2cli.images.grid import ImageGrid
 from sg2cli.images.video import SUFFIXES, check_video
 from sg2cli.latents.given import latent_of
 from sg2cli.latents.sources import Latent
+from sg2cli.sampling.grids import Grid
 from sg2cli.sampling.video import draw_video
 from sg2cli.storage.atomic import check_file, make_folder, new_file
 from sg2cli.storage.paths import user_path
@@ -117,8 +117,12 @@ class Images:
             latent = replace(latent_of(name, point.ws, point.noise), seed=point.seed)
             yield cell, Image(name, pixels, latent, cell.provenance)
 
-    def save(self, path: str | Path, fps: float = 30, overwrite: bool = False) -> None:
+    def save(
+        self, path: str | Path, fps: float = 30, overwrite: bool = False, labels: bool = False
+    ) -> None:
         """Write all images into a folder, or as a grid (.png, .jpg, .webp) or video.
+
+        `labels`: with the seeds and names of latents above the images of a grid.
 
         A single image is not put into a grid. A video is an .mp4 (requires the extra `video`) or
         .gif of `fps` frames per second; an interpolation is also saved as an animated .webp.
@@ -138,7 +142,7 @@ class Images:
             check_file(file, overwrite)
             make_folder(file.parent)
             with new_file(file, overwrite) as target:
-                self._write_grid(target, format)
+                self._write_grid(target, format, labels)
 
     def _save_video(self, file: Path, fps: float, overwrite: bool) -> None:
         height, width, _ = self._drawing.shape
@@ -146,11 +150,8 @@ class Images:
         check_file(file, overwrite)
         draw_video(self._drawing, self._G, file, fps, overwrite)
 
-    def _write_grid(self, file: Any, format: str) -> None:
-        drawing = self._drawing
-        made = drawing.grid_provenance(self._G)
-        at = (drawing.columns, drawing.rows)
-        grid = ImageGrid(file, format, *at, drawing.shape, made, drawing.header())
+    def _write_grid(self, file: Any, format: str, labels: bool = False) -> None:
+        grid = Grid(self._drawing, labels).open(file, format, self._G)
         for _, image in self._drawn():
             grid.append(None if image is None else image.pixels)
         grid.finish()

@@ -64,6 +64,14 @@ class Mix(Drawing):
         yield from {latent.name: None for latent in (*self.column_latents, *self.row_latents)}
         yield from (f"{r.name}-{c.name}" for r in self.row_latents for c in self.column_latents)
 
+    def cell_labels(self) -> Iterator[str]:
+        yield ""
+        yield from (latent.label for latent in self.column_latents)
+        yield from super().cell_labels()
+
+    def row_names(self) -> Iterator[str]:
+        return (latent.label for latent in self.row_latents)
+
     def details(self) -> Mapping[str, Any]:
         return {
             "rows": self.row_list.describe(),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sg2cli.errors import Sg2Error
+from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.latents.files import Stream, inspect_latents, save_latents
 from sg2cli.provenance import is_unchanged, same_settings
 from sg2cli.storage.atomic import NameTaken, make_folder
@@ -55,6 +55,8 @@ def result_streams(
     drawing: Drawing, G: Generator, on_row: Callable[[], object] = lambda: None
 ) -> dict[str, Stream]:
     """ws and noise maps of the results; each array goes through the drawing once."""
+    if "grid" in drawing.details():
+        raise UsageError("frames of a grid show several latents each: save those of one path")
     count, config = drawing.result_count, G.config
 
     def ws() -> Iterator[Array]:

@@ -48,6 +48,9 @@ class Truncate(Drawing):
         for latent in self.latents.unchecked():
             yield from (f"{latent.name}-psi{label}" for label in self.labels)
 
+    def row_names(self) -> Iterator[str]:
+        return (latent.label for latent in self.latents.unchecked())
+
     def details(self) -> Mapping[str, Any]:
         return {"latents": self.latents.describe(), "psis": self.psis}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from sg2cli.errors import Sg2Error
 from sg2cli.images.video import write_video
@@ -30,6 +30,21 @@ def draw_video(
     `images.video.check_video` has found that the format and the size fit. Sg2Error for an image
     that is not finite, or an existing file, unless `overwrite`; then nothing is written.
     """
+    make_folder(path.parent)
+    with new_file(path, overwrite) as file:
+        write_frames(drawing, G, file, path.suffix, fps, on_frame, on_note)
+
+
+def write_frames(
+    drawing: Drawing,
+    G: Generator,
+    file: IO[bytes],
+    suffix: str,
+    fps: float,
+    on_frame: Callable[[], object] = lambda: None,
+    on_note: Callable[[str], object] = lambda text: None,
+) -> None:
+    """As `draw_video`, into an open, seekable file."""
 
     def frames() -> Iterator[Pixels]:
         cells = (c for c in drawing.cells(G) if c and c.is_result)
@@ -39,6 +54,4 @@ def draw_video(
             yield image
             on_frame()
 
-    make_folder(path.parent)
-    with new_file(path, overwrite) as file:
-        write_video(file, path.suffix, frames(), drawing.result_count, fps)
+    write_video(file, suffix, frames(), drawing.result_count, fps)

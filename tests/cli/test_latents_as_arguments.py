@@ -83,8 +83,8 @@ def test_rows_and_columns_are_two_arguments(sg2: Callable[..., Any], net: str) -
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["generate"], "no latents: give seeds or files, such as 0-9"),
-        (["truncate"], "no latents: give seeds or files, such as 0-3"),
+        (["generate"], "no latents: give --seeds or --latents, or arguments such as 0-9"),
+        (["truncate"], "no latents: give --seeds or --latents, or arguments such as 0-3"),
         (["interpolate", "--out", "x"], "no latents: give two or more, such as 85,265,297"),
         (["edit", "--direction", "sefa:0"], "Missing argument 'LATENTS...'"),
         (["generate", "85x"], "'85x' is not a latent: use a seed (85), a range (0-99"),
@@ -134,3 +134,13 @@ def test_random_noise_does_not_flicker(sg2: Callable[..., Any], net: str) -> Non
     first, *others = [pixels(line) for line in result.lines]
     assert all((other == first).all() for other in others)
     assert "flicker" not in sg2("interpolate", "-n", net, "5,6", "--out", "x.gif").err
+
+
+def test_labels_are_for_grids(sg2: Callable[..., Any], net: str) -> None:
+    plain = sg2("generate", "-n", net, "0-3", "--grid", "--out", "a.png")
+    labelled = sg2("generate", "-n", net, "0-3", "--grid", "--labels", "--out", "b.png")
+    assert plain.code == labelled.code == 0
+    assert pixels("b.png").shape[0] > pixels("a.png").shape[0]
+    args = ["edit", "-n", net, "0", "--direction", "sefa:0", "--labels", "--out", "e.gif"]
+    for refused in (sg2("generate", "-n", net, "0", "--labels"), sg2(*args)):
+        assert refused.code == 2 and "--labels is for a grid" in one_line(refused.err)

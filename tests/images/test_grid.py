@@ -12,6 +12,7 @@ import pytest
 
 from sg2cli.errors import UsageError
 from sg2cli.images import codecs, grid
+from sg2cli.images.labels import column_header
 from sg2cli.provenance import is_unchanged
 
 from .test_codecs import PROVENANCE, noise, without_hash
@@ -88,7 +89,7 @@ def test_a_large_png_grid_takes_a_row_of_memory() -> None:
 def test_labels_do_not_touch(width: int) -> None:
     """Between two labels is at least as much white as their letters are high."""
     labels = ["difference: PSNR 13.6 dB"] * 3
-    strip = grid.column_header(labels, (width, width, 1))[:, :, 0]
+    strip = column_header(labels, (width, width, 1))[:, :, 0]
     dark = np.flatnonzero((strip < 128).any(axis=0))
     within = [dark[(dark >= k * width) & (dark < (k + 1) * width)] for k in range(3)]
     gaps = [b.min() - a.max() for a, b in itertools.pairwise(within)]

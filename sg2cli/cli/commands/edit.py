@@ -14,6 +14,7 @@ from sg2cli.cli.options import (
     PATH,
     STYLES,
     drawing_options,
+    labels_option,
     latents_argument,
     network_options,
     output_options,
@@ -72,6 +73,7 @@ RANGE, NAMED_RANGE = (-3.0, 3.0), (-1.0, 1.0)
     metavar="DIR|VIDEO",
     help="Folder, or .mp4, .gif, .webp.",
 )
+@labels_option
 @save_latents_option
 @output_options
 def edit(
@@ -82,13 +84,13 @@ def edit(
     layers: Styles | None,
     fps: float,
     out: str,
+    labels: bool,
     save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
     **options: Any,
 ) -> None:
-    """Move LATENTS along directions: a grid with a row for each latent, or a video.
-
+    """Move LATENTS along directions, as a grid with a row for each, or a video.
     The columns go through the ranges of all directions at once.
 
     \b
@@ -108,8 +110,10 @@ def edit(
     if not to_video:
         session.check_outputs([save_to], given)
         output = image_output(out, "png", overwrite, skip_existing, session.console)
-        session.draw_images(drawing, output, saved)
+        session.draw_images(drawing, output, saved, labels)
         return
+    if labels:
+        raise UsageError("--labels is for a grid: use a folder as --out")
     if len(listed) > 1 or drawing.columns == 1:
         raise UsageError("a video shows one latent over a range of amounts: use a folder as --out")
     video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)

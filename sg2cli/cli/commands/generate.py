@@ -16,6 +16,7 @@ from sg2cli.cli.options import (
     SEEDS,
     SHARD,
     drawing_options,
+    labels_option,
     latents_argument,
     network_options,
     output_options,
@@ -27,6 +28,7 @@ from sg2cli.cli.session import open_session
 from sg2cli.errors import UsageError
 from sg2cli.images import codecs
 from sg2cli.sampling.generate import Generate
+from sg2cli.sampling.grids import Grid
 
 if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     metavar="[=WxH]",
     help="Add a grid, or write only that to a file.",
 )
+@labels_option
 @click.option(
     "--shard",
     type=SHARD,
@@ -80,6 +83,7 @@ def generate(
     seeds: tuple[LatentSource, ...],
     latents: tuple[LatentSource, ...],
     grid: tuple[int, int] | str | None,
+    labels: bool,
     shard: tuple[int, int] | None,
     format: str | None,
     save_to: Path | None,
@@ -94,13 +98,12 @@ def generate(
     sg2 generate 0-99 --trunc 0.7
     sg2 generate 0-31 --grid --out faces
     sg2 generate 0-199:10 ten.npz out/me --out faces --skip-existing
-    sg2 generate "found.safetensors[0-9]" --out found
     sg2 generate 5 --out - > five.png
     """
     session, settings = open_session(**options)
     reserved = ["grid"] if grid else []
     sources = given + seeds + latents
-    listed = session.latents(sources, "seeds or files, such as 0-9", reserved)
+    listed = session.latents(sources, "--seeds or --latents, or arguments such as 0-9", reserved)
     output = image_output(out, format, overwrite, skip_existing, session.console)
     if output.holds_one and not grid and len(listed) > 1:
         raise UsageError(
@@ -110,9 +113,13 @@ def generate(
         raise UsageError(f"{'--grid' if grid else '--save-latents'} cannot be used with --shard")
     asked = grid if isinstance(grid, tuple) else None
     drawing = Generate(session.config, listed, settings, asked, shard or (1, 1))
-    columns, rows = (drawing.columns, drawing.rows) if grid else (1, 1)
-    size, _, channels = drawing.shape
-    codecs.check_format(output.format, channels, columns * size, rows * size)
+    if labels and not grid:
+        raise UsageError("--labels is for a grid: add --grid")
+    image_grid = Grid(drawing, labels) if grid else None
+    height, width, channels = drawing.shape
+    codecs.check_format(
+        output.format, channels, *(image_grid.size if image_grid else (width, height))
+    )
     output.check(chain(reserved, drawing.names()))
     session.check_outputs([save_to, output.file], sources)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
@@ -125,7 +132,7 @@ def generate(
         drawing,
         G,
         session.console,
-        grid=bool(grid),
+        grid=image_grid,
         singles=not (grid and output.holds_one),
         done_options=saved.done_options,
     )

@@ -19,8 +19,14 @@ from sg2cli.cli.options import (
 from sg2cli.cli.saved_latents import LatentsOutput, save_latents_option
 from sg2cli.cli.session import open_session
 from sg2cli.cli.video import VideoOutput, video_options
+from sg2cli.errors import UsageError
 from sg2cli.latents.interpolation import METHODS, Method
-from sg2cli.sampling.interpolate import Interpolate, InterpolationSpace
+from sg2cli.sampling.interpolate import (
+    FrameLayout,
+    Interpolate,
+    InterpolationSpace,
+    count_frames,
+)
 
 if TYPE_CHECKING:
     from sg2cli.latents.notation import LatentSource
@@ -55,7 +61,7 @@ RANDOM_NOISE = (
     show_default=True,
     help="z only for seeds and z.",
 )
-@click.option("--loop", is_flag=True, help="Return to the first latent.")
+@click.option("--loop", is_flag=True, help="End one frame before the first latent returns.")
 @video_options
 @drawing_options
 @save_latents_option
@@ -66,8 +72,12 @@ def interpolate(
     method: Method,
     space: InterpolationSpace,
     loop: bool,
-    frames: int,
+    frames: int | None,
+    frames_per_latent: int | None,
+    grid: tuple[int, int] | str | None,
+    scale: int,
     fps: float,
+    format: str,
     out: str,
     save_to: Path | None,
     overwrite: bool,
@@ -76,20 +86,24 @@ def interpolate(
 ) -> None:
     """Interpolate between LATENTS, as a video or a folder of frames.
 
-    The first and last frames are the first and last latents; with --loop, the video ends one frame
-    before the first returns.
-
     \b
     sg2 interpolate 85,265,297 --out faces.mp4
-    sg2 interpolate 0-9 --loop --frames 300 --trunc 0.7 --out faces.webp
+    sg2 interpolate 0-31 --grid 4x2 --frames-per-latent 60 --out grid.mp4
     """
     session, settings = open_session(**options)
     sources = given + latents
     listed = session.latents(sources, "two or more, such as 85,265,297")
     if settings.noise_mode == "random":
         session.console.note(RANDOM_NOISE)
-    drawing = Interpolate(session.config, listed, frames, method, space, loop, settings)
-    video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing)
+    if isinstance(grid, str):
+        raise UsageError("--grid needs columns and rows, such as 4x2")
+    layout = FrameLayout(*(grid or (1, 1)), scale)
+    count = count_frames(len(listed), frames, frames_per_latent, loop, layout)
+    config = session.config
+    drawing = Interpolate(config, listed, count, method, space, loop, settings, layout)
+    if save_to and layout.paths > 1:
+        raise UsageError("--save-latents cannot be used with --grid: save those of single paths")
+    video = VideoOutput(drawing, session.console, out, fps, overwrite, skip_existing, format)
     session.check_outputs([video.path, save_to], sources)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
     session.draw_video(drawing, video, saved)

@@ -13,6 +13,7 @@ from sg2cli.cli.options import (
     LATENTS,
     STYLES,
     drawing_options,
+    labels_option,
     network_options,
     out_option,
     output_options,
@@ -52,6 +53,7 @@ STDIN = LatentFile(Path("-"))
 )
 @drawing_options
 @out_option
+@labels_option
 @save_latents_option
 @output_options
 def mix(
@@ -60,6 +62,7 @@ def mix(
     cols: tuple[LatentSource, ...],
     styles: Styles | None,
     out: str,
+    labels: bool,
     save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
@@ -87,7 +90,7 @@ def mix(
     output = image_output(out, "png", overwrite, skip_existing, session.console)
     session.check_outputs([save_to], rows + cols)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
-    session.draw_images(drawing, output, saved)
+    session.draw_images(drawing, output, saved, labels)
 
 
 def _rows_and_columns(

@@ -148,7 +148,7 @@ def project(
     read = [source.path for source in options["init"] if isinstance(source, LatentFile)]
     read += [found.path, *([mask] if mask else [])]
     folder = BatchFolder(user_path(out), files, overwrite, resume, together, read)
-    console.note(_first_line(files, preset, settings))  # loading torch takes seconds
+    console.begin(_first_line(files, preset, settings))  # loading torch takes seconds
 
     from sg2cli import devices
     from sg2cli.inversion.batch import ProjectionBatch

@@ -14,6 +14,7 @@ from sg2cli.cli.options import (
     SEEDS,
     batch_option,
     class_and_noise_options,
+    labels_option,
     latents_argument,
     network_options,
     out_option,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 @batch_option
 @tuned_option
 @out_option
+@labels_option
 @save_latents_option
 @output_options
 def truncate(
@@ -66,6 +68,7 @@ def truncate(
     latents: tuple[LatentSource, ...],
     psis: tuple[float, ...],
     out: str,
+    labels: bool,
     save_to: Path | None,
     overwrite: bool,
     skip_existing: bool,
@@ -79,9 +82,11 @@ def truncate(
     """
     session, settings = open_session(**options)
     sources = given + seeds + latents
-    listed = session.latents(sources, "seeds or files, such as 0-3", reserved=["grid"])
+    listed = session.latents(
+        sources, "--seeds or --latents, or arguments such as 0-3", reserved=["grid"]
+    )
     drawing = Truncate(session.config, listed, psis, settings)
     output = image_output(out, "png", overwrite, skip_existing, session.console)
     session.check_outputs([save_to], sources)
     saved = LatentsOutput(save_to, overwrite, skip_existing)
-    session.draw_images(drawing, output, saved)
+    session.draw_images(drawing, output, saved, labels)

@@ -23,17 +23,25 @@ from .test_generate import pixels
 
 def test_images_and_grid(sg2: Any) -> None:
     result = sg2("edit", "0-1", "--direction", "sefa:0", "--amount", "-2..2", "--steps", "3")
-    names = [f"seed000{s}-{amount}" for s in (0, 1) for amount in ("-2", "+0", "+2")]
+    names = [f"seed000{s}-{amount}" for s in (0, 1) for amount in ("0_-2", "1_+0", "2_+2")]
     assert result.lines == [*(f"out/{name}.png" for name in names), "out/grid.png"]
+    assert sorted(result.lines[:-1]) == result.lines[:-1]
     grid = pixels("out/grid.png")
-    np.testing.assert_array_equal(grid[-128:, 256:], pixels("out/seed0001-+2.png"))
+    np.testing.assert_array_equal(grid[-128:, 256:], pixels("out/seed0001-2_+2.png"))
 
 
 def test_an_edit_by_zero_changes_no_pixel(sg2: Any) -> None:
     sg2("edit", "3", "--direction", "pca:0", "--steps", "3", "--batch", "2")
     sg2("generate", "--seeds", "3", "--out", "g", "--batch", "2")
-    np.testing.assert_array_equal(pixels("out/seed0003-+0.png"), pixels("g/seed0003.png"))
-    assert not np.array_equal(pixels("out/seed0003-+3.png"), pixels("g/seed0003.png"))
+    np.testing.assert_array_equal(pixels("out/seed0003-1_+0.png"), pixels("g/seed0003.png"))
+    assert not np.array_equal(pixels("out/seed0003-2_+3.png"), pixels("g/seed0003.png"))
+
+
+def test_names_sort_by_column(sg2: Any) -> None:
+    args = ["edit", "3", "--direction", "sefa:0", "--amount=-3..3", "--steps", "12"]
+    lines = sg2(*args).lines[:-1]
+    assert lines[0] == "out/seed0003-00_-3.png" and lines[-1] == "out/seed0003-11_+3.png"
+    assert lines == sorted(lines)
 
 
 def test_one_amount_is_one_column(sg2: Any) -> None:
@@ -204,9 +212,9 @@ def test_ranges_run_side_by_side_and_amounts_stay(sg2: Any) -> None:
     args = ("--direction", "beard=1", "--direction", "smile=-1..1", "--direction", "sefa:0=0..4")
     result = sg2("edit", "3", *args, "--steps", "3")
     assert [Path(line).stem for line in result.lines[:3]] == [
-        "seed0003-+1_-1_+0",
-        "seed0003-+1_+0_+2",
-        "seed0003-+1_+1_+4",
+        "seed0003-0_+1_-1_+0",
+        "seed0003-1_+1_+0_+2",
+        "seed0003-2_+1_+1_+4",
     ]
     G = sg2cli.load(device="cpu")
     images = sg2cli.edit(G, 3, {"beard": 1, "smile": [-1, 0, 1], "sefa:0": [0, 2, 4]})
@@ -217,9 +225,12 @@ def test_ranges_run_side_by_side_and_amounts_stay(sg2: Any) -> None:
 def test_directions_without_an_amount_share_that_of_the_option(sg2: Any) -> None:
     args = ("--direction", "beard", "--direction", "smile", "--direction", "hat=1")
     result = sg2("edit", "3", *args, "--amount", "0..2", "--steps", "2")
-    assert [Path(line).stem for line in result.lines[:2]] == ["seed0003-+0_+1", "seed0003-+2_+1"]
+    assert [Path(line).stem for line in result.lines[:2]] == [
+        "seed0003-0_+0_+1",
+        "seed0003-1_+2_+1",
+    ]
     by_default = sg2("edit", "3", "--direction", "beard", "--direction", "sefa:0", "-o", "d")
-    assert Path(by_default.lines[0]).stem == "seed0003--1_-3"
+    assert Path(by_default.lines[0]).stem == "seed0003-0_-1_-3"
 
 
 def test_a_single_direction_with_its_amount_keeps_files_without(sg2: Any) -> None:

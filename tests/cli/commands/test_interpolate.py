@@ -114,7 +114,18 @@ def test_random_noise_does_not_flicker(sg2: Any) -> None:
         (["--latents", "1,2", "--fps", "0", "--out", "w"], "--fps"),
         (["--latents", "1,2", "--out", "w.avi"], "give a folder, or a video"),
         (["--latents", "1,2", "--out", "w.png"], "give a folder, or a video"),
-        (["--latents", "1,2", "--out", "-"], "give a folder, or a video"),
+        (["--latents", "1,2", "--out", "-", "--json"], "--json cannot be used with --out -"),
+        (["--latents", "1,2", "--out", "w", "--grid", "0x2"], "is not a grid"),
+        (["--latents", "0-6", "--out", "w", "--grid", "2x2"], "give a multiple of 4"),
+        (["--latents", "0-3", "--out", "w", "--grid", "2x2"], "at least two latents"),
+        (
+            ["--latents", "0-1", "--out", "w", "--frames", "9", "--frames-per-latent", "9"],
+            "--frames and --frames-per-latent are mutually exclusive",
+        ),
+        (
+            ["--latents", "0-7", "--out", "w", "--grid", "2x2", "--save-latents", "l.npz"],
+            "--save-latents cannot be used with --grid",
+        ),
         (["--latents", "1,2", "--fps", "240", "--out", "w.gif"], "at most 100 frames per second"),
         (["--latents", "1,avg", "--space", "z", "--out", "w"], "space z requires seeds"),
         (["--latents", "1,", "--out", "w"], "'' is not a latent"),
@@ -137,3 +148,28 @@ def test_mp4_without_pyav(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.code == 2
     assert "run `pip install 'av" in one_line(result.err)
     assert sg2("interpolate", "--latents", "1,2", "--frames", "3", "--out", "w.gif").code == 0
+
+
+@pytest.mark.parametrize("format", ["gif", "webp", "mp4"])
+def test_a_video_on_stdout_is_that_of_a_file(shell: Any, format: str) -> None:
+    if format == "mp4":
+        pytest.importorskip("av")
+    args = ["interpolate", "1,2", "--frames", "3", "--scale", "2"]
+    streamed = shell(*args, "--out", "-", "--format", format)
+    assert shell(*args, "--out", f"a.{format}").returncode == 0
+    assert streamed.returncode == 0 and streamed.stderr == b""
+    assert streamed.stdout == Path(f"a.{format}").read_bytes()
+
+
+def test_a_grid_of_paths(sg2: Any) -> None:
+    args = ["0-23", "--grid", "4x2", "--frames-per-latent", "2", "--out", "a.gif"]
+    assert sg2("interpolate", *args).lines == ["a.gif"]
+    with PIL.Image.open("a.gif") as video:
+        assert (video.size, video.n_frames) == ((512, 256), 5)
+    frames = sg2("interpolate", *args[:-1], "frames")
+    again = sg2("interpolate", *args[:-1], "frames", "--skip-existing")
+    assert len(frames.lines) == 5 and again.lines == []
+    assert (
+        "other settings"
+        in sg2("interpolate", *args[:-1], "frames", "--skip-existing", "--scale", 2).err
+    )

@@ -179,6 +179,7 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
     from sg2cli.sampling.cells import draw_cells
     from sg2cli.sampling.drawing import Cell
+    from sg2cli.sampling.grids import Grid
     from sg2cli.sampling.output import ImageOutput
 
     class Source:
@@ -212,5 +213,8 @@ def test_kept_cells_are_not_held(sg2: Any, monkeypatch: pytest.MonkeyPatch) -> N
         def render(self, G: Any, sources: Any, on_note: Any, on_point: Any) -> Any:
             return iter(list(sources))
 
-    draw_cells(ImageOutput(Path("o"), skip_existing=True), Sources(), None, grid=True)  # type: ignore[arg-type]
+    drawing: Any = Sources()
+    no_network: Any = None
+    output = ImageOutput(Path("o"), skip_existing=True)
+    draw_cells(output, drawing, no_network, grid=Grid(drawing))
     assert pixels("o/grid.png").shape == (40, 20, 3)
