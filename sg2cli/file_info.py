@@ -114,7 +114,8 @@ def _directions(path: Path) -> dict[str, Any] | None:
         return {"kind": f"directions of W found by {what}", "arrays": shapes, **provenance}
     is_called_so = path.name.endswith(direction_names.SUFFIX)
     if names and (isinstance(provenance.get("directions"), dict) or is_called_so):
-        return {**provenance, "kind": "named directions, for edit", "directions": names}
+        kept = {key: value for key, value in provenance.items() if key != "directions"}
+        return {"kind": "named directions, for edit", "directions": names, **kept}
     return None
 
 

@@ -17,8 +17,10 @@ import torch
 from networks import GOLDEN_NAMES, golden, random_generator, relative
 
 from sg2cli import checkpoints, devices, ops
+from sg2cli.latents.directions import find_direction
 from sg2cli.latents.mapping import seed_to_z, truncate
 from sg2cli.ops import reference, selftest
+from sg2cli.sampling.learn import learn_direction
 from sg2cli.settings import PRESETS
 
 pytestmark = [
@@ -270,3 +272,20 @@ def test_hidden_cards_fall_back_to_the_cpu(in_tmp: Path) -> None:
     )
     assert refused.returncode == 1
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("direction", ["sefa:0", "pca:0", "glasses"])
+def test_directions_are_those_of_the_cpu(direction: str) -> None:
+    steps = [
+        find_direction(direction, checkpoints.load(device=device), list(range(12))).step.cpu()
+        for device in ("cuda", "cpu")
+    ]
+    assert relative(*steps) < 1e-3
+
+
+def test_learning_is_that_of_the_cpu() -> None:
+    steps = [
+        learn_direction(checkpoints.load(device=device), "0-19", "20-59").steps["learned"].cpu()
+        for device in ("cuda", "cpu")
+    ]
+    assert relative(*steps) < 1e-2

@@ -16,7 +16,7 @@ def _direction(text: str) -> tuple[str, Amount | None]:
     direction, equals, amount = text.rpartition("=")
     if not equals or kind(user_path(text)) != "nothing":
         return text, None
-    return direction, _amount(amount)
+    return direction.strip(), _amount(amount.strip())
 
 
 def _amount(text: str) -> Amount:

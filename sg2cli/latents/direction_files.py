@@ -69,7 +69,7 @@ def read_direction(source: DirectionSource, config: GeneratorConfig) -> StoredDi
                 f"another file by its number, as in {path}:0"
             )
         if start.startswith(NPY) or _is_npz(start, opened):
-            return _choose(_read_arrays(content, opened), source, config)
+            return _choose(_read_arrays(content, opened, path), source, config)
         data = bytes(opened.read(opened.size))
         return _choose(_read_pickle(data, path), source, config)
 
@@ -103,6 +103,8 @@ class _Arrays:
 def _read_safetensors(
     opened: Source, source: DirectionSource, config: GeneratorConfig
 ) -> StoredDirection:
+    path = source.path
+    assert path is not None
     with SafetensorsFile(opened) as file:
         metadata = sg2_metadata(file.metadata)
         checkpoint = metadata.get("checkpoint", None)
@@ -115,17 +117,17 @@ def _read_safetensors(
         names = names_of(file)
         if source.is_named:
             if source.name not in file.entries or not is_name(source.name):
-                raise unknown(source.text, list(names), str(source.path))
+                raise unknown(source.text, list(names), str(path))
             vector = array(source.name).tensor()
             return StoredDirection(
                 vector, file.sha256(), None, checkpoint, names.get(source.name, "")
             )
-        _refuse_other_files(file.entries, metadata)
+        _refuse_other_files(path, file.entries, metadata)
         arrays = {name: array(name) for name in file.entries}
         if not any(name in LISTS for name in arrays) and names:
             raise UsageError(
-                f"{source.path} has named directions ({_listed(names)}): give one, "
-                f"as in {source.path}:{next(iter(names))}"
+                f"{path} has named directions ({_listed(names)}): give one, "
+                f"as in {path}:{next(iter(names))}"
             )
         return _choose(_Arrays(arrays, file.sha256(), checkpoint), source, config)
 
@@ -135,14 +137,14 @@ def _is_npz(start: bytes, opened: Source) -> bool:
     return is_zip(start) and all(name.endswith(".npy") for name in ZipFile(opened).members)
 
 
-def _read_arrays(content: Path | bytes, opened: Source) -> _Arrays:
+def _read_arrays(content: Path | bytes, opened: Source, path: Path) -> _Arrays:
     """The array of an .npy, or of an .npz those with known names or the only one."""
     import torch
 
     is_one = not is_zip(bytes(opened.read(4)))
     names = [] if is_one else [name.removesuffix(".npy") for name in ZipFile(opened).members]
     known = {*LISTS, *STANDARD_DEVIATIONS.values()}
-    _refuse_other_files(names, {})
+    _refuse_other_files(path, names, {})
     if len(names) > 1 and not known & {*names}:
         raise ValueError(f"it has no known array of directions, but {_listed(names)}")
     file = read_arrays(content, lambda name: len(names) < 2 or name in known)
@@ -160,7 +162,7 @@ def _read_pickle(content: bytes, path: Path) -> _Arrays:
         tree = tensor_tree(read_container(content, path, budget_for(len(content))))
     except CheckpointError as error:
         raise ValueError(str(error)) from error
-    _refuse_other_files(tree.tensors, {})
+    _refuse_other_files(path, tree.tensors, {})
 
     def read(name: str) -> Tensor:
         try:
@@ -177,19 +179,27 @@ def _read_pickle(content: bytes, path: Path) -> _Arrays:
     return _Arrays(found, hashlib.sha256(content).hexdigest())
 
 
-def _refuse_other_files(names: Iterable[str], metadata: Mapping[str, Any]) -> None:
-    """ValueError for a network, and for latents."""
+def _refuse_other_files(path: Path, names: Iterable[str], metadata: Mapping[str, Any]) -> None:
+    """UsageError for a network, and for latents."""
     if any(WEIGHTS.fullmatch(name) for name in names):
-        what = "the weight deltas of a network" if metadata.get("kind") else "a network"
-        raise ValueError(f"it is {what}")
+        if metadata.get("kind"):
+            raise UsageError(f"{path} holds weight deltas, not directions: give it as `tuned`")
+        raise UsageError(
+            f"{path} is a network, and holds no directions: give it as `network`, and a direction "
+            "such as sefa:0"
+        )
     if latents := sorted({*names} & LATENTS):
-        raise ValueError(f"it holds latents ({', '.join(latents)})")
+        raise UsageError(
+            f"{path} holds latents ({', '.join(latents)}), not directions: give it as the latents "
+            "to edit"
+        )
 
 
 def _choose(found: _Arrays, source: DirectionSource, config: GeneratorConfig) -> StoredDirection:
     """Select one of the directions of a file."""
     if source.method and source.method not in found.arrays:
-        raise ValueError(f"it has no directions of {source.method}, but {_listed(found.arrays)}")
+        held = _listed(found.arrays)
+        raise UsageError(f"{source.path} has no directions of {source.method}, but {held}")
     key = source.method or next((name for name in LISTS if name in found.arrays), None)
     deviations = None
     if key is not None:

@@ -76,7 +76,7 @@ def sefa(G: Generator, rows: Sequence[int]) -> Tensor:
 
     layers = [layer.affine for layer in G.synthesis.layers]
     affines = [*layers, G.synthesis.blocks[-1].torgb.affine]  # which reads the last row
-    A = torch.cat([affines[row].weight for row in rows]).double()
+    A = torch.cat([affines[row].weight for row in rows]).double().cpu()  # as the moments of W
     norms = A.norm(dim=1, keepdim=True)
     A = A / torch.where(norms > 0, norms, 1)  # a style channel may not depend on w
     _, vectors = torch.linalg.eigh(A.T @ A)  # rising eigenvalues

@@ -88,10 +88,10 @@ class NamedDirections:
         fields = sg2_metadata(opened.metadata)
         described = fields.get("directions")
         if not isinstance(described, dict):
-            what = "the directions of SeFa and PCA" if METHODS[0] in opened.entries else "no names"
+            what = "has what SeFa and PCA found" if METHODS[0] in opened.entries else "has none"
             raise Sg2Error(
-                f"{file} has {what}, or sg2 did not write it: names are added only to a file of "
-                "named directions; use another `out`"
+                f"names are added to a file of named directions that sg2 wrote, and {file} {what}: "
+                "use another `out`"
             )
         if fields.get("checkpoint") != self.provenance["checkpoint"]:
             raise UsageError(f"the names in {file} belong to another network: use another `out`")

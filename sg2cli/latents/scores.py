@@ -11,8 +11,9 @@ from pathlib import Path
 from sg2cli.errors import UsageError, brief
 from sg2cli.latents.files import reading_of
 from sg2cli.storage.paths import kind
-from sg2cli.storage.reading import read_bytes
+from sg2cli.storage.reading import read_bytes, read_stdin
 
+INSTEAD = "give a CSV file"
 MAX_FILE = 16 << 20  # bytes
 SEED_NAME = re.compile(r"seed(\d{1,10})(?:\.(?:png|jpe?g|webp))?", re.IGNORECASE)
 
@@ -20,13 +21,18 @@ SEED_NAME = re.compile(r"seed(\d{1,10})(?:\.(?:png|jpe?g|webp))?", re.IGNORECASE
 def read_scores(path: Path) -> list[tuple[str, float]]:
     """The latents, in the notation of latents, and their scores; a first line of titles is skipped.
 
-    A file is looked for in the working folder, then beside the CSV; 'seed0085.png' is the seed if
-    there is no such file. UsageError, with the line, for what is not a name and a number.
+    `path` "-" is stdin. A file is looked for in the working folder, then beside the CSV;
+    'seed0085.png' is the seed if there is no such file. UsageError, with the line, for what is not
+    a name and a number.
     """
-    if kind(path) in ("nothing", "folder"):
+    if str(path) != "-" and kind(path) in ("nothing", "folder"):
         raise UsageError(f"no file {brief(str(path))}: give a CSV of a name or seed, and a number")
     with reading_of(str(path), "is not a CSV file"):
-        text = read_bytes(path, MAX_FILE, MAX_FILE).decode("utf-8-sig")
+        content = read_stdin(INSTEAD) if str(path) == "-" else read_bytes(path, MAX_FILE, MAX_FILE)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8: save it as a CSV file") from error
     scores: list[tuple[str, float]] = []
     reader = csv.reader(io.StringIO(text, newline=""))
     try:

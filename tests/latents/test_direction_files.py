@@ -212,7 +212,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "integers": (saved({"comp": torch.eye(16).long()}), "it holds int64, not floating-point"),
     "NaN": (saved({"comp": torch.full((1, 16), torch.nan)}), "zero, NaN or infinite"),
     "several": (saved({"a": torch.ones(16), "b": torch.ones(16)}), "it has several arrays"),
-    "a network": (saved({"g_ema": {"convs.0.weight": torch.ones(16)}}), "holds no directions"),
+    "a network": (saved({"g_ema": {"convs.0.weight": torch.ones(16)}}), "is a network"),
     "a vast array": (zipped({"lat_comp.npy": npy_header("(99999999, 16)")}), "too short"),
     "a bomb": (zipped({"lat_comp.npy": bytes(1 << 25)}, zipfile.ZIP_DEFLATED), "unpacks from"),
     "no members": (zipped({}), "it has no arrays"),

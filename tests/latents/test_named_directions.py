@@ -99,9 +99,9 @@ def test_a_name_comes_before_a_file_that_is_called_like_it(net: Path) -> None:
         ("missing.npy", "no direction 'missing.npy': there is no such file"),
         ("folder/", "no direction 'folder/': it is a folder"),
         ("net.safetensors:smile", "it has no named directions"),
-        ("net.safetensors:0", "holds no directions: it is a network"),
-        ("net.safetensors", "holds no directions: it is a network"),
-        ("latents.safetensors", r"holds no directions: it holds latents \(ws\)"),
+        ("net.safetensors:0", "is a network, and holds no directions: give it as `network`"),
+        ("net.safetensors", "is a network, and holds no directions: give it as `network`"),
+        ("latents.safetensors", r"holds latents \(ws\), not directions"),
         ("vector.npy:smile", "only a .safetensors has named directions"),
         ("whole", "it holds int64, not floating-point numbers"),
         ("wide", "it belongs to another network"),
@@ -247,7 +247,10 @@ def test_a_name_is_added_only_to_names_of_the_same_network(sg2: Any, net: Path) 
         args = ("--name", "first=sefa:0", "--add", "-o", name, "--overwrite")
         result = sg2("directions", "-n", net, *args)
         assert result.code != 0, name
-        assert "another network" in result.err or "sg2 did not write it" in result.err
+        assert (
+            "another network" in result.err
+            or "that sg2 wrote, and foreign.safetensors has none" in result.err
+        )
         assert Path(name).read_bytes() == before
 
 

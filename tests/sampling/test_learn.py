@@ -269,6 +269,16 @@ def test_options_that_do_not_fit(sg2: Any, args: list[str], message: str) -> Non
     assert list(Path().iterdir()) == []
 
 
+def test_scores_from_stdin_and_what_is_not_text(shell: Any) -> None:
+    scores = "\n".join(f"{seed},{seed % 3}" for seed in range(12)).encode()
+    result = shell("directions", "--scores", "-", "-o", "d.safetensors", input=scores)
+    assert result.returncode == 0, result.stderr
+    Path("s.csv").write_bytes(b"0,1\n\xff\xfe,2\n")
+    result = shell("directions", "--scores", "s.csv", "-o", "e.safetensors")
+    assert result.returncode == 2
+    assert "is not text in UTF-8" in one_line(result.stderr.decode())
+
+
 def test_the_file_of_scores_is_not_replaced(sg2: Any) -> None:
     Path("s.safetensors").write_text("0,1\n")
     args = ("--scores", "s.safetensors", "-o", "s.safetensors", "--overwrite")

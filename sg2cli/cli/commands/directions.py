@@ -111,7 +111,7 @@ def directions(
     sg2 directions --list
     """
     learns = bool(positive or negative or scores)
-    _refuse_unused(names, lists, add, learns)
+    _refuse_unused(names, lists, add, "--scores" if scores else "--positive" if learns else "")
     session, settings = open_session(**options)
     if lists:
         _list(session)
@@ -144,14 +144,14 @@ def directions(
     session.console.wrote(out, found.provenance)
 
 
-def _refuse_unused(names: tuple[str, ...], lists: bool, add: bool, learns: bool) -> None:
+def _refuse_unused(names: tuple[str, ...], lists: bool, add: bool, learns: str) -> None:
     """UsageError for options that the chosen task does not use."""
     found, learned = ("samples", "seed"), ("positive", "negative", "scores")
     if lists:
         others = (*found, *learned, "layers", "class_index", "out", "names", "add")
         refuse_together("--list", others)
     elif learns:
-        refuse_together("--positive or --scores", found)
+        refuse_together(learns, found)
     elif names:
         refuse_together("--name", found)
     elif add:
