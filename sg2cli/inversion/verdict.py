@@ -133,8 +133,10 @@ def advice(targets: Iterable[Target]) -> Iterator[str]:
         which = "1 result is" if len(near) == 1 else f"{len(near)} results are"
         yield f"{which} recognisable, but not close: {' or '.join(unset)} may improve that"
     if cropped := [target for target in far if target.region and target.region.is_centre]:
-        which = "1 photo was" if len(cropped) == 1 else f"{len(cropped)} photos were"
-        yield f"{which} cropped to the centre: `crop` chooses the part that the network can draw"
+        which = (
+            "1 photo outside was" if len(cropped) == 1 else f"{len(cropped)} photos outside were"
+        )
+        yield f"{which} cropped to the centre: `crop` chooses another part"
 
 
 def _unset(provenance: Mapping[str, Any]) -> list[str]:

@@ -122,7 +122,7 @@ def test_only_options_that_are_not_set_are_suggested() -> None:
 
 def test_another_part_of_a_photo_is_suggested_only_if_some_was_cut_off() -> None:
     (text,) = advice([target("outside", CROPPED), target("close", CROPPED)])
-    assert text.startswith("1 photo was cropped to the centre: `crop` ")
+    assert text.startswith("1 photo outside was cropped to the centre: `crop` ")
     whole = Region((400, 400), (0, 0, 400, 400), (128, 128))
     chosen = Region((400, 600), (0, 10, 400, 400), (128, 128))
     assert not list(advice([target("outside", whole), target("outside", chosen)]))
