@@ -53,7 +53,7 @@ def read(tree: TensorTree, prefix: str, budget: Budget) -> Checkpoint:
             "assuming none, lrelu, 0.01 and 0"
         ]
     fields.setdefault("resample_filter", _taps(stored, budget))
-    return Checkpoint(label, fields, tensors, notes=notes)
+    return Checkpoint(label, fields, tensors, notes=notes, is_recorded=not notes)
 
 
 def _written(text: str) -> dict[str, Any]:

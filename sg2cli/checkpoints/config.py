@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+MAX_SHOWN = 100  # characters of a name in a message
 MAX_BASE = 64  # pixels a side of the constant input: 4, or some more
 MAX_TAPS = 64  # real filters have 4 to 12
 FIELDS = {  # of the metadata; the rest of the configuration follows from the tensors
@@ -43,6 +44,7 @@ class Checkpoint:
     left_out: list[str] = field(default_factory=list)  # names of other contents of the file
     made_up: list[str] = field(default_factory=list)  # what it lacks and was added
     notes: list[str] = field(default_factory=list)
+    is_recorded: bool = False  # whether the file has the fields, or they are assumed
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -235,7 +237,7 @@ def parameters(shapes: Shapes) -> int:
 
 def first(keys: Sequence[str], count: int = 3) -> str:
     more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return ", ".join(keys[:count]) + more
+    return ", ".join(key[:MAX_SHOWN] for key in keys[:count]) + more
 
 
 def read_filter(taps: Any) -> ResampleFilter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sg2cli.checkpoints.file_kinds import LENGTH, other_kind
@@ -12,6 +11,7 @@ from sg2cli.checkpoints.pickle_reader import load
 from sg2cli.checkpoints.torch_tensors import read_torch
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
+from sg2cli.storage.reading import Source
 from sg2cli.storage.safetensors import SafetensorsFile
 from sg2cli.storage.zip_reader import is_zip
 
@@ -23,28 +23,24 @@ PICKLE_STARTS = b"\x80(c}]"  # protocols 2 to 5; a tuple or dict, a global, or a
 
 @dataclass(frozen=True)
 class SafetensorsTensor:
-    """A tensor of a .safetensors file, read on demand."""
+    """A tensor of a .safetensors file in memory, decoded on demand."""
 
-    path: Path
+    file: SafetensorsFile
     name: str
     shape: tuple[int, ...]
 
     def tensor(self) -> Tensor:
-        with SafetensorsFile(self.path) as file:
-            return file.tensor(self.name)
+        return self.file.tensor(self.name)
 
 
-def read_container(content: bytes, path: Path, budget: Budget) -> object:
+def read_container(content: bytes, budget: Budget) -> object:
     """The dicts, modules and tensors of a file, of which nothing is called.
 
-    `path`: where the content is from. CheckpointError for other kinds of files, by name.
+    CheckpointError for other kinds of files, by name.
     """
     if content[8:9] == b"{":
-        with SafetensorsFile(path) as file:
-            return {
-                name: SafetensorsTensor(path, name, entry.shape)
-                for name, entry in file.entries.items()
-            }
+        file = SafetensorsFile(Source(content))
+        return {n: SafetensorsTensor(file, n, entry.shape) for n, entry in file.entries.items()}
     if kind := other_kind(content[:LENGTH]):
         raise CheckpointError(f"{kind[0]}: {kind[1]}")
     # A .pt is a zip file, or begins with a pickle of a number of ten bytes.

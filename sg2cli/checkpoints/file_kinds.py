@@ -12,10 +12,9 @@ KINDS: list[tuple[bytes, str, str]] = [  # beginning, name, advice
         "a pointer of Git LFS, not the file itself",
         "run `git lfs pull` in its repository, or download the file from the repository's page",
     ),
-    (b"<!doctype html", "a web page, not a checkpoint", DOWNLOAD),
-    (b"<html", "a web page, not a checkpoint", DOWNLOAD),
-    (b"<head", "a web page, not a checkpoint", DOWNLOAD),
-    (b"<?xml", "an XML document, not a checkpoint", DOWNLOAD),
+    (b"<", "a web page, not a checkpoint", DOWNLOAD),
+    (b"{", "a JSON text, not a checkpoint", DOWNLOAD),
+    (b"%pdf", "a PDF document", CHECKPOINT),
     (b"\x89png", "a PNG image", CHECKPOINT),
     (b"\xff\xd8\xff", "a JPEG image", CHECKPOINT),
     (b"riff", "a WebP image or a video", CHECKPOINT),
@@ -40,6 +39,8 @@ def other_kind(start: bytes) -> tuple[str, str] | None:
     for beginning, what, advice in KINDS:
         if lowered.startswith(beginning):
             return what, advice
+    if not start.strip(b"\0"):
+        return "zeros only, as an interrupted download leaves", "download it again"
     if start[257:262] == b"ustar":
         return "a tar archive", ARCHIVE
     return None

@@ -6,16 +6,21 @@ import re
 from typing import NamedTuple
 
 from sg2cli.checkpoints import ada, other_networks, tensorflow
-from sg2cli.checkpoints.config import Checkpoint, LazyTensor
+from sg2cli.checkpoints.config import Checkpoint, LazyTensor, first
 from sg2cli.checkpoints.naming_schemes import ROSINALITY, SCHEMES, NamingScheme
 from sg2cli.checkpoints.tensor_tree import Stored, TensorTree, tensor_tree
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
 
 # Prefer the exponential moving average of the weights: it gives better images than the last step.
-AVERAGED = re.compile(r"(^|[._])(ema|gs|smooth)([._]|$)")
+AVERAGED = re.compile(
+    r"(^|[._])(ema_?g?|gs|smooth|running|shadow|swa|avg|averaged?)(_\w+)?([.]|$)|_ema_|^2[.]"
+)
 WRAPPERS = {"state_dict", "module", "_orig_mod", "model", "models", "decoder", "weights", "net"}
-MEANS = ("latent_avg", "w_avg", "dlatent_avg", "mean_latent")  # of w, beside a state dict
+MEANS = (  # of w, beside or in a state dict
+    *("latent_avg", "w_avg", "dlatent_avg", "mean_latent", "latent_mean", "mean_w", "w_mean"),
+    "truncation_latent",
+)
 
 
 class Candidate(NamedTuple):
@@ -53,8 +58,12 @@ def find_generator(found: object, budget: Budget) -> Checkpoint:
         _add_mean(checkpoint, tree, prefix)
         if scheme is ROSINALITY and prefix.endswith("decoder."):
             checkpoint.format = "pSp or e4e, with rosinality's generator"
-    others = [n for n in tree.top if not prefix.startswith(f"{n}.") and n not in MEANS]
-    checkpoint.left_out = others if prefix else []
+    if prefix:
+        others = [n for n in tree.top if not prefix.startswith(f"{n}.") and n not in MEANS]
+        checkpoint.left_out += others + _siblings(tree, prefix)
+    if len(candidates) > 1 and not chosen.is_averaged:
+        where = [c.prefix.rstrip(".") for c in candidates if c != chosen]
+        checkpoint.notes.append(f"it also holds generators under {first(where)}")
     if not chosen.is_averaged and (note := _note(tree, prefix)):
         checkpoint.notes.append(note)
     return checkpoint
@@ -87,8 +96,29 @@ def _add_mean(checkpoint: Checkpoint, tree: TensorTree, prefix: str) -> None:
         for name in MEANS:
             stored = tree.tensors.get(".".join([*parts[:depth], name]).lstrip("."))
             if stored is not None and stored.shape:
+                _check_width(checkpoint, stored, name)
                 checkpoint.tensors["mapping.w_avg"] = _mean(stored)
                 return
+
+
+def _check_width(checkpoint: Checkpoint, mean: Stored, name: str) -> None:
+    biases = [n for n in checkpoint.tensors if re.fullmatch(r"mapping\.fc\d+\.bias", n)]
+    last = checkpoint.tensors.get(f"mapping.fc{len(biases) - 1}.bias")
+    if last and mean.shape[-1:] != last.shape:
+        raise CheckpointError(f"its {name} has {mean.shape[-1]} numbers, but w has {last.shape[0]}")
+
+
+def _siblings(tree: TensorTree, prefix: str) -> list[str]:
+    """The parts of a larger network that the generator is one of."""
+    parent = prefix.rstrip(".").rpartition(".")[0]
+    if not parent:
+        return []
+    parts = {
+        name[len(parent) + 1 :].partition(".")[0]
+        for name in tree.tensors
+        if name.startswith(f"{parent}.") and not name.startswith(prefix)
+    }
+    return [f"{parent}.{part}" for part in sorted(parts) if part not in MEANS]
 
 
 def _mean(stored: Stored) -> LazyTensor:

@@ -22,7 +22,7 @@ from sg2cli.checkpoints.containers import read_container
 from sg2cli.checkpoints.generators import find_generator
 from sg2cli.checkpoints.native import Network, write_generator
 from sg2cli.checkpoints.pickle_reader import budget_for
-from sg2cli.errors import CheckpointError, Sg2Error, reason
+from sg2cli.errors import CheckpointError, Sg2Error, UsageError, reason
 from sg2cli.storage.atomic import new_file
 from sg2cli.storage.budget import MAX_CHECKPOINT, LimitExceeded
 from sg2cli.storage.reading import read_bytes
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
 MAX_SIDE = 4096  # pixels of an image: a small file could claim any size
-MAX_FEATURES = 8192  # of a mapping layer, where w_avg has to be computed
+MAX_MAPPING = 1 << 25  # weights of the mapping network, where w_avg has to be computed
 # Numbers of a layer's output, of which a dozen are in memory at once, where an image is drawn: so
 # many, or so many for each parameter, of which a network of 1024x1024 has about as many.
 MAX_DRAWN, MAX_DRAWN_PER_PARAMETER = 1 << 23, 2
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if not content:
             raise CheckpointError("empty: copy or download it again")
         budget = budget_for(len(content))
-        checkpoint = find_generator(read_container(content, path, budget), budget)
+        checkpoint = find_generator(read_container(content, budget), budget)
         # Tensors may share numbers, so that a small file could claim any size; a network's do not.
         if sum(math.prod(shape) for shape in checkpoint.shapes.values()) > len(content):
             raise CheckpointError("unsafe: its tensors claim more numbers than the file has bytes")
@@ -104,9 +104,13 @@ def _complete(checkpoint: Checkpoint) -> None:
             checkpoint.tensors[key] = _drawn_noise(size, seed)
         checkpoint.made_up.append("noise maps, drawn from fixed seeds")
     check_shapes(config, checkpoint.shapes)
-    widest = max(config.z_dim, config.c_dim, *config.mapping_features)
-    if W_AVG in checkpoint.made_up and widest > MAX_FEATURES:
-        raise CheckpointError(f"it has no w_avg, which is not computed for {widest} features")
+    weights = sum(
+        math.prod(shape) for name, shape in checkpoint.shapes.items() if name.startswith("mapping.")
+    )
+    if W_AVG in checkpoint.made_up and weights > MAX_MAPPING:
+        raise CheckpointError(
+            f"it has no w_avg, which is not computed for a mapping network of {weights:,} weights"
+        )
 
 
 def _drawn_noise(size: tuple[int, int], seed: int) -> LazyTensor:
@@ -143,6 +147,9 @@ def to_generator(checkpoint: Checkpoint) -> Generator:
     tensors = {}
     for name in list(checkpoint.tensors):
         stored = checkpoint.tensors.pop(name).read()
+        if not stored.is_floating_point():
+            dtype = str(stored.dtype).removeprefix("torch.")
+            raise CheckpointError(f"its tensor {name} is {dtype}, not floating point")
         tensor = stored.to(torch.float32).contiguous()
         check_finite(name, tensor, stored)
         tensors[name] = tensor
@@ -170,6 +177,9 @@ def convert(
     checkpoint = read_checkpoint(path)
     source = checkpoint.fields["source"] | dict(origin or {})
     if lr_multiplier is not None:
+        recorded = checkpoint.fields["lr_multiplier"]
+        if checkpoint.is_recorded and recorded != lr_multiplier:
+            raise UsageError(f"{path} records an lr_multiplier of {recorded:g}: leave it out")
         checkpoint.fields["lr_multiplier"] = lr_multiplier
     with _errors_named(path):
         G = to_generator(checkpoint)

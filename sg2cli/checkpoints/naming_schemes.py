@@ -36,24 +36,35 @@ class NamingScheme:
     affine_adds_one: bool = False  # to the bias of the styles
     note: str = ""
 
-    def rename(self, key: str) -> str:
-        """Our name for one of theirs; CheckpointError for an unknown name."""
+    def rename(self, key: str) -> str | None:
+        """Our name for one of theirs; None for what is no layer's, such as `epoch`.
+
+        CheckpointError for an unknown name of a layer, which has dots.
+        """
         for pattern, name in self.rules.items():
             if match := re.fullmatch(pattern, key):
                 return name(*match.groups())
+        if (
+            "." not in key
+            or key.endswith(".num_batches_tracked")
+            or re.fullmatch(self.ignored, key)
+        ):
+            return None
         raise CheckpointError(f"unknown {self.label} key {key[:60]!r}")
 
     def read(self, stored: Mapping[str, Stored], budget: Budget) -> Checkpoint:
         """The network of these tensors, whose names have no prefix."""
         filters = {key: value for key, value in stored.items() if re.fullmatch(self.filters, key)}
         budget.charge("resample_filters", len(filters))
+        left_out: list[str] = []
         tensors = {}
         for key, tensor in stored.items():
             if key in filters:
                 check_kernel(_without_ones(tensor.shape))
-            elif not re.fullmatch(self.ignored, key):
-                name = self.rename(key)
+            elif name := self.rename(key):
                 tensors[name] = self._changed(name, _reshaped(key, name, tensor))
+            elif not re.fullmatch(self.ignored, key):
+                left_out.append(key)
         _refuse_lost_embedding(tensors)
         taps = [1, 3, 3, 1]
         if filters:
@@ -67,7 +78,8 @@ class NamingScheme:
             "lr_multiplier": 0.01,
             "resample_filter": taps,
         }
-        return Checkpoint(self.label, fields, tensors, notes=[self.note] if self.note else [])
+        notes = [self.note] if self.note else []
+        return Checkpoint(self.label, fields, tensors, left_out, notes=notes)
 
     def _changed(self, name: str, lazy: LazyTensor) -> LazyTensor:
         if self.flips_conv0 and name.endswith("conv0.weight"):
@@ -252,7 +264,7 @@ def _reshaped(key: str, name: str, stored: Stored) -> LazyTensor:
         shape = shape[-2:]
     elif name.endswith(".noise_strength"):
         shape = ()
-    elif name.endswith("torgb.bias") and len(shape) == 4:
+    elif name.endswith(".bias") and len(shape) == 4:
         shape = shape[1:2]
     if math.prod(shape) != math.prod(stored.shape):
         raise CheckpointError(f"its {key[:60]!r} has the shape {list(stored.shape)}")

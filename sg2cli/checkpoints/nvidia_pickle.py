@@ -129,7 +129,10 @@ def constructor_arguments(config: GeneratorConfig, code_base: CodeBase) -> dict[
             "ones must be of one width"
         )
     if config.base != (4, 4):
-        raise UsageError("NVIDIA's code cannot express images that are not square")
+        raise UsageError(
+            "NVIDIA's code cannot express images that are not square: write a .pt with `to` ada, "
+            "for a fork that can"
+        )
     mapping = {
         "num_layers": config.num_layers,
         "layer_features": hidden[0] if hidden else config.w_dim,

@@ -13,38 +13,42 @@ from sg2cli.checkpoints.numpy_arrays import NUMPY
 from sg2cli.checkpoints.stand_ins import (
     Attributes,
     Inert,
-    Instance,
     Module,
     Nested,
-    Opaque,
     TensorFlowNetwork,
     UnknownGlobal,
 )
 from sg2cli.checkpoints.torch_tensors import TORCH, read_storage
+from sg2cli.errors import CheckpointError
 
 # Names of the standard library that data are made of. All others are refused.
 HARMLESS: dict[str, tuple[str, ...]] = {
     "argparse": ("Namespace",),
-    "collections": ("OrderedDict", "defaultdict", "deque", "Counter"),
+    "array": ("array",),
+    "collections": ("OrderedDict", "defaultdict", "deque", "Counter", "ChainMap"),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
     "enum": ("Enum", "IntEnum"),
     "fractions": ("Fraction",),
     "functools": ("partial",),
     "logging": ("Logger", "getLogger"),
-    "math": ("sqrt", "log2"),
+    "io": ("BytesIO", "StringIO"),
+    "math": ("sqrt", "log", "log2", "exp", "sin", "cos"),
     "pathlib": (
         *("Path", "PurePath", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
     ),
     "pathlib._local": ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
     "random": ("Random",),
+    "re": ("_compile",),
     "types": ("SimpleNamespace",),
+    "typing": ("Any", "Callable", "Dict", "List", "Optional", "Tuple", "Union"),
     "uuid": ("UUID",),
     **dict.fromkeys(
         ("builtins", "__builtin__"),
         (
             *("set", "frozenset", "list", "dict", "tuple", "object", "slice", "range", "xrange"),
             *("int", "long", "float", "complex", "bool", "str", "unicode", "bytes", "bytearray"),
+            *("Ellipsis", "NotImplemented"),
         ),
     ),
 }
@@ -53,7 +57,12 @@ OLD_NAMES = ("__builtin__", "copy_reg", "cPickle", "commands", "popen2", "nt", "
 
 def _reconstructor(kind: object, _base: object = None, state: object = None) -> object:
     """copyreg._reconstructor, as protocols 0 and 1 make instances."""
-    made = kind() if isinstance(kind, type) else Instance(str(kind))
+    if isinstance(kind, UnknownGlobal):
+        made: object = kind.instance()
+    elif isinstance(kind, type):
+        made = kind()
+    else:
+        raise CheckpointError("damaged, or not a network: an instance in it has no class")
     if isinstance(made, dict) and isinstance(state, dict):
         made.update(state)
     return made
@@ -67,10 +76,6 @@ KNOWN: dict[str, object] = {
     "dnnlib.util EasyDict": Attributes,
     "dnnlib.tflib.network Network": TensorFlowNetwork,
     **{f"{name} _reconstructor": Inert(_reconstructor) for name in ("copyreg", "copy_reg")},
-    **{
-        f"numpy.random._pickle {name}": Inert(Opaque)
-        for name in ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor")
-    },
 }
 
 
@@ -81,6 +86,8 @@ class NetworkGlobals(dict[str, object]):
         if key in self:
             return self[key]
         module, _, name = key.partition(" ")
+        if module.startswith("numpy.random."):  # the states of generators of random numbers
+            return UnknownGlobal(module, name, may_be_called=True)
         if "__" in name:  # the inside of a class
             return default
         top = module.partition(".")[0]

@@ -40,12 +40,15 @@ def budget_for(size: int) -> Budget:
     )
 
 
-def charge_call(budget: Budget, arguments: object) -> None:
+def charge_call(budget: Budget, arguments: object, function: object = None) -> None:
     """CheckpointError for an unusual call; LimitExceeded if the budget is exceeded."""
-    if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+    most = MAX_OPCODES if isinstance(function, UnknownGlobal) else MAX_ARGUMENTS
+    if type(arguments) is not tuple or len(arguments) > most:
         raise CheckpointError("unsafe: it has a call that no network needs")
     given = sum(len(a) for a in arguments if isinstance(a, BYTES))
     budget.charge("bytes_given_to_calls", given)
+    # A dict or list may be copied, however often a file passes the same one.
+    budget.charge("opcodes", sum(len(a) for a in arguments if isinstance(a, dict | list | tuple)))
 
 
 def load(
@@ -76,7 +79,9 @@ def load(
         raise CheckpointError("there is not enough memory to read it") from error
     except Exception as error:  # of many kinds
         message = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise CheckpointError(f"damaged, or not a network ({message})") from error
+        raise CheckpointError(
+            f"damaged, or not a network ({message}): copy or download it again"
+        ) from error
 
 
 _InPython: Any = pickle._Unpickler
@@ -118,16 +123,16 @@ class _Unpickler(_InPython):  # type: ignore[misc]
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
-        charge_call(self.budget, arguments)
         function = self.stack[-1]
+        charge_call(self.budget, arguments, function)
         more = (self.budget,) if isinstance(function, Nested) else ()
         self.stack[-1] = function(*arguments, *more)
 
     def load_newobj(self) -> None:
-        charge_call(self.budget, self.stack[-1])
+        charge_call(self.budget, self.stack[-1], self.stack[-2])
         if isinstance(self.stack[-2], UnknownGlobal):
-            arguments = self.stack.pop()
-            self.stack[-1] = self.stack[-1](*arguments)
+            self.stack.pop()
+            self.stack[-1] = self.stack[-1].instance()
         else:
             super().load_newobj()
 
@@ -251,7 +256,9 @@ def _scan(
         raise CheckpointError(f"unsafe: {error}") from error
     except Exception as error:  # pickletools raises many kinds
         message = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"damaged, or not a pickle ({message})") from error
+        raise CheckpointError(
+            f"damaged, or not a pickle ({message}): copy or download it again"
+        ) from error
     return offsets, start + file.at
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sg2cli.errors import CheckpointError
 
+MAX_NAME = 100  # characters of a class, in messages
 MAX_TEXT = 1000  # characters of a name or a setting
 MAX_NUMBER = 1 << 60  # below the modulus of hash(), so that numbers cannot be made to collide
 
@@ -110,16 +111,20 @@ class UnknownGlobal:
     _name: str
 
     def __init__(self, module: str, name: str, *, may_be_called: bool) -> None:
-        object.__setattr__(self, "_name", f"{module}.{name}"[:MAX_TEXT])
+        object.__setattr__(self, "_name", f"{module}.{name}"[:MAX_NAME])
         object.__setattr__(self, "_may_be_called", may_be_called)
 
-    def __call__(self, *_: object, **__: object) -> Instance:
+    def instance(self) -> Instance:
+        """What NEWOBJ makes, whose argument is always a class."""
+        return Instance(self._name)
+
+    def __call__(self, *_: object) -> Instance:
         if not self._may_be_called:
             raise CheckpointError(
                 f"unsafe: it asks to call {self._name}, which no network needs: do not open it "
                 "with other programs"
             )
-        return Instance(self._name)
+        return self.instance()
 
     def __str__(self) -> str:
         return self._name

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_DEPTH = 16  # dicts and modules in one another; a generator in a training state has eight.
-MAX_COUNT = 50_000  # dicts, modules and tensors
-MAX_NAME = 500  # characters
+MAX_COUNT = 200_000  # dicts, modules and tensors
+MAX_SCANNED = 2_000_000  # items of them, of any kind
+MAX_NAME = 500  # characters; what has a longer one is skipped
 MODULE_STATE = ("_modules", "_parameters", "_buffers")
 
 
@@ -60,7 +61,7 @@ def tensor_tree(found: object) -> TensorTree:
     if isinstance(found, dict):
         tree.top = [str(key) for key, value in found.items() if is_plain(key) and value is not None]
     todo: list[tuple[str, int, Any]] = [("", 0, found)]
-    count = 0
+    count = scanned = 0
     while todo:
         name, depth, value = todo.pop()
         if isinstance(value, PickledTensor | PickledArray) or hasattr(value, "tensor"):
@@ -74,6 +75,11 @@ def tensor_tree(found: object) -> TensorTree:
             tree.classes[name] = str(value.class_name)
         if depth == MAX_DEPTH:
             continue
+        scanned += _items_of(value)
+        if scanned > MAX_SCANNED:
+            raise CheckpointError(
+                f"it holds more than {MAX_SCANNED:,} items, which no network does"
+            )
         below = list(_children(value))
         count += 1 + len(below)
         if count > MAX_COUNT:
@@ -82,10 +88,15 @@ def tensor_tree(found: object) -> TensorTree:
             )
         for key, child in reversed(below):
             path = f"{name}.{key}" if name and key else name or key
-            if len(path) > MAX_NAME:
-                raise CheckpointError("a name in it is too long")
-            todo.append((path, depth + 1, child))
+            if len(path) <= MAX_NAME:
+                todo.append((path, depth + 1, child))
     return tree
+
+
+def _items_of(value: object) -> int:
+    """How many items `_children` goes through."""
+    held = [value.state, *value.state.values()] if isinstance(value, Module | Instance) else []
+    return sum(len(x) for x in [value, *held] if isinstance(x, dict | list | tuple))
 
 
 def _children(value: object) -> Iterator[tuple[str, Any]]:

@@ -137,7 +137,9 @@ def read(networks: Mapping[str, TensorFlowNetwork]) -> Checkpoint:
     if place in ("0", "G"):
         notes.append("read G, as there is no network of averaged weights (Gs)")
     left_out = [name for name in ("G", "D") if len(networks) > 1 and name != place]
-    return Checkpoint("NVIDIA TensorFlow pickle", fields, tensors, left_out, notes=notes)
+    return Checkpoint(
+        "NVIDIA TensorFlow pickle", fields, tensors, left_out, notes=notes, is_recorded=True
+    )
 
 
 def _by_doublings(variables: Mapping[str, PickledArray]) -> dict[str, PickledArray]:

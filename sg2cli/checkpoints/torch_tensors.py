@@ -32,6 +32,7 @@ STORAGES = {  # torch's storage classes: dtype and bytes per number
     "ByteStorage": ("uint8", 1),
     "BoolStorage": ("bool", 1),
 }
+MAX_REPEATED = 1 << 16  # bytes of an expanded tensor
 WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
 
@@ -73,9 +74,12 @@ class PickledTensor(metaclass=Sealed):
         repeats = any(step == 0 and n > 1 for n, step in zip(self.shape, self.stride, strict=False))
         inside = 0 in self.shape or (last + 1) * self.storage.width <= len(self.storage.content)
         fits = len(self.stride) == len(self.shape) <= MAX_DIMS
+        # torch saves expanded tensors so; large ones are nothing that a network has.
+        repeats = repeats and math.prod(self.shape) * self.storage.width > MAX_REPEATED
         if not fits or repeats or not inside:
             raise CheckpointError("a tensor in it exceeds its storage")
-        if math.prod(self.shape) * self.storage.width > len(self.storage.content):
+        size = math.prod(self.shape) * self.storage.width
+        if size > max(len(self.storage.content), MAX_REPEATED):
             raise CheckpointError("a tensor in it is larger than its storage")
 
     def __setstate__(self, state: object) -> None:
@@ -96,6 +100,13 @@ class PickledTensor(metaclass=Sealed):
         return torch.from_numpy(view.copy()).view(dtype)
 
 
+def of_subclass(rebuild: object, _: object, arguments: object, *__: object) -> object:
+    """torch's tensors of a subclass, or with attributes: the plain tensor."""
+    if rebuild is not PickledTensor or type(arguments) is not tuple:
+        return Opaque()
+    return PickledTensor(*arguments)
+
+
 def parameter(data: object, *_: object) -> object:
     """torch.nn.Parameter: its tensor."""
     return data
@@ -107,6 +118,8 @@ TORCH = {
     "torch._utils _rebuild_parameter": Inert(parameter),
     "torch._utils _rebuild_parameter_with_state": Inert(parameter),
     "torch.nn.parameter Parameter": Inert(parameter),
+    "torch._tensor _rebuild_from_type_v2": Inert(of_subclass),
+    "torch._tensor _rebuild_from_type": Inert(of_subclass),
     "torch device": Opaque,
     "torch Size": Opaque,
     "collections OrderedDict": Attributes,

@@ -168,13 +168,13 @@ def fit_noise(
     known = config.use_noise and resolution in config.resolutions
     if not match or not known or (resolution == 4 and match[2] == "0"):
         raise UsageError(f"{name} has a noise map {key}, for which this network has no layer")
-    size = (resolution, resolution)
+    size = config.sizes[config.resolutions.index(resolution)]
     if array.shape not in (size, (1, *size), (1, 1, *size), (count, *size), (count, 1, *size)):
         raise UsageError(f"{name} has a noise map {key} of {list(array.shape)}, not {list(size)}")
     maps = array.whole()
     if not np.isfinite(maps).all():
         raise Sg2Error(f"{name} has NaN or infinity in its noise map {key}")
-    return maps.reshape(size if maps.size == resolution**2 else (count, *size))
+    return maps.reshape(size if maps.size == size[0] * size[1] else (count, *size))
 
 
 @dataclass(frozen=True)
