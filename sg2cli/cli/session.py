@@ -14,7 +14,7 @@ from sg2cli import checkpoints
 from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
 from sg2cli.cli.output import draw_into
-from sg2cli.errors import UsageError
+from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.latents.image_latents import PhotoGiven
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.opening import open_latents
@@ -63,7 +63,7 @@ class Session:
             if self.network.path == checkpoints.bundled()[checkpoints.DEFAULT_NETWORK]:
                 raise
             command = f"{error.command} -n {shlex.quote(str(self.network.path))}"
-            raise UsageError(str(error).replace(error.command, command)) from error
+            raise Sg2Error(str(error).replace(error.command, command)) from error
         if not len(latents):
             raise UsageError(f"no latents: give {what}")
         for note in latents.notes:
