@@ -49,7 +49,8 @@ def open_latents(
             parts += files.folder(source.path)
         else:
             parts.append(files.open(source))
-    return LatentList(parts, reserved, files.notes)
+    read = [*files.images, *(path for path, _ in files.files)]
+    return LatentList(parts, reserved, files.notes, read)
 
 
 class _Files:
