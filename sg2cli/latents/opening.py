@@ -80,7 +80,7 @@ class _Files:
         if left_out:
             more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
             shown = ", ".join(left_out[:5])
-            self.notes.append(f"{path}: left out {shown}{more}, which hold no latent")
+            self.notes.append(f"{path}: no latent in {shown}{more}, left out")
         return parts
 
     def open(self, source: LatentFile) -> FileRows | Latent:
