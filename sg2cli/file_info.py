@@ -9,7 +9,7 @@ from typing import Any
 
 from sg2cli import checkpoints
 from sg2cli.checkpoints import weight_deltas
-from sg2cli.errors import Sg2Error, UsageError, brief, reason
+from sg2cli.errors import CheckpointError, Sg2Error, UsageError, brief, reason
 from sg2cli.images import codecs
 from sg2cli.images.structure import HEIC
 from sg2cli.latents import direction_names, files
@@ -64,7 +64,12 @@ def describe(path: Path, name: str) -> dict[str, Any]:
     if files.is_latents(path):
         return _latents(path)
     if start.startswith((b"PK", b"\x80")) and not checkpoints.is_ours(path):
-        return _other_format(path, name)
+        try:
+            return _other_format(path, name)
+        except CheckpointError:
+            if latents := _torch_latents(path):
+                return latents
+            raise
     if (provenance := weight_deltas.inspect_weight_deltas(path)) is not None:
         return provenance | {"kind": "weight deltas of a tuned network"}
     return _checkpoint(checkpoints.find_network(path))
@@ -92,6 +97,14 @@ def _image(path: Path) -> dict[str, Any]:
     if provenance and isinstance(stored := provenance.get(WS_KEY), dict):
         provenance = {**provenance, WS_KEY: stored.get("shape")}
     return fields | (provenance or {"made by": "unknown: it has no metadata of sg2"})
+
+
+def _torch_latents(path: Path) -> dict[str, Any] | None:
+    """Latents of another project in a file of torch.save; None for any other file."""
+    try:
+        return _latents(path)
+    except Sg2Error:
+        return None
 
 
 def _latents(path: Path) -> dict[str, Any]:

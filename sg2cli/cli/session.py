@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,13 @@ from sg2cli import checkpoints
 from sg2cli.checkpoints.weight_deltas import WeightDeltas, open_weight_deltas
 from sg2cli.cli.console import Console
 from sg2cli.cli.output import draw_into
-from sg2cli.errors import UsageError
+from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.latents.image_latents import PhotoGiven
 from sg2cli.latents.notation import LatentFile
 from sg2cli.latents.opening import open_latents
 from sg2cli.latents.sources import LatentList
 from sg2cli.sampling.grids import Grid
+from sg2cli.sampling.output import LOOK_AHEAD
 from sg2cli.settings import DrawSettings, GeneratorConfig, Precision
 from sg2cli.storage.paths import refuse_inputs
 
@@ -42,6 +43,7 @@ class Session:
     precision: Precision
     tuned_file: Path | None = None
     psi: float | None = None
+    read: list[Path] = field(default_factory=list)  # files of latents
 
     @property
     def config(self) -> GeneratorConfig:
@@ -63,9 +65,10 @@ class Session:
             if self.network.path == checkpoints.bundled()[checkpoints.DEFAULT_NETWORK]:
                 raise
             command = f"{error.command} -n {shlex.quote(str(self.network.path))}"
-            raise UsageError(str(error).replace(error.command, command)) from error
+            raise Sg2Error(str(error).replace(error.command, command)) from error
         if not len(latents):
             raise UsageError(f"no latents: give {what}")
+        self.read.extend(latents.files)
         for note in latents.notes:
             self.console.note(note)
         if self.psi is not None and (names := latents.truncated):
@@ -80,8 +83,14 @@ class Session:
     ) -> None:
         """UsageError if an output would replace an input."""
         files = [source.path for source in sources if isinstance(source, LatentFile)]
+        files += self.read
         files += [self.network.path, *([self.tuned_file] if self.tuned_file else [])]
         refuse_inputs(filter(None, outputs), files)
+
+    def check_images(self, output: ImageOutput, names: Iterable[str]) -> None:
+        """UsageError if --overwrite would replace an image that is read as a latent."""
+        if output.overwrite and not output.stream and self.read:
+            self.check_outputs(output.path(name) for name in islice(names, LOOK_AHEAD))
 
     def load(self) -> Generator:
         """The generator on its device, in its precision."""
@@ -101,6 +110,7 @@ class Session:
         grid = Grid(drawing, labels)
         output.needs_folder()
         output.check(chain(["grid"], drawing.names()))
+        self.check_images(output, drawing.names())
         saved.check([output.folder])
         G = self.load()
         self.prepare(drawing, G)

@@ -23,7 +23,7 @@ MAX_PSI = 1e6
 TRUNCATED = "truncated"
 
 
-class NoLatentInImage(UsageError):
+class NoLatentInImage(Sg2Error):
     """An image without a latent."""
 
     def __init__(self, name: str) -> None:
@@ -38,9 +38,9 @@ class PhotoGiven(NoLatentInImage):
 
     def __init__(self, name: str) -> None:
         self.command = shlex.join(["sg2", "project", name])
-        UsageError.__init__(
+        Sg2Error.__init__(
             self,
-            f"{name} is not an image that sg2 made, so it holds no latent: find the latent of a "
+            f"{name} is not an image that sg2 made, so it holds no latents: find the latent of a "
             f"photo by `{self.command}`, and give the folder that it writes",
         )
 
@@ -56,8 +56,8 @@ def read_image_latent(source: Path | bytes, name: str, config: GeneratorConfig) 
     """The latent of an image, as it was drawn: its truncation is part of it.
 
     `source`: the file, or its bytes; `name`: as the user gave it. PhotoGiven for an image that sg2
-    did not make, UsageError for a grid or a latent that does not fit the network, Sg2Error for
-    damaged metadata.
+    did not make, NoLatentInImage for a grid, UsageError for a latent that does not fit the network,
+    Sg2Error for damaged metadata.
     """
     try:
         provenance = inspect_image(source, name)[2]

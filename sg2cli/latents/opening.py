@@ -49,7 +49,8 @@ def open_latents(
             parts += files.folder(source.path)
         else:
             parts.append(files.open(source))
-    return LatentList(parts, reserved, files.notes)
+    read = [*files.images, *(path for path, _ in files.files)]
+    return LatentList(parts, reserved, files.notes, read)
 
 
 class _Files:
@@ -79,7 +80,7 @@ class _Files:
         if left_out:
             more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
             shown = ", ".join(left_out[:5])
-            self.notes.append(f"{path}: left out {shown}{more}, which hold no latent")
+            self.notes.append(f"{path}: no latent in {shown}{more}, left out")
         return parts
 
     def open(self, source: LatentFile) -> FileRows | Latent:

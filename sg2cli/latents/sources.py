@@ -122,10 +122,17 @@ class LatentList:
     """Latents in order, each with a unique name; created one at a time, so any number fits."""
 
     def __init__(
-        self, parts: Sequence[Part], reserved: Iterable[str] = (), notes: Sequence[str] = ()
+        self,
+        parts: Sequence[Part],
+        reserved: Iterable[str] = (),
+        notes: Sequence[str] = (),
+        files: Sequence[Path] = (),
     ) -> None:
-        """`reserved`: names that no latent gets; `notes`: about files that were left out."""
-        self.parts = parts
+        """`reserved`: names that no latent gets; `notes`: about files that were left out.
+
+        `files`: those that were read.
+        """
+        self.parts, self.files = parts, files
         self._notes = notes
         self.reserved = frozenset(reserved)
 

@@ -105,9 +105,9 @@ def generate(
 
     Args:
         G: a network, from `sg2cli.load`.
-        latents: seeds and files as text ("85", "0-9,85", "faces.npz[2]", "avg"), a seed, an array
-            ws [num_ws,w_dim] or [N,num_ws,w_dim], an `Image`, `Latent` or `Projection`, or a
-            list of these.
+        latents: seeds, files, images made by sg2 and folders as text ("85", "0-90:10", "out/me",
+            "faces.npz[2]", "avg"), a seed, an array ws [num_ws,w_dim] or [N,num_ws,w_dim], an
+            `Image`, `Latent` or `Projection`, or a list of these.
         psi: truncation, from 0 (the mean) to 1 (none); None: 1 for seeds, w and ws unchanged.
         cutoff: number of rows of ws to truncate, from the first; None: all.
         class_index: the class of a conditional network, from 0.

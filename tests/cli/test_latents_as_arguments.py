@@ -144,3 +144,22 @@ def test_labels_are_for_grids(sg2: Callable[..., Any], net: str) -> None:
     args = ["edit", "-n", net, "0", "--direction", "sefa:0", "--labels", "--out", "e.gif"]
     for refused in (sg2("generate", "-n", net, "0", "--labels"), sg2(*args)):
         assert refused.code == 2 and "--labels is for a grid" in one_line(refused.err)
+
+
+@pytest.mark.parametrize("given", ["out/seed0001.png", "out"])
+def test_an_image_that_is_read_is_not_replaced(
+    sg2: Callable[..., Any], net: str, given: str
+) -> None:
+    (path,) = sg2("generate", "-n", net, "1").lines
+    before = Path(path).read_bytes()
+    result = sg2("generate", "-n", net, given, "--trunc", "0.5", "--overwrite")
+    assert result.code == 2 and "would replace out/seed0001.png" in one_line(result.err)
+    assert Path(path).read_bytes() == before
+
+
+def test_a_torch_file_of_latents_is_described(sg2: Callable[..., Any], net: str) -> None:
+    import torch
+
+    torch.save({"latent": torch.zeros(2, 6, 16)}, "l.pt")
+    result = sg2("info", "l.pt")
+    assert result.code == 0 and "2x6x16" in result.out

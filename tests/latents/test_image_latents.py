@@ -128,7 +128,7 @@ def test_older_images(in_tmp: Path) -> None:
     save_image("edit.png", seed=85, direction="sefa:0", layers=[0], amount=2)
     save_image("grid.png", latents=["0-3"], grid="2x2")
     for name in ("edit.png", "grid.png"):
-        with pytest.raises(UsageError, match="holds no latent, as it shows several images, or"):
+        with pytest.raises(Sg2Error, match="holds no latent, as it shows several images, or"):
             opened(name)
 
 
@@ -250,7 +250,7 @@ def test_folders_and_patterns(in_tmp: Path) -> None:
         sg2cli.generate(G, seed)[0].save(f"images/seed{seed:04d}.png")
     save_image("images/grid.png", latents=["0-3"], grid="2x2")
     assert names("images") == ["seed0001", "seed0002", "seed0003"]
-    assert opened("images").notes == ["images: left out grid.png, which hold no latent"]
+    assert opened("images").notes == ["images: no latent in grid.png, left out"]
     assert names("images/seed*.png") == ["seed0001", "seed0002", "seed0003"]
     Path("files").mkdir()
     np.save("files/b.npy", WS)

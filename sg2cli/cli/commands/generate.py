@@ -122,6 +122,7 @@ def generate(
     )
     output.check(chain(reserved, drawing.names()))
     session.check_outputs([save_to, output.file], sources)
+    session.check_images(output, drawing.names())
     saved = LatentsOutput(save_to, overwrite, skip_existing)
     saved.check([] if output.stream else [output.file or output.folder])
 

@@ -285,7 +285,7 @@ def test_environment_stands_in_for_options(sg2: Any, monkeypatch: pytest.MonkeyP
         (["--latents", "missing.npy"], 2, "no file missing.npy"),
         (["--latents", "a.png"], 1, "holds no latents"),
         (["--frobnicate"], 2, "No such option"),
-        (["--seeds", "1", "extra"], 2, "unexpected extra argument"),
+        (["--seeds", "1", "extra"], 2, "'extra' is not a latent"),
     ],
 )
 def test_bad_input(sg2: Any, classes: str, args: list[str], code: int, message: str) -> None:
