@@ -128,7 +128,7 @@ def test_a_named_direction(sg2: Any, network: Path, pipe: Pipes) -> None:
     args = ("--direction", f"{pipe(content)}:smile", "-o", "out")
     result = sg2("edit", "-n", network, "0", *args)
     assert result.code == 0, result.err
-    assert "out/seed0000-+1.png" in result.lines
+    assert any(line.endswith("+1.png") for line in result.lines)
     with pytest.raises(UsageError, match="no direction 'frown' in .*: it has smile"):
         find_direction(f"{pipe(content)}:frown", random_generator(), rows=[0])
 

@@ -69,12 +69,12 @@ def test_names_are_written_and_found_beside_a_network(sg2: Any, net: Path) -> No
 
 def test_a_grid_without_amounts_goes_from_minus_1_to_1(sg2: Any, net: Path) -> None:
     beside({"smile": torch.ones(6, 16)})
-    assert "out/seed0000-+1.png" in sg2("edit", "-n", net, "0", "--direction", "smile").lines
+    assert "out/seed0000-6_+1.png" in sg2("edit", "-n", net, "0", "--direction", "smile").lines
     by_file = sg2(
         "edit", "-n", net, "0", "--direction", "net.directions.safetensors:smile", "-o", "b"
     )
-    assert "b/seed0000-+1.png" in by_file.lines
-    one, two = (np.asarray(PIL.Image.open(f"{f}/seed0000-+1.png")) for f in ("out", "b"))
+    assert "b/seed0000-6_+1.png" in by_file.lines
+    one, two = (np.asarray(PIL.Image.open(f"{f}/seed0000-6_+1.png")) for f in ("out", "b"))
     np.testing.assert_array_equal(one, two)
 
 
