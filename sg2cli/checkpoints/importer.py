@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 1000  # characters of an error, which may quote what a file says
 W_AVG = "w_avg, the mean over 10,000 z of RandomState(123)"
 MAX_SIDE = 4096  # pixels of an image: a small file could claim any size
-MAX_MAPPING = 1 << 25  # weights of the mapping network, where w_avg has to be computed
+MAX_FEATURES, MAX_MAPPING = 8192, 1 << 25  # of mapping layers, where w_avg has to be computed
 # Numbers of a layer's output, of which a dozen are in memory at once, where an image is drawn: so
 # many, or so many for each parameter, of which a network of 1024x1024 has about as many.
 MAX_DRAWN, MAX_DRAWN_PER_PARAMETER = 1 << 23, 2
@@ -107,9 +107,10 @@ def _complete(checkpoint: Checkpoint) -> None:
     weights = sum(
         math.prod(shape) for name, shape in checkpoint.shapes.items() if name.startswith("mapping.")
     )
-    if W_AVG in checkpoint.made_up and weights > MAX_MAPPING:
+    widest = max(config.z_dim, config.c_dim, *config.mapping_features)
+    if W_AVG in checkpoint.made_up and (widest > MAX_FEATURES or weights > MAX_MAPPING):
         raise CheckpointError(
-            f"it has no w_avg, which is not computed for a mapping network of {weights:,} weights"
+            f"it has no w_avg, which is not computed for {widest} features and {weights:,} weights"
         )
 
 

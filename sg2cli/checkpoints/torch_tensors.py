@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sg2cli.checkpoints.numpy_arrays import MAX_DIMS, MAX_SIDE
 from sg2cli.checkpoints.pickle_reader import budget_for, load
-from sg2cli.checkpoints.stand_ins import Attributes, Inert, Opaque, Sealed, plain
+from sg2cli.checkpoints.stand_ins import Attributes, Inert, Opaque, Sealed, UnknownGlobal, plain
 from sg2cli.errors import CheckpointError, brief
 from sg2cli.storage.budget import Budget, LimitExceeded
 from sg2cli.storage.reading import Source
@@ -34,6 +34,7 @@ STORAGES = {  # torch's storage classes: dtype and bytes per number
 }
 MAX_REPEATED = 1 << 16  # bytes of an expanded tensor
 WEIGHT_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
+READABLE = {dtype for dtype, _ in STORAGES.values()}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before 1.6, and of pickled storages
 
 
@@ -64,6 +65,9 @@ class PickledTensor(metaclass=Sealed):
         if not all(type(n) is int and 0 <= n < MAX_SIDE for n in numbers):
             raise CheckpointError("a tensor in it is malformed")
         self.storage: Storage = storage
+        if storage.dtype not in READABLE:  # of a tensor that a network does not have
+            self.dtype, self.offset, self.shape, self.stride = storage.dtype, 0, (), ()
+            return
         self.dtype = self.storage.dtype
         self.offset: int = offset
         self.shape: tuple[int, ...] = size
@@ -90,6 +94,10 @@ class PickledTensor(metaclass=Sealed):
         import numpy as np
         import torch
 
+        if self.dtype not in READABLE:
+            raise CheckpointError(
+                f"a tensor in it is of a dtype that sg2 does not read, {self.dtype}"
+            )
         dtype, width = getattr(torch, self.dtype), self.storage.width
         self.storage.budget.charge("bytes_of_tensors", math.prod(self.shape) * width)
         if 0 in self.shape:
@@ -223,6 +231,8 @@ def _read_zip(content: bytes, budget: Budget, allowed: dict[str, object]) -> Any
             return memoryview(archive.read(found.name))
 
     def persistent_load(pid: Any) -> Storage:
+        if isinstance(pid, tuple) and len(pid) > 1 and isinstance(pid[1], UnknownGlobal):
+            return Storage(str(pid[1]), 1, memoryview(b""), budget)
         key, name = _storage_id(pid)
         if (key, name) not in storages:
             storages[key, name] = Storage(*STORAGES[name], member(f"data/{key}"), budget)

@@ -212,7 +212,7 @@ def test_what_is_read_is_not_overwritten(sg2: Any, net: Path, args: list[str]) -
     saved = ["generate", "-n", net, "--seeds", "0,1", "--save-latents", "l.npz", "--out", "x"]
     assert sg2(*saved).code == 0
     before = {path: path.read_bytes() for path in (net, Path("l.npz"))}
-    args += [] if args[0] == "convert" else ["-n", str(net)]
+    args = [*args, *([] if args[0] == "convert" else ["-n", str(net)])]
     result = sg2(*args, "--overwrite")
     assert result.code == 2 and "name" in one_line(result.err)
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -423,7 +423,7 @@ def test_outputs_that_are_not_files_are_refused_at_once(
     photo("p.png")
     special(name, kind)
     mode = Path(name).lstat().st_mode
-    args += [] if args[0] == "convert" else ["-n", str(net)]
+    args = [*args, *([] if args[0] == "convert" else ["-n", str(net)])]
     result = sg2(*args, *(STEPS if args[0] == "project" else []))
     assert result.code == 1
     assert f"{name} is a {kind}" in result.err or f"{name} was made" in result.err
@@ -479,7 +479,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
 
     monkeypatch.setattr(Network, "load", computes)
     photo("p.png")
-    args += [] if args[0] == "convert" else ["-n", str(net)]
+    args = [*args, *([] if args[0] == "convert" else ["-n", str(net)])]
     result = sg2(*args)
     assert result.code == 1 and "cannot write" in one_line(result.err)
 

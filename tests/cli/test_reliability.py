@@ -186,7 +186,7 @@ def test_cleaning_beside_writing_loses_nothing(tmp_path: Path) -> None:
 def test_a_full_disk(shell: Any, net: Path, size: int, args: list[str]) -> None:
     """A limit on the size of files stands in for it."""
     photo("photo.png")
-    args += [] if args[0] == "convert" else ["-n", str(net)]
+    args = [*args, *([] if args[0] == "convert" else ["-n", str(net)])]
     whole = shell(*args, "--overwrite")
     assert whole.returncode == 0, whole.stderr
     expected = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
@@ -237,7 +237,7 @@ def test_what_may_not_be_read_or_written(
     for name in ("closed.npy", "closed.png", "closed.pt"):
         Path(name).write_bytes(b"x")
         Path(name).chmod(0)
-    args += [] if {"-n", "convert", "info"} & set(args) else ["-n", str(net)]
+    args = [*args, *([] if {"-n", "convert", "info"} & set(args) else ["-n", str(net)])]
     result = shell(*args, preexec_fn=unprivileged)
     assert result.returncode == 1
     line = one_line(result.stderr.decode())
