@@ -16,7 +16,7 @@ def refuse_repeated(command: click.Command, ctx: click.Context, args: Sequence[s
     given = Counter(param for param in order if isinstance(param, click.Option))
     for param, count in given.items():
         if count > 1 and not (param.multiple or param.is_flag or param.count):
-            name = max(param.opts, key=len)
+            name = next((opt for opt in param.opts if opt.startswith("--")), param.opts[0])
             ctx.fail(f"{name} has one value, but is given {count} times")
 
 

@@ -12,11 +12,11 @@ from tests.conftest import one_line
 
 
 def single_options() -> list[tuple[str, str]]:
-    """Every option with one value, of every command."""
+    """Every option with one value, of every command, by the first of its long names."""
     with click.Context(cli) as ctx:
         commands = {name: cli.get_command(ctx, name) for name in COMMANDS}
     return [
-        (name, max(param.opts, key=len))
+        (name, next(opt for opt in param.opts if opt.startswith("--")))
         for name, command in commands.items()
         if command
         for param in command.params

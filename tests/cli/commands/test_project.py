@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,8 @@ from sg2cli.inversion import batch, results, snapshots
 from sg2cli.inversion.search import Search
 from sg2cli.inversion.verdict import OwnScale, Verdict
 from sg2cli.storage import atomic
-from tests.conftest import SG2, one_line
+from tests import conftest
+from tests.conftest import SG2
 
 FILES = ["history.csv", "loss.png", "target.png", "projected.png", "compare.png"]
 LATENT = "projected.safetensors"
@@ -54,6 +56,11 @@ def pixels(path: Path | str) -> Any:
 def inside(folder: str) -> list[str]:
     """All but the record of what is ours."""
     return sorted(path.name for path in Path(folder).iterdir() if path.name != ".sg2")
+
+
+def one_line(text: str) -> str:
+    """An error, after the line that begins a projection."""
+    return conftest.one_line(re.sub(r"^sg2: projecting .+\n", "", text))
 
 
 def rows_of(table: str) -> list[dict[str, str]]:
@@ -264,7 +271,8 @@ def test_a_photo_that_cannot_be_read_costs_the_others_nothing(sg2: Any, net: Pat
         (["me.png", "--background", "blurple"], 2, "not a colour"),
         (["me.png", "--time-limit", "soon"], 2, "not a duration"),
         (["me.png", "--class", "3"], 2, "no classes"),
-        (["me.png", "--steps", "0"], 2, "--steps"),
+        (["me.png", "--steps", "0"], 2, "--steps has one value, but is given 2 times"),
+        (["me.png", "--seed", "-1"], 2, "--seed"),
         (["me.png", "--lr", "-1"], 2, "--lr"),
         (["me.png", "--lr", "nan"], 2, "--lr"),
         (["me.png", "--tune-steps", "4"], 2, "--tune"),
