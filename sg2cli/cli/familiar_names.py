@@ -7,10 +7,7 @@ stylegan2-pytorch, PTI and SeFa.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Sequence
-
-from sg2cli.errors import redact_addresses
 
 SCRIPTS = {
     **dict.fromkeys(
@@ -70,15 +67,20 @@ YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 STORED_IN_NETWORK = ("--size", "--channel-multiplier", "--resolution", "--latent-dim", "--n-mlp")
 
 
-def command_line(name: str, args: Sequence[str], commands: Collection[str]) -> str | None:
-    """The command of sg2 that does what a script does, with its arguments; None for other names."""
+def equivalent_command(
+    name: str, args: Sequence[str], commands: Collection[str]
+) -> list[str] | None:
+    """The words of the command that does what a script does, with the script's arguments.
+
+    None for other names. The arguments may not all fit.
+    """
     script = re.sub(r"^.*[/\\]|\.py$", "", name).lower().replace("-", "_")
     rest = list(args)
     if rest and rest[0] in SUBCOMMANDS:
         script = rest.pop(0).replace("-", "_")
     command = SCRIPTS.get(script, script if name.endswith(".py") else "")
     if command.split()[:1] and command.split()[0] in commands:
-        return f"sg2 {command} {shlex.join(map(redact_addresses, rest))}".rstrip()
+        return [*command.split(), *rest]
     return None
 
 

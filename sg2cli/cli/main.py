@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ import click
 
 from sg2cli import __version__
 from sg2cli.cli.console import ARGUMENTS, ReaderGone, Terminated, complain
-from sg2cli.cli.familiar_names import command_line
-from sg2cli.errors import Sg2Error, brief, is_out_of_memory, reason
+from sg2cli.cli.familiar_names import equivalent_command
+from sg2cli.errors import Sg2Error, brief, is_out_of_memory, reason, redact_addresses
 
 COMMANDS = (
     "generate",
@@ -47,12 +48,23 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            if line := command_line(args[0], args[1:], COMMANDS):
-                ctx.fail(f"sg2 has no command {brief(args[0])}: run `{line}`")
+            if words := equivalent_command(args[0], args[1:], COMMANDS):
+                ctx.fail(f"sg2 has no command {brief(args[0])}: {self.advice(ctx, words)}")
             near = difflib.get_close_matches(args[0], COMMANDS, 1, cutoff=0.7)
             more = f", did you mean {near[0]}?" if near else ""
             ctx.fail(f"no command {brief(args[0])}{more}")
         return super().resolve_command(ctx, args)
+
+    def advice(self, ctx: click.Context, words: list[str]) -> str:
+        """The line that does what a script does, if its arguments fit; else where to look."""
+        name, *args = words
+        command = self.get_command(ctx, name)
+        assert command is not None
+        try:
+            command.make_context(name, list(args), parent=ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            return f"`sg2 {name}` replaces it, with other arguments: see docs/migrating.md"
+        return f"run `sg2 {name} {shlex.join(map(redact_addresses, args))}`"
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

@@ -16,16 +16,17 @@ NETWORK = Path(__file__).parents[1] / "cases" / "network.safetensors"
     ("typed", "line"),
     [
         ("style_mixing --outdir=out --rows=85,100 --cols=55", "sg2 mix --outdir=out --rows=85,100"),
-        ("style-mixing.py --rows 1", "sg2 mix --rows 1"),
+        ("style-mixing.py --rows 1 --cols 2", "sg2 mix --rows 1 --cols 2"),
         ("generate.py --seeds=1", "sg2 generate --seeds=1"),
         ("gen_images.py --seeds=2", "sg2 generate --seeds=2"),
         ("projector --target=me.png", "sg2 project --target=me.png"),
-        ("scripts/run_pti.py", "sg2 project --tune"),
-        ("gen_video --output=lerp.mp4 --seeds=0-31", "sg2 interpolate --output=lerp.mp4"),
+        ("scripts/run_pti.py me.png", "sg2 project --tune me.png"),
+        ("gen_video --output=lerp.mp4 --seeds=0-31 --grid=4x2", "sg2 interpolate --output=lerp"),
         ("closed_form_factorization", "sg2 directions"),
-        ("apply_factor", "sg2 edit"),
-        ("convert_weight", "sg2 convert"),
-        ("run_generator.py style-mixing-example --network=x.pkl", "sg2 mix --network=x.pkl"),
+        (
+            "run_generator.py style-mixing-example --row-seeds=1 --col-seeds=2 --network=x.pkl",
+            "sg2 mix --row-seeds=1 --col-seeds=2 --network=x.pkl",
+        ),
         ("gen_images --network=https://u:pw@a.org/n.pkl?key=1", "sg2 generate --network=https://a"),
     ],
 )
@@ -35,6 +36,27 @@ def test_scripts_answer_with_the_command(typed: str, line: str, sg2: Any) -> Non
     assert f"run `{line}" in one_line(result.err)
     assert "pw" not in result.err
     assert "key" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        ("apply_factor -i 2 -d 5 -n 10 --ckpt net.pt factor.pt", "edit"),
+        ("convert_weight --repo stylegan2 x.pkl", "convert"),
+        ("legacy.py --source=a.pkl --dest=b.pkl", "convert"),
+        ("generate.py --sample 1 --pics 20 --ckpt net.pt", "generate"),
+        ("projector.py --ckpt net.pt --size 256 me.png", "project"),
+        ("closed_form_factorization.py net.pt", "directions"),
+    ],
+)
+def test_scripts_whose_arguments_do_not_fit_name_the_command(
+    typed: str, command: str, sg2: Any
+) -> None:
+    result = sg2(*typed.split())
+    assert result.code == 2
+    assert f"`sg2 {command}` replaces it, with other arguments: see docs/migrating.md" in one_line(
+        result.err
+    )
 
 
 @pytest.mark.parametrize(
