@@ -78,8 +78,11 @@ def lost(owned: dict[Path, bytes]) -> Iterator[str]:
 
 
 def start(folder: Path, name: str, out: str, more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Begin a command in the folder."""
+    """Begin a command in the folder; what `more` sets comes instead of the command's own."""
     args = [arg.replace("OUT", out) for arg in COMMANDS[name][0]]
+    for option in {*more} & {"--frames", "--cols", "--steps"}:
+        place = args.index(option)
+        del args[place : place + 2]
     if name != "convert":
         args += ["-n", "net.safetensors"]
         args += [] if "--out" in args else ["--out", out]
