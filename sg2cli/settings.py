@@ -134,7 +134,7 @@ PRESETS: dict[str, ProjectSettings] = {
         steps=150,
         lr=0.4,
         w_noise=0.02,
-        pixel_weight=0.1,
+        pixel_weight=0.3,
         shown=True,
         start_samples=100,
         keep_best=True,
@@ -144,8 +144,8 @@ PRESETS: dict[str, ProjectSettings] = {
         steps=1800,
         keep_best=True,
         restarts=(
-            Restart(at=10 / 18, lr=0.4, w_noise=0.05, pixel_weight=0.1, start_samples=200),
-            Restart(at=14 / 18, lr=0.4, w_noise=0.02, pixel_weight=0.1),
+            Restart(at=10 / 18, lr=0.4, w_noise=0.05, pixel_weight=0.3, start_samples=200),
+            Restart(at=14 / 18, lr=0.4, w_noise=0.02, pixel_weight=0.3),
         ),
     ),
 }

@@ -20,4 +20,4 @@ def test_the_lines_work(sg2: Any) -> None:
         result = sg2(*command)
         assert result.code == 0, result.err
     assert "held-out accuracy" in sg2("info", "my.safetensors").out
-    assert Path("grown/seed0085-1_+1_-0.5.png").is_file()
+    assert Path("grown/seed0028-1_+1_+0.5.png").is_file()

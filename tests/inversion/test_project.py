@@ -203,10 +203,10 @@ def test_settings_that_do_not_fit_are_refused(G: Any) -> None:
 
 
 def test_a_preset_is_changed_in_its_restarts_too() -> None:
-    changed = project_settings("best", steps=9, lr=0.07, w_noise=0.5, pixel_weight=0.3)
+    changed = project_settings("best", steps=9, lr=0.07, w_noise=0.5, pixel_weight=0.7)
     assert changed.steps == 9 and changed.lr == 0.07
     for restart, before in zip(changed.restarts, PRESETS["best"].restarts, strict=True):
-        assert (restart.lr, restart.w_noise, restart.pixel_weight) == (0.07, 0.5, 0.3)
+        assert (restart.lr, restart.w_noise, restart.pixel_weight) == (0.07, 0.5, 0.7)
         assert (restart.at, restart.start_samples) == (before.at, before.start_samples)
     assert not project_settings("paper").keep_best
     assert project_settings("paper", patience=5).keep_best  # a plateau is one of scores

@@ -95,7 +95,7 @@ def edit(
 
     \b
     sg2 edit 0-3 --direction glasses
-    sg2 edit 85 --direction beard=1 --direction smile=-1..1 --steps 3
+    sg2 edit 28 --direction glasses=1 --direction smile=0..2 --steps 3
     sg2 edit out/me --direction pca:2 --amount -2..2 --out me.gif
     """
     session, settings = open_session(**options)
