@@ -66,8 +66,7 @@ class PickledTensor(metaclass=Sealed):
             raise CheckpointError("a tensor in it is malformed")
         self.storage: Storage = storage
         if storage.dtype not in READABLE:  # of a tensor that a network does not have
-            self.dtype, self.offset, self.shape, self.stride = storage.dtype, 0, (), ()
-            return
+            offset, size, stride = 0, (0,), (1,)
         self.dtype = self.storage.dtype
         self.offset: int = offset
         self.shape: tuple[int, ...] = size

@@ -159,7 +159,7 @@ def _read_arrays(content: Path | bytes, opened: Source, path: Path) -> _Arrays:
 def _read_pickle(content: bytes, path: Path) -> _Arrays:
     """The tensors and arrays of a pickle or a file of torch.save, whatever wraps them."""
     try:
-        tree = tensor_tree(read_container(content, path, budget_for(len(content))))
+        tree = tensor_tree(read_container(content, budget_for(len(content))))
     except CheckpointError as error:
         raise ValueError(str(error)) from error
     _refuse_other_files(path, tree.tensors, {})
