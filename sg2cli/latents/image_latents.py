@@ -28,8 +28,8 @@ class NoLatentInImage(Sg2Error):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} holds no latent, as it shows several images, or was written by an older "
-            "version: give one of its images, or what it was made from"
+            f"{name} holds no latent: a grid, a comparison or a target has none, nor have images of "
+            "older versions; give one of the images, or the folder of the projection"
         )
 
 

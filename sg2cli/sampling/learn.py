@@ -154,7 +154,7 @@ def _from_sets(sets: _Sets, positive: Latents, negative: Latents) -> _Found:
     return _Found(
         step,
         f"one unit goes from the mean of {others} negative latents to that of {count} positive "
-        f"ones; held-out accuracy {accuracy:.1%} (chance 50%)",
+        f"ones; held-out accuracy {accuracy:.1%}, balanced (chance 50%)",
         {"accuracy": accuracy, "chance": 0.5},
         {name: latents.describe() for name, latents in opened.items()},
         (few,) if accuracy <= chance else (),

@@ -128,7 +128,7 @@ def test_older_images(in_tmp: Path) -> None:
     save_image("edit.png", seed=85, direction="sefa:0", layers=[0], amount=2)
     save_image("grid.png", latents=["0-3"], grid="2x2")
     for name in ("edit.png", "grid.png"):
-        with pytest.raises(Sg2Error, match="holds no latent, as it shows several images, or"):
+        with pytest.raises(Sg2Error, match="holds no latent: a grid, a comparison or a target"):
             opened(name)
 
 

@@ -45,7 +45,7 @@ def test_a_scaled_frame_is_a_latent_and_a_frame_of_a_grid_is_not(in_tmp: Path) -
     scaled.save("a.png")
     np.testing.assert_array_equal(sg2cli.generate(G, "a.png")[0].ws, scaled.ws)
     sg2cli.interpolate(G, "0-7", 3, grid=(2, 2))[1].save("b.png")
-    with pytest.raises(Sg2Error, match="holds no latent, as it shows several images"):
+    with pytest.raises(Sg2Error, match="holds no latent: a grid"):
         sg2cli.generate(G, "b.png")
 
 
