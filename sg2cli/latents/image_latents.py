@@ -28,8 +28,8 @@ class NoLatentInImage(Sg2Error):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} holds no latent: a grid, a comparison or a target has none, nor have images of "
-            "older versions; give one of the images, or the folder of the projection"
+            f"{name} holds no latent: a grid, a comparison or a target has none, nor have images "
+            "of older versions; give one of the images, or the folder of the projection"
         )
 
 
