@@ -251,7 +251,7 @@ def test_convert_and_info(in_tmp: Path) -> None:
     sg2cli.convert("a.safetensors", "a.pt", to="ada")
     with pytest.raises(sg2cli.Sg2Error, match="exists"):
         sg2cli.convert(source, "a.safetensors")
-    with pytest.raises(sg2cli.UsageError, match="saved as"):
+    with pytest.raises(sg2cli.UsageError, match="must end in"):
         sg2cli.convert(source, "a.npz")
     with pytest.raises(sg2cli.UsageError, match="no file"):
         sg2cli.info("nothing")

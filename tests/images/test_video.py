@@ -100,5 +100,5 @@ def test_videos_that_cannot_be_written_are_refused(monkeypatch: pytest.MonkeyPat
         check_video(Path("a.webp"), 20_000, 64)
     check_video(Path("a.GIF"), 64, 64)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'sg2cli\[video\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'av>=12'"):
         check_video(Path("a.mp4"), 64, 64)
