@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sg2cli.checkpoints.config import Checkpoint, LazyTensor, check_kernel, taps_of
+from sg2cli.checkpoints.native import sg2_fields
 from sg2cli.checkpoints.numpy_arrays import PickledArray
 from sg2cli.checkpoints.stand_ins import plain
 from sg2cli.checkpoints.tensor_tree import Stored, TensorTree
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
-from sg2cli.storage.safetensors import sg2_metadata
 
-MARK = "synthesis.b4.const"
 USED_FILTERS = (
     r"synthesis\.b\d+\.(conv0|skip)\.resample_filter"  # conv1 stores one, but does not use it
 )
@@ -42,8 +41,8 @@ def read(tree: TensorTree, prefix: str, budget: Budget) -> Checkpoint:
     }
     notes: list[str] = []
     written = tree.modules.get(prefix.removesuffix("tensors.").rstrip("."), {}).get("sg2")
-    if isinstance(written, str):
-        label, fields = "NVIDIA PyTorch pickle written by sg2", _written(written)
+    if isinstance(written, str):  # by `nvidia_pickle`, beside the tensors
+        label, fields = "NVIDIA PyTorch pickle written by sg2", sg2_fields({"sg2": written})
     elif "synthesis" in modules and "mapping" in modules:
         label, fields = "NVIDIA PyTorch pickle", _recorded(root, modules)
     else:
@@ -54,14 +53,6 @@ def read(tree: TensorTree, prefix: str, budget: Budget) -> Checkpoint:
         ]
     fields.setdefault("resample_filter", _taps(stored, budget))
     return Checkpoint(label, fields, tensors, notes=notes, is_recorded=not notes)
-
-
-def _written(text: str) -> dict[str, Any]:
-    """The configuration that `nvidia_pickle` writes beside the tensors."""
-    try:
-        return sg2_metadata({"sg2": text})
-    except ValueError as error:
-        raise CheckpointError(f"its sg2 metadata cannot be read: {error}") from error
 
 
 def _recorded(root: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.checkpoints.canonical_names import CONST
 from sg2cli.errors import CheckpointError
 from sg2cli.settings import ACTIVATIONS, ARCHITECTURES, GeneratorConfig, ResampleFilter
 
@@ -80,7 +81,7 @@ class _Reader:
 
     def base(self) -> tuple[int, int]:
         """Height and width of the constant input."""
-        sides = self.fields.get("base", list(self.shapes["synthesis.b4.const"][1:]))
+        sides = self.fields.get("base", list(self.shapes[CONST][1:]))
         valid = isinstance(sides, list) and len(sides) == 2
         if not valid or not all(type(side) is int and 1 <= side <= MAX_BASE for side in sides):
             raise CheckpointError(
@@ -104,8 +105,8 @@ def read_config(fields: Mapping[str, Any], shapes: Shapes) -> GeneratorConfig:
     CheckpointError for fields that this version does not support, and if tensors are missing. See
     `check_shapes` for whether they fit.
     """
-    if "synthesis.b4.const" not in shapes:
-        raise CheckpointError("not a StyleGAN2 generator: it has no tensor synthesis.b4.const")
+    if CONST not in shapes:
+        raise CheckpointError(f"not a StyleGAN2 generator: it has no tensor {CONST}")
     if unknown := sorted(fields.keys() - FIELDS):
         raise CheckpointError(
             f"its metadata has a field that this version of sg2 does not support: {unknown[0]!r}"

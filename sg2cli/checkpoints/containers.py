@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sg2cli.checkpoints.file_kinds import LENGTH, other_kind
 from sg2cli.checkpoints.pickle_globals import GLOBALS
 from sg2cli.checkpoints.pickle_reader import load
-from sg2cli.checkpoints.torch_tensors import read_torch
+from sg2cli.checkpoints.torch_tensors import is_legacy, read_torch
 from sg2cli.errors import CheckpointError
 from sg2cli.storage.budget import Budget
 from sg2cli.storage.reading import Source
@@ -43,8 +43,7 @@ def read_container(content: bytes, budget: Budget) -> object:
         return {n: SafetensorsTensor(file, n, entry.shape) for n, entry in file.entries.items()}
     if kind := other_kind(content[:LENGTH]):
         raise CheckpointError(f"{kind[0]}: {kind[1]}")
-    # A .pt is a zip file, or begins with a pickle of a number of ten bytes.
-    if is_zip(content) or (content[:1] == b"\x80" and content[2:4] == b"\x8a\x0a"):
+    if is_zip(content) or is_legacy(content[:4]):
         return read_torch(content, GLOBALS, budget)
     if content[:1] in PICKLE_STARTS:
         return load(memoryview(content), GLOBALS, budget)[0]

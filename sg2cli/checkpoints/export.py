@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.checkpoints.canonical_names import CONST
+from sg2cli.checkpoints.naming_schemes import ROSINALITY_CONV
 from sg2cli.checkpoints.nvidia_pickle import channel_base_and_max, nvidia_pickle
 from sg2cli.errors import UsageError
 from sg2cli.settings import GeneratorConfig
@@ -102,20 +104,14 @@ def to_rosinality(G: Generator) -> dict[str, Tensor]:
     return state
 
 
-PARTS = {
-    "weight": "conv.weight",
-    "affine.weight": "conv.modulation.weight",
-    "affine.bias": "conv.modulation.bias",
-    "noise_strength": "noise.weight",
-    "bias": "activate.bias",
-}
+PARTS = {ours: theirs for theirs, ours in ROSINALITY_CONV.items()}
 
 
 def _their_name(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     """rosinality's name and shape of one of our tensors."""
     if match := re.fullmatch(r"mapping\.fc(\d+)\.(weight|bias)", name):
         return f"style.{int(match[1]) + 1}.{match[2]}", shape
-    if name == "synthesis.b4.const":
+    if name == CONST:
         return "input.input", (1, *shape)
     match = re.fullmatch(r"synthesis\.b(\d+)\.(conv0|conv1|torgb)\.(.+)", name)
     assert match is not None  # all names of a generator without classes are one of these

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from sg2cli.checkpoints import ada, other_networks, tensorflow
+from sg2cli.checkpoints.canonical_names import CONST, last_mapping_bias, prefix_before
 from sg2cli.checkpoints.config import Checkpoint, LazyTensor, first
 from sg2cli.checkpoints.naming_schemes import ROSINALITY, SCHEMES, NamingScheme
 from sg2cli.checkpoints.tensor_tree import Stored, TensorTree, tensor_tree
@@ -70,13 +71,13 @@ def find_generator(found: object, budget: Budget) -> Checkpoint:
 
 
 def _candidates(tree: TensorTree) -> list[Candidate]:
-    marks: list[tuple[str, NamingScheme | None]] = [(ada.MARK, None)]
+    marks: list[tuple[str, NamingScheme | None]] = [(CONST, None)]
     marks += [(scheme.mark, scheme) for scheme in SCHEMES]
     return [
-        Candidate(name[: -len(mark)], scheme)
+        Candidate(prefix, scheme)
         for name in tree.tensors
         for mark, scheme in marks
-        if name == mark or name.endswith(f".{mark}")
+        if (prefix := prefix_before(mark, name)) is not None
         if "stylegan_decoder" not in name  # the one within GFPGAN is not a whole network
     ]
 
@@ -102,8 +103,7 @@ def _add_mean(checkpoint: Checkpoint, tree: TensorTree, prefix: str) -> None:
 
 
 def _check_width(checkpoint: Checkpoint, mean: Stored, name: str) -> None:
-    biases = [n for n in checkpoint.tensors if re.fullmatch(r"mapping\.fc\d+\.bias", n)]
-    last = checkpoint.tensors.get(f"mapping.fc{len(biases) - 1}.bias")
+    last = checkpoint.tensors.get(last_mapping_bias(checkpoint.tensors))
     if last and mean.shape[-1:] != last.shape:
         raise CheckpointError(f"its {name} has {mean.shape[-1]} numbers, but w has {last.shape[0]}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from sg2cli.checkpoints.canonical_names import last_mapping_bias
 from sg2cli.checkpoints.config import (
     Checkpoint,
     LazyTensor,
@@ -87,8 +88,7 @@ def _complete(checkpoint: Checkpoint) -> None:
     """Supply what a file may lack, noise maps and w_avg, and check that all fits."""
     shapes = checkpoint.shapes
     if "mapping.w_avg" not in shapes:
-        layers = [name for name in shapes if re.fullmatch(r"mapping\.fc\d{1,3}\.bias", name)]
-        last = shapes.get(f"mapping.fc{len(layers) - 1}.bias", (0,))
+        last = shapes.get(last_mapping_bias(shapes), (0,))
         checkpoint.tensors["mapping.w_avg"] = _zeros(last)
         checkpoint.made_up.append(W_AVG)
     config = read_config(checkpoint.fields, checkpoint.shapes)

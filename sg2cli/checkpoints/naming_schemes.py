@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sg2cli.checkpoints.canonical_names import CONST, conv_name, last_mapping_bias
 from sg2cli.checkpoints.config import Checkpoint, LazyTensor, check_kernel, taps_of
 from sg2cli.checkpoints.tensor_tree import Stored
 from sg2cli.errors import CheckpointError
@@ -44,11 +45,7 @@ class NamingScheme:
         for pattern, name in self.rules.items():
             if match := re.fullmatch(pattern, key):
                 return name(*match.groups())
-        if (
-            "." not in key
-            or key.endswith(".num_batches_tracked")
-            or re.fullmatch(self.ignored, key)
-        ):
+        if "." not in key or key.endswith(".num_batches_tracked"):
             return None
         raise CheckpointError(f"unknown {self.label} key {key[:60]!r}")
 
@@ -61,9 +58,11 @@ class NamingScheme:
         for key, tensor in stored.items():
             if key in filters:
                 check_kernel(_without_ones(tensor.shape))
+            elif re.fullmatch(self.ignored, key):
+                continue
             elif name := self.rename(key):
                 tensors[name] = self._changed(name, _reshaped(key, name, tensor))
-            elif not re.fullmatch(self.ignored, key):
+            else:
                 left_out.append(key)
         _refuse_lost_embedding(tensors)
         taps = [1, 3, 3, 1]
@@ -89,13 +88,6 @@ class NamingScheme:
         return lazy
 
 
-def _conv(index: int) -> str:
-    """A convolution by its place in the network, from 0 in b4."""
-    if index == 0:
-        return "synthesis.b4.conv1"
-    return f"synthesis.b{8 << (index - 1) // 2}.conv{(index - 1) % 2}"
-
-
 def _torgb(index: int) -> str:
     return f"synthesis.b{4 << index}.torgb"
 
@@ -106,10 +98,11 @@ def _any(parts: Mapping[str, str]) -> str:
 
 def _rosinality_rules(convs: Mapping[str, str], torgb: Mapping[str, str], style: str) -> Rules:
     """The rules of rosinality's code and its descendants; `style` comes before conv1 and convs."""
+    torgb = {**torgb, **BIAS}
     return {
-        rf"{style}conv1\.{_any(convs)}": lambda part: f"{_conv(0)}.{convs[part]}",
+        rf"{style}conv1\.{_any(convs)}": lambda part: f"{conv_name(0)}.{convs[part]}",
         rf"{style}convs\.(\d{{1,2}})\.{_any(convs)}": (
-            lambda i, part: f"{_conv(int(i) + 1)}.{convs[part]}"
+            lambda i, part: f"{conv_name(int(i) + 1)}.{convs[part]}"
         ),
         rf"to_rgb1\.{_any(torgb)}": lambda part: f"{_torgb(0)}.{torgb[part]}",
         rf"to_rgbs\.(\d{{1,2}})\.{_any(torgb)}": (
@@ -123,23 +116,18 @@ def _mapping(layer: int, part: str) -> str:
 
 
 def _noise(index: str) -> str:
-    return f"{_conv(int(index))}.noise_const"
+    return f"{conv_name(int(index))}.noise_const"
 
 
-def _const() -> str:
-    return "synthesis.b4.const"
-
-
-AFFINE = {"modulation.weight": "affine.weight", "modulation.bias": "affine.bias"}
-ROSINALITY_RGB = {"conv.weight": "weight", "bias": "bias"} | {
-    f"conv.{theirs}": ours for theirs, ours in AFFINE.items()
+# The names of a ToRGB without its bias, then what a convolution has beside them.
+BIAS = {"bias": "bias"}
+ROSINALITY_RGB = {
+    "conv.weight": "weight",
+    "conv.modulation.weight": "affine.weight",
+    "conv.modulation.bias": "affine.bias",
 }
-ROSINALITY_CONV = {
-    **{theirs: ours for theirs, ours in ROSINALITY_RGB.items() if theirs != "bias"},
-    "noise.weight": "noise_strength",
-    "activate.bias": "bias",
-}
-BASICSR_RGB = {f"modulated_{name}": ours for name, ours in ROSINALITY_RGB.items() if name != "bias"}
+ROSINALITY_CONV = ROSINALITY_RGB | {"noise.weight": "noise_strength", "activate.bias": "bias"}
+BASICSR_RGB = {f"modulated_{theirs}": ours for theirs, ours in ROSINALITY_RGB.items()}
 BASICSR_CONV = BASICSR_RGB | {"weight": "noise_strength", "activate.bias": "bias"}
 MMGEN_RGB = {
     "conv.weight_orig": "weight",
@@ -147,37 +135,36 @@ MMGEN_RGB = {
     "conv.style_modulation.bias": "affine.bias",
 }
 MMGEN_CONV = MMGEN_RGB | {"noise_injector.weight": "noise_strength", "activate.bias": "bias"}
-GENFORCE = {
+GENFORCE_RGB = {
     "weight": "weight",
-    "bias": "bias",
     "style.weight": "affine.weight",
     "style.bias": "affine.bias",
+    **BIAS,
 }
-GENFORCE_CONV = GENFORCE | {"noise_strength": "noise_strength", "noise": "noise_const"}
-SAHLMAN_RGB = {
+GENFORCE_CONV = GENFORCE_RGB | {"noise_strength": "noise_strength", "noise": "noise_const"}
+SAHLMAN = {
     "layer.weight": "weight",
     "layer.dense.layer.weight": "affine.weight",
     "layer.dense.bias": "affine.bias",
-    "bias": "bias",
 }
-SAHLMAN_CONV = {
-    "layer.layer.weight": "weight",
-    "layer.layer.dense.layer.weight": "affine.weight",
-    "layer.layer.dense.bias": "affine.bias",
+SAHLMAN_CONV = {  # a wrapper more, for the noise
+    **{f"layer.{theirs}": ours for theirs, ours in SAHLMAN.items()},
     "layer.weight": "noise_strength",
-    "bias": "bias",
+    **BIAS,
 }
+SAHLMAN_RGB = SAHLMAN | BIAS
+BLURS = r"(convs\.\d{1,2}\.conv\.blur|to_rgbs\.\d{1,2}\.upsample)\.kernel"
 
 ROSINALITY = NamingScheme(
     label="rosinality stylegan2-pytorch",
     mark="input.input",
     rules={
         r"style\.(\d{1,3})\.(weight|bias)": lambda i, part: _mapping(int(i) - 1, part),
-        r"input\.input": _const,
+        r"input\.input": lambda: CONST,
         **_rosinality_rules(ROSINALITY_CONV, ROSINALITY_RGB, ""),
         r"noises\.noise_(\d{1,2})": _noise,
     },
-    filters=r"(convs\.\d{1,2}\.conv\.blur|to_rgbs\.\d{1,2}\.upsample)\.kernel",
+    filters=BLURS,
 )
 SCHEMES = (
     ROSINALITY,
@@ -186,8 +173,8 @@ SCHEMES = (
         mark="constant_input.weight",
         rules={
             r"style_mlp\.(\d{1,3})\.(weight|bias)": lambda i, part: _mapping(int(i) - 1, part),
-            r"constant_input\.weight": _const,
-            **_rosinality_rules(BASICSR_CONV, BASICSR_RGB | {"bias": "bias"}, "style_"),
+            r"constant_input\.weight": lambda: CONST,
+            **_rosinality_rules(BASICSR_CONV, BASICSR_RGB, "style_"),
             r"noises\.noise(\d{1,2})": _noise,
         },
         filters=NEVER,
@@ -199,11 +186,11 @@ SCHEMES = (
             r"style_mapping\.(\d{1,3})\.(linear\.weight_orig|bias)": (
                 lambda i, part: _mapping(int(i) - 1, part)
             ),
-            r"constant_input\.input": _const,
-            **_rosinality_rules(MMGEN_CONV, MMGEN_RGB | {"bias": "bias"}, ""),
+            r"constant_input\.input": lambda: CONST,
+            **_rosinality_rules(MMGEN_CONV, MMGEN_RGB, ""),
             r"injected_noise_(\d{1,2})": _noise,
         },
-        filters=r"(convs\.\d{1,2}\.conv\.blur|to_rgbs\.\d{1,2}\.upsample)\.kernel",
+        filters=BLURS,
         note="networks trained with MMGeneration may have red and blue swapped (BGR)",
     ),
     NamingScheme(
@@ -212,12 +199,12 @@ SCHEMES = (
         rules={
             r"mapping\.dense(\d{1,3})\.(weight|bias)": lambda i, part: _mapping(int(i), part),
             r"truncation\.w_avg": lambda: "mapping.w_avg",
-            r"synthesis\.early_layer\.const": _const,
+            r"synthesis\.early_layer\.const": lambda: CONST,
             rf"synthesis\.layer(\d{{1,2}})\.{_any(GENFORCE_CONV)}": (
-                lambda i, part: f"{_conv(int(i))}.{GENFORCE_CONV[part]}"
+                lambda i, part: f"{conv_name(int(i))}.{GENFORCE_CONV[part]}"
             ),
-            rf"synthesis\.output(\d{{1,2}})\.{_any(GENFORCE)}": (
-                lambda k, part: f"{_torgb(int(k))}.{GENFORCE[part]}"
+            rf"synthesis\.output(\d{{1,2}})\.{_any(GENFORCE_RGB)}": (
+                lambda k, part: f"{_torgb(int(k))}.{GENFORCE_RGB[part]}"
             ),
         },
         filters=r"synthesis\.(layer\d{1,2}\.filter|upsample)\.kernel",
@@ -232,10 +219,12 @@ SCHEMES = (
                 lambda i, part: _mapping(int(i), part)
             ),
             r"state_dict\.dlatent_avg": lambda: "mapping.w_avg",
-            r"G_synthesis\.state_dict\.const": _const,
+            r"G_synthesis\.state_dict\.const": lambda: CONST,
             rf"G_synthesis\.state_dict\.conv_blocks\.(\d{{1,2}})\.conv_block\.([01])\."
             rf"{_any(SAHLMAN_CONV)}": (
-                lambda b, j, part: f"{_conv(max(2 * int(b) - 1, 0) + int(j))}.{SAHLMAN_CONV[part]}"
+                lambda b, j, part: (
+                    f"{conv_name(max(2 * int(b) - 1, 0) + int(j))}.{SAHLMAN_CONV[part]}"
+                )
             ),
             rf"G_synthesis\.state_dict\.to_data_layers\.(\d{{1,2}})\.{_any(SAHLMAN_RGB)}": (
                 lambda k, part: f"{_torgb(int(k))}.{SAHLMAN_RGB[part]}"
@@ -248,7 +237,7 @@ SCHEMES = (
 
 
 # The constant inputs by the name of the code. NVIDIA's is ours, but for a prefix.
-MARKS = {scheme.label: scheme.mark for scheme in SCHEMES} | {"NVIDIA PyTorch": "synthesis.b4.const"}
+MARKS = {scheme.label: scheme.mark for scheme in SCHEMES} | {"NVIDIA PyTorch": CONST}
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -277,9 +266,8 @@ def _reshaped(key: str, name: str, stored: Stored) -> LazyTensor:
 
 def _refuse_lost_embedding(tensors: Mapping[str, LazyTensor]) -> None:
     """In these ports z is as wide as w, unless the label's embedding comes beside z."""
-    layers = [name for name in tensors if re.fullmatch(r"mapping\.fc\d+\.bias", name)]
     first = tensors.get("mapping.fc0.weight")
-    last = tensors.get(f"mapping.fc{len(layers) - 1}.bias")
+    last = tensors.get(last_mapping_bias(tensors))
     if first and last and len(first.shape) == 2 and last.shape and first.shape[1] > last.shape[0]:
         raise CheckpointError(
             f"its first mapping layer has {first.shape[1]} inputs, but w has {last.shape[0]}: a "

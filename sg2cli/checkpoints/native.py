@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sg2cli.checkpoints.canonical_names import CONST, prefix_before
 from sg2cli.checkpoints.config import (
     check_finite,
     check_kernel,
@@ -39,7 +40,6 @@ CONVERTIBLE = {  # the first bytes of formats that `convert` reads, and their na
     b"\x80": "a pickle, as NVIDIA's networks are",
 }
 FILTER = re.compile(r"synthesis\.b\d+\.((conv[01]|skip)\.)?resample_filter")
-MARK = "synthesis.b4.const"  # what every generator has
 WEIGHT_DELTAS = "tuned"  # a kind in the metadata, see checkpoints.weight_deltas
 
 
@@ -60,7 +60,7 @@ class Network:
         with _opened(path) as file:
             shapes = {key: entry.shape for key, entry in file.entries.items()}
             dtypes = {key: entry.dtype for key, entry in file.entries.items()}
-            fields = _sg2_fields(file.metadata)
+            fields = sg2_fields(file.metadata)
             if fields.get("kind") == WEIGHT_DELTAS:
                 raise CheckpointError(
                     "weight deltas, not a network: give them as `tuned` together with the network, "
@@ -75,7 +75,7 @@ class Network:
             if used and "resample_filter" not in fields and dtypes[used[0]] != "BF16":
                 check_kernel(shapes[used[0]])
                 fields["resample_filter"] = taps_of(file.array(used[0]))
-            if MARK not in shapes:
+            if CONST not in shapes:
                 _refuse_other_names(shapes, path)
             config = read_config(fields, shapes)
             weights = {key: shape for key, shape in shapes.items() if key not in filters}
@@ -167,7 +167,7 @@ def is_ours(path: Path) -> bool:
 def has_our_names(path: Path) -> bool:
     """Whether a .safetensors holds a generator with the canonical names."""
     with _opened(path) as file:
-        return MARK in file.entries
+        return CONST in file.entries
 
 
 def _refuse_other_formats(start: bytes, path: Path) -> None:
@@ -190,12 +190,13 @@ def _refuse_other_names(names: Iterable[str], path: Path) -> None:
 
     names = list(names)
     for label, mark in MARKS.items():
-        if any(name == mark or name.endswith(f".{mark}") for name in names):
+        if any(prefix_before(mark, name) is not None for name in names):
             command = convert_command(path, path.stem)
             raise CheckpointError(f"a network with the names of {label}: run `{command}` first")
 
 
-def _sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
+def sg2_fields(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration in metadata; CheckpointError if it cannot be read."""
     try:
         return sg2_metadata(metadata)
     except ValueError as error:

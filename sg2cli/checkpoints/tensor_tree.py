@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sg2cli.checkpoints.numpy_arrays import PickledArray
 from sg2cli.checkpoints.stand_ins import Instance, Module, TensorFlowNetwork, is_plain
-from sg2cli.checkpoints.torch_tensors import PickledTensor
 from sg2cli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_DEPTH = 16  # dicts and modules in one another; a generator in a training state has eight.
+MAX_DEPTH = 16  # dicts and modules in one another; a generator in a training state has eight
 MAX_COUNT = 200_000  # dicts, modules and tensors
 MAX_SCANNED = 2_000_000  # items of them, of any kind
 MAX_NAME = 500  # characters; what has a longer one is skipped
@@ -64,7 +62,7 @@ def tensor_tree(found: object) -> TensorTree:
     count = scanned = 0
     while todo:
         name, depth, value = todo.pop()
-        if isinstance(value, PickledTensor | PickledArray) or hasattr(value, "tensor"):
+        if hasattr(value, "tensor"):
             tree.tensors[name] = value
             continue
         if isinstance(value, TensorFlowNetwork):

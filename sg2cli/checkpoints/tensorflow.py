@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.checkpoints.canonical_names import CONST, conv_name
 from sg2cli.checkpoints.config import MAX_TAPS, Checkpoint, LazyTensor, first
 from sg2cli.checkpoints.numpy_arrays import PickledArray
 from sg2cli.checkpoints.stand_ins import TensorFlowNetwork, plain
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
 
 def _layer(name: str) -> str:
     return {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1", "ToRGB": "torgb"}[name]
-
-
-def _noise(index: int) -> str:
-    if index == 0:
-        return "synthesis.b4.conv1.noise_const"
-    return f"synthesis.b{8 << (index - 1) // 2}.conv{(index - 1) % 2}.noise_const"
 
 
 PLACES = ("2", "Gs", "", "G", "0")  # of the generator: in (G, D, Gs), in a dict, or alone
@@ -38,7 +33,7 @@ RENAMES: list[Rule] = [
     (r"mapping/Dense(\d+)/bias", lambda i: f"mapping.fc{i}.bias", "as is"),
     (r"mapping/LabelEmbed/weight", lambda: "mapping.embed.weight", "transpose"),
     (r"mapping/LabelEmbed/bias", lambda: "mapping.embed.bias", "as is"),
-    (r"synthesis/4x4/Const/const", lambda: "synthesis.b4.const", "first"),
+    (r"synthesis/4x4/Const/const", lambda: CONST, "first"),
     (
         r"synthesis/(\d+)x\d+/Conv0_up/weight",
         lambda r: f"synthesis.b{r}.conv0.weight",
@@ -65,7 +60,7 @@ RENAMES: list[Rule] = [
         lambda r, n, kind: f"synthesis.b{r}.{_layer(n)}.{kind}",
         "as is",
     ),
-    (r"synthesis/noise(\d{1,2})", lambda i: _noise(int(i)), "map"),
+    (r"synthesis/noise(\d{1,2})", lambda i: f"{conv_name(int(i))}.noise_const", "map"),
 ]
 CHANGES: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = {
     "as is": (lambda s: s, lambda t: t),

@@ -134,6 +134,11 @@ TORCH = {
 }
 
 
+def is_legacy(start: bytes) -> bool:
+    """Whether a file is one of torch.save before 1.6: it begins with a number of ten bytes."""
+    return start[:1] == b"\x80" and start[2:4] == b"\x8a\x0a"
+
+
 def read_storage(content: Any, budget: Budget) -> Storage:
     """Read a single storage, like torch.storage._load_from_bytes (torch 1.5 format)."""
     found = _read_legacy(memoryview(content), budget, TORCH)

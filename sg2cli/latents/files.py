@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from sg2cli.checkpoints.torch_tensors import is_legacy
 from sg2cli.errors import Sg2Error, UsageError, reason
 from sg2cli.latents.array_names import (
     KINDS,
@@ -23,7 +24,7 @@ from sg2cli.latents.array_names import (
     choose_names,
     missing,
 )
-from sg2cli.latents.torch_files import is_torch_archive, is_torch_file, read_torch_latents
+from sg2cli.latents.torch_files import is_torch_archive, read_torch_latents
 from sg2cli.provenance import HASH_KEY, PLACEHOLDER, payload_sha256
 from sg2cli.settings import GeneratorConfig
 from sg2cli.storage.array_files import (
@@ -57,8 +58,8 @@ def read_latents(file: Path | bytes, name: str, key: str | None = None) -> Array
         try:
             with Source(file) as source:
                 start = bytes(source.read(min(START, source.size)))
-            names = set() if is_torch_file(start) else names_of(file)
-            if is_torch_file(start) or (is_zip(start) and is_torch_archive(names)):
+            names = set() if is_legacy(start) else names_of(file)
+            if is_legacy(start) or (is_zip(start) and is_torch_archive(names)):
                 content = read_bytes(file, MAX_CHECKPOINT) if isinstance(file, Path) else file
                 return read_torch_latents(content, key, name)
             if is_zip(start):

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sg2cli.checkpoints.canonical_names import conv_name
 from sg2cli.checkpoints.numpy_arrays import PickledArray
 from sg2cli.checkpoints.pickle_globals import GLOBALS
 from sg2cli.checkpoints.stand_ins import is_plain
@@ -30,11 +31,6 @@ MAX_NOISE_MAPS = 32  # a network of 1024x1024 pixels has 17
 NOISES = ("noise", "noises")
 FLOATS = ("f2", "f4", "f8", "float16", "float32", "float64", "bfloat16")
 Numbers = PickledTensor | PickledArray
-
-
-def is_torch_file(start: bytes) -> bool:
-    """Whether this is a file of torch.save before 1.6, by its first bytes; newer ones are zips."""
-    return start[:1] == b"\x80" and start[2:4] == b"\x8a\x0a"
 
 
 def is_torch_archive(names: Collection[str]) -> bool:
@@ -137,9 +133,7 @@ def _arrays(result: Mapping[str, Any], key: str | None) -> dict[str, Array]:
     for number, noise_map in enumerate(maps):
         if not isinstance(noise_map, Numbers) or number > MAX_NOISE_MAPS:
             raise ValueError("its noise maps are malformed")
-        # One map for the 4x4 block, and two for each other.
-        resolution, layer = 4 << (number + 1) // 2, (number + 1) % 2
-        arrays[f"synthesis.b{resolution}.conv{layer}{NOISE_SUFFIX}"] = _array("noise", noise_map)
+        arrays[f"{conv_name(number)}{NOISE_SUFFIX}"] = _array("noise", noise_map)
     return arrays
 
 
