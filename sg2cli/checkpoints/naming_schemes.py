@@ -119,7 +119,7 @@ def _noise(index: str) -> str:
     return f"{conv_name(int(index))}.noise_const"
 
 
-# The names of a ToRGB without its bias, then what a convolution has beside them.
+# The names in a ToRGB, most without its bias, and what a convolution has beside them.
 BIAS = {"bias": "bias"}
 ROSINALITY_RGB = {
     "conv.weight": "weight",

@@ -163,7 +163,6 @@ def ws_streams(
     on_row: Callable[[], object] = lambda: None,
 ) -> dict[str, Stream]:
     """The truncated ws, and the noise maps of the latents, for `save_latents`."""
-    count, config = len(latents), G.config
 
     def ws() -> Iterator[Array]:
         remaining = iter(latents)
@@ -177,9 +176,23 @@ def ws_streams(
         for latent in latents:
             yield latent.noise.get(name, own)
 
-    streams = {"ws": Stream((count, config.num_ws, config.w_dim), ws())}
+    return latent_streams(G, len(latents), ws(), latents.noise_names, maps)
+
+
+def latent_streams(
+    G: Generator,
+    count: int,
+    ws: Iterator[Array],
+    noise_names: Sequence[str],
+    maps: Callable[[str, Array], Iterator[Array]],
+) -> dict[str, Stream]:
+    """`ws` and the noise maps of these names, for `save_latents`.
+
+    `maps` gives `count` maps by the name of a layer, of which the second argument is its own.
+    """
+    streams = {"ws": Stream((count, G.config.num_ws, G.config.w_dim), ws)}
     for layer in G.synthesis.layers:
-        if layer.noise_name in latents.noise_names:
+        if layer.noise_name in noise_names:
             own = layer.noise_const.cpu().numpy()
             rows = maps(layer.noise_name, own)
             streams[layer.noise_name] = Stream((count, *own.shape), rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sg2cli.errors import Sg2Error, UsageError
 from sg2cli.latents.files import Stream, inspect_latents, save_latents
 from sg2cli.provenance import is_unchanged, same_settings
+from sg2cli.sampling.rendering import latent_streams
 from sg2cli.storage.atomic import NameTaken, make_folder
 from sg2cli.storage.paths import is_there
 
@@ -57,7 +58,6 @@ def result_streams(
     """ws and noise maps of the results; each array goes through the drawing once."""
     if "grid" in drawing.details():
         raise UsageError("frames of a grid show several latents each: save those of one path")
-    count, config = drawing.result_count, G.config
 
     def ws() -> Iterator[Array]:
         for name, point in _results(drawing, G):
@@ -69,13 +69,7 @@ def result_streams(
     def maps(label: str, own: Array) -> Iterator[Array]:
         return (point.noise.get(label, own) for _, point in _results(drawing, G))
 
-    streams = {"ws": Stream((count, config.num_ws, config.w_dim), ws())}
-    for layer in G.synthesis.layers:
-        if layer.noise_name in drawing.noise_names:
-            own = layer.noise_const.cpu().numpy()
-            rows = maps(layer.noise_name, own)
-            streams[layer.noise_name] = Stream((count, *own.shape), rows)
-    return streams
+    return latent_streams(G, drawing.result_count, ws(), drawing.noise_names, maps)
 
 
 def _results(drawing: Drawing, G: Generator) -> Iterator[tuple[str | None, Point]]:
